@@ -1,0 +1,1 @@
+"""Fitted solvers inside other people's samplers."""

@@ -1,0 +1,237 @@
+"""A solver is data: four arrays, one loop.
+
+In EDM coordinates (state divided by alpha, so that ``x = x_0 + sigma * eps``) every deterministic explicit solver is
+
+    x[0] = x_T
+    x[n] = start[n] * x_T + sum_{j<n} weight[n, j] * D[j],      D[j] = denoise(x[j], sigma_eval[j])
+
+Textbook solvers (``s4s.classical``) and learned ones (``s4s.family``) differ only in the numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from s4s.errors import Error
+from s4s.files import write_text
+
+SCHEMA = "s4s-solver"
+SCHEMA_VERSION = 1
+ARRAYS = ("sigma", "sigma_eval", "start", "weight")
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+"""``denoise(x, sigma) -> x_0``: x [B, ...] in EDM coordinates, sigma a scalar or [B] noise level in data units."""
+
+
+@dataclass(frozen=True, eq=False)
+class Solver:
+    """A deterministic explicit solver with ``N = nfe`` network evaluations.
+
+    Args:
+        sigma: [N+1] noise level of each node, in data units; never rising, only the last may be 0.
+        sigma_eval: [N] level handed to the network at each node; equals ``sigma[:-1]`` unless times are decoupled.
+        start: [N+1] coefficient of x_T in each node; ``start[0] == 1``.
+        weight: [N+1, N] coefficient of output ``D[j]`` in node ``n``; zero for ``j >= n``.
+        name: what the solver is called in tables.
+        provenance: JSON-able record of how it was made.
+
+    Raises:
+        Error: an array has the wrong shape or type, a level rises, or a node uses an output it cannot have yet.
+    """
+
+    sigma: Tensor
+    sigma_eval: Tensor
+    start: Tensor
+    weight: Tensor
+    name: str = "custom"
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for key in ARRAYS:
+            object.__setattr__(self, key, _as_float64(key, getattr(self, key)))
+        _check(self)
+
+    @property
+    def nfe(self) -> int:
+        """Number of network evaluations per sample."""
+        return len(self.sigma_eval)
+
+    def replace(self, **changes: Any) -> Solver:
+        """A copy with some fields changed."""
+        return replace(self, **changes)
+
+    def detach(self) -> Solver:
+        """The same numbers, cut from any autograd graph and on the CPU."""
+        return self.replace(**{key: getattr(self, key).detach().cpu() for key in ARRAYS})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-able form; floats survive exactly (shortest repr of a float64 is lossless)."""
+        arrays = {key: getattr(self, key).detach().tolist() for key in ARRAYS}
+        head = {"schema": SCHEMA, "version": SCHEMA_VERSION, "name": self.name, "nfe": self.nfe}
+        return head | arrays | {"provenance": dict(self.provenance)}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write as JSON, one matrix row a line. The file appears whole or not at all."""
+        write_text(Path(path), _dumps(self.to_dict()))
+
+
+def load_solver(path: str | os.PathLike[str]) -> Solver:
+    """Read a solver saved by ``Solver.save``.
+
+    Raises:
+        Error: the file is missing, is not JSON, is of another schema, or its arrays do not make a solver.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Error(f"{path}: cannot read the solver file: {error.strerror}") from error
+    except ValueError as error:
+        raise Error(f"{path}: not a solver file, or a truncated one ({error}); fit or export it again") from error
+    try:
+        return solver_from_dict(data)
+    except Error as error:
+        raise Error(f"{path}: {error}") from error
+
+
+def solver_from_dict(data: Any) -> Solver:
+    """Inverse of ``Solver.to_dict``."""
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise Error(f"not an {SCHEMA} file: the key 'schema' must be {SCHEMA!r}")
+    if data.get("version") != SCHEMA_VERSION:
+        raise Error(f"solver schema version {data.get('version')!r} is not supported; this s4s reads {SCHEMA_VERSION}")
+    missing = [key for key in (*ARRAYS, "name") if key not in data]
+    if missing:
+        raise Error(f"the solver file lacks {', '.join(missing)}")
+    if not isinstance(data["name"], str) or not isinstance(data.get("provenance", {}), dict):
+        raise Error("'name' must be a string and 'provenance' an object")
+    return Solver(**{key: data[key] for key in ARRAYS}, name=data["name"], provenance=data.get("provenance", {}))
+
+
+def sample(
+    solver: Solver,
+    denoise: Denoise,
+    x_T: Tensor,
+    *,
+    check: bool = True,
+    callback: Callable[[int, Tensor], None] | None = None,
+) -> Tensor:
+    """Run a solver. The only loop over steps in the package; differentiable in the arrays, the levels and ``x_T``.
+
+    Args:
+        solver: any ``Solver``.
+        denoise: the network as ``denoise(x, sigma) -> x_0`` (see ``s4s.process``).
+        x_T: [B, ...] starting noise in EDM coordinates, ``x_T ~ N(0, sigma[0]^2)``. Device and dtype follow it.
+        check: test the outputs for NaN and infinity, once, after the loop (no host synchronisation inside it).
+        callback: called with ``(n, x[n])`` for every node, 0 to N.
+
+    Returns:
+        [B, ...] the last node, in data units.
+
+    Raises:
+        Error: a network output has the wrong shape, or is not finite; names the step and the level.
+    """
+    sigma_eval, start, weight = (a.to(x_T.device, non_blocking=True) for a in (solver.sigma_eval, solver.start, solver.weight))
+    outputs: list[Tensor] = []
+    finite: list[Tensor] = []
+    x = x_T
+    for n in range(solver.nfe):
+        if callback is not None:
+            callback(n, x)
+        outputs.append(denoise(x, sigma_eval[n]))
+        if outputs[n].shape != x_T.shape:
+            raise Error(f"denoise returned shape {list(outputs[n].shape)} at step {n} for states {list(x_T.shape)}")
+        if check:
+            finite.append(outputs[n].detach().isfinite().all())
+        x = node(start[n + 1], weight[n + 1], x_T, outputs)
+    if callback is not None:
+        callback(solver.nfe, x)
+    if check:
+        _require_finite(finite, solver)
+    return x
+
+
+def node(start: Tensor, weight: Tensor, x_T: Tensor, outputs: list[Tensor]) -> Tensor:
+    """One application of the rule: ``start * x_T + sum_j weight[j] * outputs[j]``, in the dtype of ``x_T``."""
+    x = start * x_T
+    for j, D in enumerate(outputs):
+        x = x + weight[j] * D
+    return x
+
+
+def noise(seed: int, indices: Iterable[int], shape: tuple[int, ...]) -> Tensor:
+    """Standard normal starting noise, float64 [len(indices), *shape].
+
+    Sample ``i`` comes from a Philox counter generator keyed by ``(seed, i)``: the same values whatever the batch,
+    the number of shards, the device or the machine. Multiply by ``sigma[0]`` to get ``x_T``.
+    """
+    size = int(np.prod(shape))
+    rows = [np.random.Generator(np.random.Philox(key=[seed, i])).standard_normal(size) for i in indices]
+    return torch.from_numpy(np.stack(rows) if rows else np.empty((0, size))).reshape(-1, *shape)
+
+
+def _as_float64(key: str, value: Any) -> Tensor:
+    try:
+        tensor = torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError) as error:
+        raise Error(f"solver array '{key}' is not a rectangular array of numbers ({error})") from error
+    return tensor
+
+
+def _check(solver: Solver) -> None:
+    n = solver.sigma_eval.numel()
+    shapes = {"sigma": (n + 1,), "sigma_eval": (n,), "start": (n + 1,), "weight": (n + 1, n)}
+    for key, shape in shapes.items():
+        value = getattr(solver, key).detach()
+        if value.shape != shape:
+            raise Error(f"solver array '{key}' has shape {list(value.shape)}, needs {list(shape)} for nfe {n}")
+        if not value.isfinite().all():
+            raise Error(f"solver array '{key}' holds NaN or infinity")
+    if n < 1:
+        raise Error("a solver needs at least one network evaluation")
+    check_levels(solver.sigma.detach(), strictly=False)
+    if not (solver.sigma_eval.detach() > 0).all():
+        raise Error("solver array 'sigma_eval' must be positive: the network is never called at level 0")
+    if solver.start[0] != 1 or solver.weight.detach().triu().any():
+        raise Error("not an explicit solver: needs start[0] == 1 and weight[n, j] == 0 for every j >= n")
+
+
+def check_levels(sigma: Tensor, *, strictly: bool) -> None:
+    """Raise unless the levels [N+1] fall (strictly, or never rise) and are positive, the last possibly 0."""
+    step = sigma.diff()
+    bad = (step >= 0) if strictly else (step > 0)
+    if bad.any():
+        i = int(bad.nonzero()[0])
+        a, b = sigma[i].item(), sigma[i + 1].item()
+        raise Error(f"noise levels must fall: sigma[{i}] = {a:.6g} is followed by sigma[{i + 1}] = {b:.6g}")
+    if not (sigma[:-1] > 0).all() or sigma[-1] < 0:
+        raise Error("noise levels must be positive; only the last may be 0")
+
+
+def _require_finite(finite: list[Tensor], solver: Solver) -> None:
+    if not torch.stack(finite).all():
+        n = [bool(ok) for ok in finite].index(False)
+        level = solver.sigma_eval[n].item()
+        raise Error(f"the denoiser returned NaN or infinity at step {n} of {solver.nfe}, level sigma = {level:.6g}")
+
+
+def _dumps(data: dict[str, Any]) -> str:
+    """JSON with one key a line and one matrix row a line, so that solver files diff well."""
+    lines = []
+    for key, value in data.items():
+        if key == "weight":
+            body = "[\n" + ",\n".join("    " + json.dumps(row) for row in value) + "\n  ]"
+        elif key == "provenance":
+            body = json.dumps(value, indent=2, sort_keys=True).replace("\n", "\n  ")
+        else:
+            body = json.dumps(value)
+        lines.append(f"  {json.dumps(key)}: {body}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
