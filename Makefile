@@ -1,0 +1,60 @@
+# From a clean clone: `make reproduce`. Needs Python 3.11 or newer and make; `make` alone lists the targets.
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+STAMP := $(VENV)/.installed
+IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+UV := uv==0.13.9
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce test lint golden format lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo "  ARGS=\"...\" adds options to the command a target runs; PYTHON=python3.12 names another interpreter."
+
+setup: $(STAMP) ## install the pinned environment into .venv (first time: about 4 minutes, 6 GB)
+
+reproduce: $(STAMP) ## run the pipeline: results/digits/report.html, its tables and figures
+	$(IN_VENV) snakemake --cores all $(ARGS)
+
+test: lint ## check style, types and workflow, then run the tests
+	$(IN_VENV) OMP_NUM_THREADS=1 pytest -n logical --maxprocesses 4 --dist worksteal $(ARGS)
+
+lint: $(STAMP) ## check style, types and workflow only
+	$(IN_VENV) ruff check .
+	$(IN_VENV) ruff format --check .
+	$(IN_VENV) mypy
+	$(IN_VENV) snakefmt --check Snakefile workflow
+	$(IN_VENV) snakemake --lint
+
+golden: $(STAMP) ## compare with the official solver implementations' numbers in DIR
+	@test -d "$(DIR)" || { echo "make golden: name the folder of golden files, as in: make golden DIR=golden" >&2; exit 2; }
+	$(IN_VENV) S4S_GOLDEN="$(DIR)" pytest tests/test_golden.py $(ARGS)
+
+format: $(STAMP) ## rewrite the code in the project's format
+	$(IN_VENV) ruff check --fix .
+	$(IN_VENV) ruff format .
+	$(IN_VENV) snakefmt Snakefile workflow
+
+lock: ## write requirements.lock and environment.yml from pyproject.toml (ARGS=--upgrade moves the pins)
+	dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
+	$(PYTHON) -m venv "$$dir" && "$$dir/bin/python" -m pip install -qq --disable-pip-version-check $(UV) packaging && \
+	"$$dir/bin/uv" pip compile pyproject.toml --quiet --all-extras --universal --python-version 3.11 \
+	    --fork-strategy fewest --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links \
+	    --custom-compile-command "make lock" --output-file requirements.lock $(ARGS) && \
+	"$$dir/bin/python" tools/environment.py
+
+clean: ## remove the environment and the tools' caches; results stay
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# The stamp is written last, so an interrupted install is tried again. -qq: errors only.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "make: '$(PYTHON)' is not Python 3.11 or newer with its venv module (Debian, Ubuntu: install python3-venv); name one that is: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12" >&2; exit 1; }
+	@echo "Installing the pinned environment into $(VENV) (the first time: about 4 minutes, 6 GB)"
+	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
