@@ -1,0 +1,152 @@
+"""Textbook solvers by name: ``(name, grid, options) -> Solver``. The updates themselves are in ``s4s.textbook``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, Literal, get_args, get_type_hints
+
+import torch
+from torch import Tensor
+
+from s4s.errors import Error, choose
+from s4s.solver import Solver, check_levels
+from s4s.textbook import SOLVERS, Arrays, Trace
+
+
+def solver(
+    name: str,
+    grid: Sequence[float] | Tensor,
+    sigma_eval: Sequence[float] | Tensor | None = None,
+    convert: Literal["eval", "grid"] = "eval",
+    **options: Any,
+) -> Solver:
+    """A textbook solver on a grid.
+
+    Args:
+        name: one of ``s4s.solvers()``.
+        grid: noise levels of the steps' ends, strictly decreasing; the last may be 0 where the solver allows it.
+            Multistep solvers make one evaluation a step, ``heun`` two, singlestep solvers ``order``.
+        sigma_eval: [nfe] level the network is given at each evaluation (decoupled times); default the node's own.
+        convert: with decoupled times, where a noise prediction becomes data: ``eval`` (LD3) or ``grid`` (GAS).
+        options: of the solver, as ``s4s.solvers()`` lists them.
+
+    Raises:
+        Error: unknown solver, option or value; more order than steps; a step to level 0 that needs its logarithm.
+    """
+    nodes = _checked_grid(grid)
+    _check_options(name, options, len(nodes) - 1)
+    if convert not in ("eval", "grid"):
+        raise choose("convert", convert, ("eval", "grid"))
+    nfe = evaluations(name, len(nodes) - 1, end_at_zero=bool(nodes[-1] == 0), **options)
+    times = None if sigma_eval is None else torch.as_tensor(sigma_eval, dtype=torch.float64, device=nodes.device)
+    if times is not None and times.shape != (nfe,):
+        raise Error(f"sigma_eval has shape {list(times.shape)}, but {label(name, **options)} makes {nfe} evaluations")
+    made = arrays(name, nodes, times, convert, **options)
+    if nodes[-1] == 0 and not all(array.isfinite().all() for array in made):
+        raise Error(f"{label(name, **options)} cannot step to level 0; end the grid above 0, or lower the last order")
+    kept = {key: v if isinstance(v, str | int | None) else torch.as_tensor(v).tolist() for key, v in options.items()}
+    provenance = {"solver": name, "options": kept} | ({"convert": convert} if times is not None else {})
+    return Solver(*made, name=label(name, **options), provenance=provenance)
+
+
+def arrays(name: str, grid: Tensor, sigma_eval: Tensor | None = None, convert: str = "eval", **options: Any) -> Arrays:
+    """``(sigma, sigma_eval, start, weight)`` of a solver, without the checks: for ``torch.func`` and learning code.
+
+    ``torch.func.vmap`` over grids works for all but ``heun``, whose number of evaluations depends on the last level.
+    """
+    end_at_zero = name == "heun" and bool(grid[-1] == 0)
+    nfe = evaluations(name, len(grid) - 1, end_at_zero=end_at_zero, **options)
+    trace = Trace(grid, nfe, sigma_eval, convert)
+    return trace.arrays(SOLVERS[name](trace, grid, **options), grid[-1])
+
+
+def evaluations(name: str, steps: int, *, end_at_zero: bool = False, **options: Any) -> int:
+    """Network evaluations that a solver spends on a grid of ``steps`` intervals."""
+    if name == "heun":
+        return 2 * steps - end_at_zero
+    if options.get("singlestep"):
+        return sum(options.get("orders") or [options.get("order", _options(name)["order"]["default"])] * steps)
+    return steps
+
+
+def intervals(name: str, nfe: int, *, end_at_zero: bool = False, **options: Any) -> int:
+    """Intervals of the grid on which a solver spends ``nfe`` evaluations; inverse of ``evaluations``.
+
+    Raises:
+        Error: no grid gives that number, such as an odd one for ``heun``.
+    """
+    if options.get("orders") and sum(options["orders"]) == nfe:
+        return len(options["orders"])
+    for steps in range(1, nfe + 1):
+        if evaluations(name, steps, end_at_zero=end_at_zero, **options) == nfe:
+            return steps
+    each = evaluations(name, 1, **options)
+    raise Error(f"{label(name, **options)} spends {each} evaluations a step: it has no grid of nfe {nfe}")
+
+
+def solvers() -> dict[str, dict[str, dict[str, Any]]]:
+    """The registered solvers: name -> option -> its ``default`` and, where they can be listed, its ``choices``."""
+    return {name: _options(name) for name in SOLVERS}
+
+
+def label(name: str, **options: Any) -> str:
+    """Short name for tables: the order, then what differs from the defaults, such as ``unipc3-bh1``."""
+    known = _options(name)
+    changed = {key: v for key, v in options.items() if key != "order" and v != known[key]["default"]}
+    words = {"lower_order_final": "nolof", "singlestep": "singlestep"}
+    tags = [words.get(key, str(v)) for key, v in changed.items() if key not in ("orders", "inner")]
+    return "-".join([f"{name}{options.get('order', known['order']['default'])}" if "order" in known else name, *tags])
+
+
+def _options(name: str) -> dict[str, dict[str, Any]]:
+    if name not in SOLVERS:
+        raise choose("solver", name, SOLVERS)
+    _, _, *parameters = inspect.signature(SOLVERS[name]).parameters.values()
+    hints = get_type_hints(SOLVERS[name])
+    choices = {p.name: [True, False] if hints[p.name] is bool else list(get_args(hints[p.name])) for p in parameters}
+    listed = {key: value for key, value in choices.items() if key not in ("orders", "inner")}
+    return {
+        p.name: {"default": p.default} | ({"choices": listed[p.name]} if p.name in listed else {}) for p in parameters
+    }
+
+
+def _check_options(name: str, options: dict[str, Any], steps: int) -> None:
+    known = _options(name)
+    for key, value in options.items():
+        if key not in known:
+            raise Error(f"solver {name!r} has no option {key!r}; its options: {', '.join(known) or 'none'}")
+        choices = known[key].get("choices")
+        if choices is not None and (value not in choices or isinstance(value, bool) != isinstance(choices[0], bool)):
+            raise choose(f"{key} of solver {name!r}", value, choices)
+    order = options.get("order", known["order"]["default"]) if "order" in known else 1
+    if options.get("singlestep"):
+        _check_singlestep(options, order, steps)
+    elif order > steps:
+        raise Error(f"{name} of order {order} needs a grid of at least {order} steps, got {steps}; lower the order")
+    elif options.get("orders") is not None or options.get("inner") is not None:
+        raise Error("the options 'orders' and 'inner' belong to singlestep=True")
+    if name == "dpmpp" and options.get("variant", "midpoint") != "midpoint" and order != 2:
+        raise Error(f"the dpmpp variant {options['variant']!r} exists at order 2 only, not at order {order}")
+
+
+def _check_singlestep(options: dict[str, Any], order: int, steps: int) -> None:
+    orders = list(options.get("orders") or [order] * steps)
+    if not options.get("lower_order_final", True):
+        raise Error("lower_order_final=False means nothing with singlestep=True; give the stages of each step, orders=")
+    if len(orders) != steps or any(k not in range(1, order + 1) for k in orders):
+        raise Error(f"orders = {orders} must hold a number of stages from 1 to {order} for each of the {steps} steps")
+    inner, inside = options.get("inner"), sum(orders) - steps
+    if inner is not None and len(inner) != inside:
+        raise Error(f"inner holds {len(inner)} levels, but orders = {orders} have {inside} stages inside their steps")
+
+
+def _checked_grid(grid: Sequence[float] | Tensor) -> Tensor:
+    try:
+        nodes = torch.as_tensor(grid, dtype=torch.float64)
+    except (TypeError, ValueError) as error:
+        raise Error(f"a grid is a sequence of noise levels: {error}") from error
+    if nodes.ndim != 1 or len(nodes) < 2:
+        raise Error(f"a grid is at least two noise levels in a row, got shape {list(nodes.shape)}")
+    check_levels(nodes.detach(), strictly=True)
+    return nodes
