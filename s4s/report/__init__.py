@@ -1,0 +1,24 @@
+"""Tables, figures and the report page, from result files alone. Nothing in here imports torch."""
+
+from __future__ import annotations
+
+from s4s.report.anatomy import draw_solvers
+from s4s.report.choose import Choice, choose
+from s4s.report.curves import draw_fid, draw_loss
+from s4s.report.data import collect, write_fid_csv
+from s4s.report.html import write_report
+from s4s.report.samples import draw_samples
+from s4s.report.table import write_tables
+
+__all__ = [
+    "Choice",
+    "choose",
+    "collect",
+    "draw_fid",
+    "draw_loss",
+    "draw_samples",
+    "draw_solvers",
+    "write_fid_csv",
+    "write_report",
+    "write_tables",
+]

@@ -1,0 +1,148 @@
+"""A figure of what was learned: the levels and the weights of solvers, side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from s4s.errors import Error
+from s4s.report.choose import Choice, grid_labels
+from s4s.report.style import METHOD_COLOR, drawing, save
+
+Array = NDArray[np.float64]
+_GRID = "grid"
+_PANELS = 4
+_CIRCLE: dict[str, Any] = {"ls": "", "marker": "o", "mfc": "white", "mew": 1.2, "ms": 5}
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What the figure needs of a solver file: sigma [N+1], sigma_eval [N], weight [N+1, N]."""
+
+    sigma: Array
+    sigma_eval: Array
+    weight: Array
+
+    @property
+    def decoupled(self) -> bool:
+        """Does the network see other levels than the nodes'?"""
+        return not np.allclose(self.sigma_eval, self.sigma[:-1], rtol=1e-6, atol=0)
+
+
+def read_numbers(path: Path) -> Numbers:
+    """Read a solver file without torch.
+
+    Raises:
+        Error: the file is missing, truncated, or its arrays do not fit together.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        numbers = Numbers(*(np.asarray(data[key], dtype=np.float64) for key in ("sigma", "sigma_eval", "weight")))
+    except OSError as error:
+        raise Error(f"{path}: cannot read the solver file: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise Error(f"{path}: not a solver file, or a truncated one ({error}); fit or export it again") from error
+    n = numbers.sigma_eval.size
+    if n < 1 or numbers.sigma.shape != (n + 1,) or numbers.weight.shape != (n + 1, n):
+        raise Error(f"{path}: the arrays of the solver do not fit together; fit or export it again")
+    return numbers
+
+
+def draw_solvers(choice: Choice, directory: Path, stem: Path) -> list[Path]:
+    """Levels and weights of the chosen solvers: classical grids, the start, and what was learned from it.
+
+    Args:
+        choice: from ``s4s.report.choose``.
+        directory: where the solver files ``<cell>.json`` lie.
+        stem: the figure's path without a suffix.
+    """
+    others = {label: directory / f"{record['cell']}.json" for label, record in grid_labels(choice).items()}
+    shown = {m: directory / f"{record['cell']}.json" for m, record in choice.cells.items() if m != "teacher"}
+    return draw_anatomy(others, shown, {method: choice.label(method) for method in shown}, stem)
+
+
+def draw_anatomy(
+    grids: Mapping[str, Path], solvers: Mapping[str, Path], labels: Mapping[str, str], stem: Path
+) -> list[Path]:
+    """Levels of ``grids`` and ``solvers``, and weights of ``solvers``.
+
+    Args:
+        grids: solver files of which only the levels are shown, by label.
+        solvers: solver files by method; LD3 learns levels only, so its weights are left out.
+        labels: label of each method.
+        stem: the figure's path without a suffix.
+    """
+    levels = {label: (_GRID, read_numbers(path)) for label, path in grids.items()}
+    levels |= {labels[method]: (method, read_numbers(path)) for method, path in solvers.items()}
+    panels = {label: numbers for label, (method, numbers) in levels.items() if method not in (_GRID, "ld3")}
+    panels = dict(list(panels.items())[:_PANELS])
+    side = max(2.3, 0.36 * max(numbers.sigma_eval.size for numbers in panels.values()))
+    rows = 0.27 * len(levels) + 0.3
+    with drawing():
+        figure = Figure(figsize=(max(7.0, side * len(panels)), rows + side + 1.2))
+        spec = figure.add_gridspec(2, len(panels), height_ratios=(rows, side), hspace=1.05 / (0.5 * (rows + side)))
+        _levels(figure.add_subplot(spec[0, :]), levels)
+        limit = max(float(np.abs(numbers.weight).max()) for numbers in panels.values())
+        for i, (label, numbers) in enumerate(panels.items()):
+            _weights(figure.add_subplot(spec[1, i]), label, numbers, limit, first=i == 0)
+        return save(figure, stem)
+
+
+def _levels(axes: Axes, levels: Mapping[str, tuple[str, Numbers]]) -> None:
+    positive = np.concatenate([numbers.sigma[numbers.sigma > 0] for _, numbers in levels.values()])
+    zero = float(positive.min()) / 2  # where a level of exactly 0 is drawn
+    for y, (method, numbers) in enumerate(levels.values()):
+        color = METHOD_COLOR.get(method, "#9A9A9A") if method != "classical" else "#444444"
+        sigma = np.where(numbers.sigma > 0, numbers.sigma, zero)
+        axes.axhline(y, color="#ECECEC", lw=0.8, zorder=1)
+        axes.plot(sigma, np.full_like(sigma, y), "|", color=color, ms=13, mew=2, zorder=3)
+        if numbers.decoupled:
+            axes.plot(numbers.sigma_eval, np.full_like(numbers.sigma_eval, y), color=color, zorder=4, **_CIRCLE)
+        if numbers.sigma[-1] == 0:
+            axes.annotate("0", (zero, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=7)
+    axes.set_yticks(range(len(levels)), list(levels))
+    axes.set(xscale="log", ylim=(len(levels) - 0.4, -0.6), xlabel="noise level σ (data units, log scale); sampling →")
+    axes.invert_xaxis()
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    handles = [Line2D([], [], ls="", marker="|", color="#444444", ms=10, mew=2, label="node")]
+    if any(numbers.decoupled for _, numbers in levels.values()):
+        label = "level handed to the network, where it differs"
+        handles.append(Line2D([], [], color="#444444", label=label, **_CIRCLE))
+    axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderpad=0)
+
+
+def _weights(axes: Axes, label: str, numbers: Numbers, limit: float, *, first: bool) -> None:
+    n = numbers.sigma_eval.size
+    weight = numbers.weight[1:]
+    sns.heatmap(
+        weight,
+        ax=axes,
+        mask=np.triu(np.ones_like(weight, dtype=bool), k=1),
+        cmap="RdBu_r",
+        vmin=-limit,
+        vmax=limit,
+        square=True,
+        cbar=False,
+        annot=weight.round(2) + 0.0 if n <= 12 else False,
+        fmt=".2f",
+        annot_kws={"size": 8 if n <= 6 else 6.5},
+        linewidths=0.6,
+        linecolor="white",
+        xticklabels=[f"$D_{{{j}}}$" for j in range(n)],
+        yticklabels=[f"$x_{{{i + 1}}}$" for i in range(n)] if first else False,
+    )
+    axes.set_title(label, pad=6)
+    axes.tick_params(length=0, rotation=0)
+    if first:
+        axes.set_ylabel("node: weight of each output")

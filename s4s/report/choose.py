@@ -1,0 +1,92 @@
+"""Which cells a picture of one NFE shows: a start, what was learned from it, and the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from s4s.errors import Error
+from s4s.report.data import Record, Score, read_records, scores, to_frame
+from s4s.report.labels import LEARNED, METHODS, schedule_label, start_label
+from s4s.report.table import winners
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The cells of one picture.
+
+    Args:
+        nfe: network evaluations a sample.
+        start: the starting solver and its grid.
+        cells: by method, in table order: the teacher, the classical start, and what was learned from that start. The
+            first seed of each, not the best one.
+        grids: the starting solver on every grid it was scored on, by grid.
+    """
+
+    nfe: int
+    start: tuple[str, str]
+    cells: dict[str, Record]
+    grids: dict[str, Record]
+
+    def label(self, method: str) -> str:
+        """What a row of a picture is called."""
+        if method == "classical":
+            return start_label(*self.start)
+        return METHODS[method]
+
+
+def choose(metrics_files: Iterable[Path], nfe: int | None = None, start: tuple[str, str] | None = None) -> Choice:
+    """Pick the cells to show.
+
+    Args:
+        metrics_files: of one benchmark.
+        nfe: by default the smallest at which something was learned.
+        start: ``(solver, schedule)``; by default the start that most methods were fitted from, and of those the one
+            whose S4S-Alt has the lowest FID.
+
+    Raises:
+        Error: nothing was learned, or not at that NFE and from that start.
+    """
+    records = read_records(metrics_files)
+    found = scores(to_frame(records))
+    nfe = _smallest(found) if nfe is None else nfe
+    here = [score for score in found if score.nfe == nfe and score.method != "teacher"]
+    learned = [score for score in here if score.method in LEARNED and start in (None, score.start)]
+    if not learned:
+        raise Error(f"nothing was learned at NFE {nfe}" + (f" from {'/'.join(start)}" if start else ""))
+    start = start or _fullest(learned)
+    by_cell = {record["cell"]: record for record in records}
+    teacher = next((w.teacher for w in winners(found) if w.nfe == nfe), None)
+    shown = [*([teacher] if teacher else []), *(score for score in here if score.start == start)]
+    cells: dict[str, Record] = {}
+    for score in shown:
+        cells.setdefault(score.method, by_cell[score.cells[0]])
+    grids = {score.schedule: by_cell[score.cells[0]] for score in here if _plain(score) and score.solver == start[0]}
+    return Choice(nfe, start, {method: cells[method] for method in METHODS if method in cells}, grids)
+
+
+def grid_labels(choice: Choice) -> dict[str, Record]:
+    """The classical grids other than the start's, by label."""
+    others = {key: record for key, record in choice.grids.items() if key != choice.start[1]}
+    return {f"{schedule_label(key)} grid": record for key, record in others.items()}
+
+
+def _plain(score: Score) -> bool:
+    return score.method == "classical"
+
+
+def _smallest(found: Sequence[Score]) -> int:
+    nfes = [score.nfe for score in found if score.method in LEARNED]
+    if not nfes:
+        raise Error("nothing was learned: the metrics files hold only classical solvers and teachers")
+    return min(nfes)
+
+
+def _fullest(learned: Sequence[Score]) -> tuple[str, str]:
+    def rank(start: tuple[str, str]) -> tuple[int, float, tuple[str, str]]:
+        scored = [score for score in learned if score.start == start]
+        last = [score.fid for score in scored if score.method == "s4s-alt"] or [score.fid for score in scored]
+        return -len({score.method for score in scored}), min(last), start
+
+    return min({score.start for score in learned}, key=rank)

@@ -1,0 +1,149 @@
+"""Figures of numbers: FID against NFE, and validation loss against FID."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from s4s.errors import Error
+from s4s.report.data import Score, read_records, scores, to_frame
+from s4s.report.labels import LEARNED, METHODS, schedule_label, solver_label, start_label
+from s4s.report.protocol import fid_name
+from s4s.report.style import METHOD_COLOR, dashes, drawing, markers, save, tints
+from s4s.report.table import variant_names
+
+Curve = list[Score]
+
+
+def draw_fid(metrics_files: Iterable[Path], stem: Path) -> list[Path]:
+    """FID against NFE, one line a row of the FID table: learned methods bold, classical solvers thin.
+
+    Returns:
+        ``stem.png`` and ``stem.pdf``.
+    """
+    records = read_records(metrics_files)
+    found = scores(to_frame(records))
+    with drawing():
+        figure = Figure(figsize=(5.6, 4.4))
+        axes = figure.add_subplot()
+        handles = [*_learned(axes, found), *_classical(axes, found)]
+        _teacher(axes, found)
+        nfes = sorted({score.nfe for score in found if score.method != "teacher"})
+        axes.set_xticks(nfes or sorted({score.nfe for score in found}))
+        axes.margins(y=0.08)
+        axes.set_xlabel("network evaluations per sample (NFE)")
+        _log(axes, "y", f"{fid_name(records)} (log scale; lower is better)")
+        axes.grid(axis="y")
+        figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.92, 0.9), handlelength=2.6)
+        return save(figure, stem)
+
+
+def draw_loss(metrics_files: Iterable[Path], stem: Path) -> list[Path]:
+    """Validation loss of each fit against its FID: does the objective rank solvers as FID does?
+
+    Raises:
+        Error: no cell has a validation loss.
+    """
+    records = [record for record in read_records(metrics_files) if record["val_loss"]]
+    if not records:
+        raise Error("no cell has a validation loss; fit a solver first")
+    methods = [method for method in METHODS if any(record["method"] == method for record in records)]
+    marks = markers([str(nfe) for nfe in sorted({record["nfe"] for record in records})])
+    with drawing():
+        figure = Figure(figsize=(4.8, 4.0))
+        axes = figure.add_subplot()
+        for record in records:
+            look: dict[str, Any] = {"color": METHOD_COLOR[record["method"]], "marker": marks[str(record["nfe"])]}
+            axes.plot(record["val_loss"], record["fid"], linestyle="", ms=5.5, mec="white", mew=0.6, **look)
+        _log(axes, "x", "validation loss (distance to the teacher, log scale)")
+        _log(axes, "y", f"{fid_name(records)} (log scale; lower is better)")
+        axes.grid(True)
+        handles = [_title("Method"), *(_dot(METHODS[m], "o", METHOD_COLOR[m]) for m in methods)]
+        handles += [_space(), _title("NFE"), *(_dot(nfe, mark, "#777777") for nfe, mark in marks.items())]
+        figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.92, 0.9))
+        return save(figure, stem)
+
+
+def _learned(axes: Axes, found: Sequence[Score]) -> list[Line2D]:
+    curves = _curves(found, LEARNED)
+    starts = [start_label(*start) for start in sorted({curve[0].start for curve in curves})]
+    mark, name = markers(starts), variant_names(found)
+    handles: dict[str, Line2D] = {}
+    for curve in curves:
+        start, color = start_label(*curve[0].start), METHOD_COLOR[curve[0].method]
+        look: dict[str, Any] = {"color": color, "marker": mark[start], "ms": 6, "lw": 1.8}
+        x, y = [score.nfe for score in curve], [score.fid for score in curve]
+        error = [score.std or 0.0 for score in curve]
+        axes.errorbar(x, y, yerr=error, elinewidth=1, capsize=2, zorder=4, mec="white", mew=0.7, **look)
+        handles[name(curve[0])] = Line2D([], [], color=color, lw=2, label=name(curve[0]))
+    looks = [Line2D([], [], color="#555555", marker=mark[s], ms=6, lw=1.5, label=s) for s in starts]
+    return [_title("Learned"), *handles.values(), _title("Learned from"), *looks] if curves else []
+
+
+def _classical(axes: Axes, found: Sequence[Score]) -> list[Line2D]:
+    curves = _curves(found, ("classical",))
+    solvers = list(dict.fromkeys(curve[0].solver for curve in curves))
+    schedules = list(dict.fromkeys(curve[0].schedule for curve in curves))
+    color, dash = tints(solvers), dashes(schedules)
+    for curve in curves:
+        look: dict[str, Any] = {"color": color[curve[0].solver], "linestyle": dash[curve[0].schedule], "lw": 1.1}
+        marker = "." if len(curve) == 1 else ""
+        axes.plot([score.nfe for score in curve], [score.fid for score in curve], zorder=2, marker=marker, **look)
+    handles = [
+        _space(),
+        _title("Classical"),
+        *(Line2D([], [], color=color[s], lw=2, label=solver_label(s)) for s in solvers),
+    ]
+    looks = [Line2D([], [], color="#888888", ls=dash[s], lw=1.1, label=schedule_label(s)) for s in schedules]
+    return [*handles, _title("Classical, grid"), *looks] if curves else []
+
+
+def _teacher(axes: Axes, found: Sequence[Score]) -> None:
+    teachers = [score for score in found if score.method == "teacher"]
+    look: dict[str, Any] = {"color": METHOD_COLOR["teacher"], "ls": "--", "lw": 1.2, "zorder": 3}
+    text: dict[str, Any] = {"color": METHOD_COLOR["teacher"], "fontsize": 8, "textcoords": "offset points"}
+    if len(teachers) == 1:
+        fid, nfe = teachers[0].fid, teachers[0].nfe
+        axes.axhline(fid, **look)
+        place = ("axes fraction", "data")
+        axes.annotate(f"teacher {fid:.2f} ({nfe} NFE)", (0.01, fid), xycoords=place, xytext=(2, -4), va="top", **text)
+    elif teachers:  # teachers that keep pace with the students: a line through them
+        axes.plot([score.nfe for score in teachers], [score.fid for score in teachers], **look)
+        last = max(teachers, key=lambda score: score.nfe)
+        axes.annotate("teachers", (last.nfe, last.fid), xytext=(0, 4), ha="right", va="bottom", **text)
+
+
+def _curves(found: Sequence[Score], methods: Sequence[str]) -> list[Curve]:
+    curves: dict[object, Curve] = {}
+    for score in found:
+        if score.method in methods:
+            curves.setdefault(score.row, []).append(score)
+    return list(curves.values())
+
+
+def _log(axes: Axes, which: str, label: str) -> None:
+    axis = axes.yaxis if which == "y" else axes.xaxis
+    axes.set(**{f"{which}scale": "log", f"{which}label": label})
+    low, high = axes.get_ylim() if which == "y" else axes.get_xlim()
+    subs = (1.0, 2.0, 5.0) if high / low < 1000 else (1.0,)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def _title(text: str) -> Line2D:
+    return Line2D([], [], linestyle="", label=rf"$\bf{{{text.replace(' ', '~')}}}$")
+
+
+def _space() -> Line2D:
+    return Line2D([], [], linestyle="", label=" ")
+
+
+def _dot(label: str, marker: str, color: str) -> Line2D:
+    return Line2D([], [], linestyle="", marker=marker, color=color, label=label)

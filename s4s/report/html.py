@@ -1,0 +1,143 @@
+"""The report: one self-contained page with the tables, the figures and where every number comes from."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from urllib.parse import quote
+
+import jinja2
+from markupsafe import Markup
+
+from s4s.errors import Error
+from s4s.files import write_text
+from s4s.report.data import Record, read_records, scores, to_frame
+from s4s.report.labels import METHODS, start_label
+from s4s.report.protocol import feature_space, shared, warnings
+from s4s.report.published import published_table
+from s4s.report.render import to_html
+from s4s.report.table import fid_table, headline, summary_table
+
+_CAPTIONS = {
+    "fid": "FID against the number of network evaluations a sample (NFE); lower FID at fewer evaluations is better. "
+    "Bold: learned solvers, with the standard deviation over fit seeds where there are several. Thin: classical "
+    "solvers. Dashed: the teacher.",
+    "solvers": "What was learned. Top: the noise levels each solver visits, from pure noise (left) to data (right); "
+    "open circles are levels handed to the network where they differ from the node's. Bottom: the weight of each "
+    "network output D in each state x; red is positive, blue negative, one colour scale for all panels.",
+    "samples": "The first samples of each solver, not selected; a column shares its starting noise, so a good solver's "
+    "row looks like the teacher's. The FID is that of the cell shown.",
+    "loss": "Validation loss of each fit (lower: closer to the teacher) against its FID (lower is better). Where "
+    "points rise to the right, the objective ranks solvers as FID does.",
+}
+_OTHER_CAPTION = "Figure {}."
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as the page embeds it."""
+
+    name: str
+    caption: str
+    source: str
+    width: int
+    link: str
+
+
+def write_report(
+    metrics_files: Iterable[Path], figures: Sequence[Path], path: Path, links: Sequence[Path] = ()
+) -> None:
+    """Write ``report.html``: inline style, embedded figures, no scripts and no requests.
+
+    Args:
+        metrics_files: of one benchmark.
+        figures: PNG files, in the order of the page; the first word of the name (fid, solvers, samples, loss) picks the
+            caption. A PDF of the same name is linked.
+        path: the page to write.
+        links: more result files to link: ``fid.csv``, tables.
+
+    Raises:
+        Error: as ``s4s.report.data.read_records``, or a figure cannot be read.
+    """
+    records = read_records(metrics_files)
+    found = scores(to_frame(records))
+    published = published_table(found, records)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(files("s4s.report").joinpath("report.html.j2").read_text(encoding="utf-8"))
+    tables = {"summary": summary_table(found, records), "full": fid_table(found, records)}
+    page = template.render(
+        benchmark=records[0]["benchmark"],
+        headline=headline(found),
+        space=feature_space(records),
+        warnings=warnings(records),
+        tables={name: Markup(to_html(table)) for name, table in tables.items()},
+        published=Markup(to_html(published)) if published else None,
+        pictures=[_picture(figure, path) for figure in figures],
+        parts={part: _facts(records, part) for part in ("protocol", "provenance")},
+        cells=[_cell(record, path) for record in records],
+        links=[(_relative(link, path), link.name) for link in links],
+    )
+    write_text(path, page)
+
+
+def _picture(figure: Path, page: Path) -> Picture:
+    try:
+        data = figure.read_bytes()
+    except OSError as error:
+        raise Error(f"{figure}: cannot read the figure: {error.strerror}") from error
+    if data[:8] != b"\x89PNG\r\n\x1a\n" or len(data) < 24:
+        raise Error(f"{figure}: not a PNG figure, or a truncated one; draw it again")
+    width = struct.unpack(">I", data[16:20])[0]
+    kind = figure.stem.replace("_", "-").split("-")[0]
+    source = "data:image/png;base64," + base64.b64encode(data).decode("ascii")
+    caption = _CAPTIONS.get(kind, _OTHER_CAPTION.format(figure.stem))
+    pdf = figure.with_name(figure.stem + ".pdf")
+    return Picture(figure.stem, caption, source, width // 2, _relative(pdf if pdf.exists() else figure, page))
+
+
+def _facts(records: Sequence[Record], part: str) -> list[tuple[str, str]]:
+    """What all cells share, and for what differs how many values there are, or the values when they are short."""
+    same, different = shared(records, part)
+    facts = list(same.items())
+    for key, values in different.items():
+        listed = ", ".join(values)
+        facts.append((key, listed if len(listed) <= 80 else f"{len(values)} different values; see the cells"))
+    return sorted(facts)
+
+
+def _cell(record: Record, page: Path) -> dict[str, str]:
+    metrics = record["path"]
+    solver = metrics.parent.parent / "solvers" / f"{record['cell']}.json"
+    facts = {key: record[key] for key in ("protocol", "provenance")}
+    return {
+        "name": record["cell"],
+        "metrics": _relative(metrics, page),
+        "solver": _relative(solver, page) if solver.exists() else "",
+        "method": METHODS[record["method"]],
+        "start": start_label(record["solver"], record["schedule"]),
+        "nfe": str(record["nfe"]),
+        "seed": _number(record["seed"], ".0f"),
+        "fid": _number(record["fid"], ".3f"),
+        "n_samples": f"{record['n_samples']:,}",
+        "val_loss": _number(record["val_loss"], ".4g"),
+        "fit_seconds": _number(record["fit_seconds"], ".1f"),
+        "fit_nfe": _number(record["fit_nfe"], ",.0f"),
+        "sample_seconds": _number(record["sample_seconds"], ".1f"),
+        "record": json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False),
+    }
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _relative(target: Path, page: Path) -> str:
+    return quote(Path(os.path.relpath(target.resolve(), page.parent.resolve())).as_posix())

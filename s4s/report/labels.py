@@ -1,0 +1,55 @@
+"""Names and order of methods, solvers and grids, as people read them in tables and figures."""
+
+from __future__ import annotations
+
+import re
+
+METHODS = {
+    "teacher": "Teacher",
+    "classical": "Classical",
+    "ld3": "LD3",
+    "s4s": "S4S",
+    "s4s-alt": "S4S-Alt",
+    "joint": "Joint",
+    "guided": "Guided (GS)",
+    "bns": "BNS",
+}
+"""Every method, in the order of the tables."""
+
+LEARNED = tuple(method for method in METHODS if method not in ("teacher", "classical"))
+
+_SOLVERS = {
+    "ddim": "DDIM",
+    "dpmpp": "DPM-Solver++",
+    "unipc": "UniPC",
+    "ipndm": "iPNDM",
+    "deis": "DEIS",
+    "heun": "Heun",
+}
+_SCHEDULES = {
+    "logsnr": "logSNR",
+    "edm": "EDM",
+    "uniform": "time-uniform",
+    "quadratic": "time-quadratic",
+    "dmn": "DMN",
+    "gits": "GITS",
+}
+
+
+def solver_label(solver: str) -> str:
+    """``dpmpp3`` as ``DPM-Solver++ 3``, ``ddim`` as ``DDIM``; names it does not know stay as they are."""
+    match = re.fullmatch(r"([a-z]+)[-_]?(\d*)(.*)", solver)
+    if match is None or match[1] not in _SOLVERS:
+        return solver
+    order = f" {match[2]}" if match[2] else ""
+    return _SOLVERS[match[1]] + order + match[3].replace("-", " ").replace("_", " ")
+
+
+def schedule_label(schedule: str) -> str:
+    """``quadratic`` as ``time-quadratic``; names it does not know stay as they are."""
+    return _SCHEDULES.get(schedule, schedule)
+
+
+def start_label(solver: str, schedule: str) -> str:
+    """A solver on its grid, in a few words: ``iPNDM 3, EDM``."""
+    return ", ".join(part for part in (solver_label(solver), schedule_label(schedule)) if part)

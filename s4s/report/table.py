@@ -1,0 +1,227 @@
+"""The paper's tables: FID by solver and NFE, and who wins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from s4s.files import write_text
+from s4s.report.data import ROW, Record, Score, best, read_records, scores, start_of, to_frame, write_csv
+from s4s.report.labels import LEARNED, METHODS, schedule_label, solver_label, start_label
+from s4s.report.protocol import protocol_note
+from s4s.report.published import published_frame, published_table
+from s4s.report.render import Cell, Table, markdown, tex
+
+_OTHERS = "others"
+
+
+_FLAGSHIPS = ("s4s-alt", "s4s", "joint", "guided", "bns", "ld3")
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The best of each method at one NFE.
+
+    Args:
+        nfe: network evaluations a sample.
+        classical: best classical solver.
+        learned: best score of each learned method, by method.
+        champion: best score of the method the headline and the ratios are about, one for all NFE.
+        start: classical solver that ``champion`` started from.
+        teacher: the teacher, whatever its own NFE.
+    """
+
+    nfe: int
+    classical: Score | None
+    learned: dict[str, Score]
+    champion: Score | None
+    start: Score | None
+    teacher: Score | None
+
+
+def write_tables(metrics_files: Iterable[Path], directory: Path) -> list[Path]:
+    """Write ``fid`` and ``summary`` (and ``published``, where numbers were published) as csv, md and tex.
+
+    Returns:
+        The files written.
+
+    Raises:
+        Error: as ``s4s.report.data.read_records``.
+    """
+    records = read_records(metrics_files)
+    found = scores(to_frame(records))
+    tables = [("fid", fid_table(found, records), fid_frame(found))]
+    tables.append(("summary", summary_table(found, records), summary_frame(found)))
+    published = published_table(found, records)
+    if published is not None:
+        tables.append(("published", published, published_frame(found, records)))
+    written = []
+    for name, table, frame in tables:
+        write_csv(frame, directory / f"{name}.csv")
+        write_text(directory / f"{name}.md", markdown(table))
+        write_text(directory / f"{name}.tex", tex(table))
+        written += [directory / f"{name}.{suffix}" for suffix in ("csv", "md", "tex")]
+    return written
+
+
+def fid_table(found: Sequence[Score], records: Sequence[Record]) -> Table:
+    """FID by row (method, solver, grid) and NFE; best of a column bold, best classical solver underlined."""
+    nfes = sorted({score.nfe for score in found})
+    by_row: dict[tuple[str, str, str, str, int], dict[int, Score]] = {}
+    for score in found:
+        by_row.setdefault(score.row, {})[score.nfe] = score
+    name = variant_names(found)
+    groups: dict[str, list[tuple[Cell, ...]]] = {}
+    for row, columns in by_row.items():
+        cells = [Cell(name(next(iter(columns.values())))), Cell(solver_label(row[1])), Cell(schedule_label(row[2]))]
+        cells += [_fid_cell(columns[nfe], found) if nfe in columns else Cell() for nfe in nfes]
+        groups.setdefault(row[0] if row[0] in list(METHODS)[:5] else _OTHERS, []).append(tuple(cells))
+    notes = [protocol_note(records), "Bold: best of a column, the teacher aside. Underlined: best classical solver."]
+    if any(score.std is not None for score in found):
+        notes.append("Mean ± sample standard deviation over fits with different seeds (in parentheses, how many).")
+    title = f"FID of {records[0]['benchmark']} by number of network evaluations (NFE)."
+    head = ("Method", "Solver or start", "Grid", *map(str, nfes))
+    return Table(title, head, tuple(map(tuple, groups.values())), tuple(notes), names=3)
+
+
+def fid_frame(found: Sequence[Score]) -> pd.DataFrame:
+    """The FID table in full precision, one line a row and NFE."""
+    lines = []
+    for score in found:
+        cell = _fid_cell(score, found)
+        line: dict[str, object] = {key: getattr(score, key) for key in (*ROW, "nfe")}
+        line |= {"fid_mean": score.fid, "fid_std": score.std, "fits": len(score.cells)}
+        lines.append(line | {"best": cell.bold, "best_classical": cell.underline})
+    return pd.DataFrame(lines).astype({"order": "Int64", "fid_std": "float64"})
+
+
+def winners(found: Sequence[Score]) -> list[Winner]:
+    """For each NFE of the students, the best of each method."""
+    flagship = _flagship(found)
+    result = []
+    for nfe in sorted({score.nfe for score in found if score.method != "teacher"}):
+        learned = {method: score for method in LEARNED if (score := best(found, method, nfe)) is not None}
+        champion = learned.get(flagship)
+        start = start_of(found, champion) if champion else None
+        teacher = best(found, "teacher", nfe + 1) or best(
+            found, "teacher"
+        )  # one NFE more than the student, or one for all
+        result.append(Winner(nfe, best(found, "classical", nfe), learned, champion, start, teacher))
+    return result
+
+
+def summary_table(found: Sequence[Score], records: Sequence[Record]) -> Table:
+    """Who wins: one row an NFE, the best of each method, and ratios."""
+    rounds = winners(found)
+    methods = [method for method in LEARNED if any(method in winner.learned for winner in rounds)]
+    ratios = _ratios(found)
+    head = ["NFE", "Best classical", "Start", *(METHODS[method] for method in methods), "Teacher", *ratios]
+    rows = []
+    for winner in rounds:
+        learned = [winner.learned.get(method) for method in methods]
+        low = min((score.fid for score in [winner.classical, *learned] if score), default=None)
+        cells = [_summary_cell(score, low) for score in (winner.classical, winner.start, *learned)]
+        values = [ratio(winner) for ratio in ratios.values()]
+        cells += [_summary_cell(winner.teacher, None), *(Cell("" if v is None else f"{v:.2f}×") for v in values)]
+        rows.append((Cell(str(winner.nfe)), *cells))
+    notes = (
+        protocol_note(records),
+        "Each entry is the best of its method at that NFE (mean over fit seeds), with the solver and grid it started "
+        "from. Start: the classical solver from which the method of the ratios was fitted. Bold: best of a row, the "
+        "teacher aside.",
+    )
+    title = f"Best of each method on {records[0]['benchmark']}, by number of network evaluations (NFE)."
+    return Table(title, tuple(head), (tuple(rows),), notes)
+
+
+def summary_frame(found: Sequence[Score]) -> pd.DataFrame:
+    """The summary in full precision."""
+    rounds = winners(found)
+    ratios = _ratios(found)
+    lines = []
+    for winner in rounds:
+        entries = {"best_classical": winner.classical, "start": winner.start}
+        entries |= {method.replace("-", "_"): winner.learned.get(method) for method in LEARNED}
+        line: dict[str, object] = {"nfe": winner.nfe}
+        for name, score in {**entries, "teacher": winner.teacher}.items():
+            line |= {f"{name}_fid": score.fid if score else None, f"{name}_solver": score.solver if score else ""}
+            line |= {f"{name}_schedule": score.schedule if score else ""}
+        lines.append(line | {f"ratio {name}": ratio(winner) for name, ratio in ratios.items()})
+    return pd.DataFrame(lines)
+
+
+def headline(found: Sequence[Score]) -> str:
+    """One sentence, computed from the data: what learning buys at the smallest NFE."""
+    for winner in winners(found):
+        champion, classical, teacher = winner.champion, winner.classical, winner.teacher
+        if champion and classical:
+            text = f"At {winner.nfe} NFE {METHODS[champion.method]} reaches FID {champion.fid:.2f}, "
+            text += f"{champion.fid / classical.fid:.2f}× that of the best classical solver ({classical.fid:.2f})"
+            return text + (f"; the teacher reaches {teacher.fid:.2f} at {teacher.nfe} NFE." if teacher else ".")
+    low = min(found, key=lambda score: score.fid)
+    return f"Lowest FID: {low.fid:.2f} at {low.nfe} NFE ({METHODS[low.method]}, {start_label(*low.start)})."
+
+
+def variant_names(found: Sequence[Score]) -> Callable[[Score], str]:
+    """Name a row's method, adding its family and order where the table holds several of that method and start."""
+
+    def name(score: Score) -> str:
+        alike = [other for other in found if (other.method, other.start) == (score.method, score.start)]
+        families = {other.family for other in found if other.method == score.method}
+        orders = {other.order for other in alike if other.family == score.family}
+        remarks = [score.family.upper()] if len(families) > 1 and score.family else []
+        remarks += [f"order {score.order}"] if len(orders) > 1 and score.order is not None else []
+        return METHODS[score.method] + (f" ({', '.join(remarks)})" if remarks else "")
+
+    return name
+
+
+def fid_text(score: Score) -> str:
+    """``3.15``, or ``3.15 ± 0.04 (3)`` over three fit seeds."""
+    return f"{score.fid:.2f}" + (f" ± {score.std:.2f} ({len(score.cells)})" if score.std is not None else "")
+
+
+def _fid_cell(score: Score, found: Sequence[Score]) -> Cell:
+    column = [other for other in found if other.nfe == score.nfe and other.method != "teacher"]
+    classical = [other for other in column if other.method == "classical"]
+    return Cell(fid_text(score), bold=_lowest(score, column), underline=_lowest(score, classical))
+
+
+def _lowest(score: Score, among: Sequence[Score]) -> bool:
+    return score in among and round(score.fid, 2) == round(min(other.fid for other in among), 2)
+
+
+def _summary_cell(score: Score | None, low: float | None) -> Cell:
+    if score is None:
+        return Cell()
+    remark = f"{score.nfe} NFE" if score.method == "teacher" else start_label(*score.start)
+    return Cell(f"{score.fid:.2f}", remark, bold=low is not None and round(score.fid, 2) == round(low, 2))
+
+
+def _flagship(found: Sequence[Score]) -> str:
+    """The learned method that headline and ratios are about: S4S-Alt if it was run."""
+    methods = {score.method for score in found}
+    return next((method for method in _FLAGSHIPS if method in methods), "")
+
+
+def _ratios(found: Sequence[Score]) -> dict[str, Callable[[Winner], float | None]]:
+    """Ratios of the summary, by column name."""
+    label = METHODS.get(_flagship(found))
+
+    def over(other: Callable[[Winner], Score | None]) -> Callable[[Winner], float | None]:
+        def ratio(winner: Winner) -> float | None:
+            ours, theirs = winner.champion, other(winner)
+            return ours.fid / theirs.fid if ours and theirs and theirs.fid > 0 else None
+
+        return ratio
+
+    if label is None:
+        return {}
+    return {
+        f"{label} / best classical": over(lambda winner: winner.classical),
+        f"{label} / start": over(lambda winner: winner.start),
+        f"{label} / teacher": over(lambda winner: winner.teacher),
+    }
