@@ -20,6 +20,7 @@ from s4s.report.data import COLUMNS, read_records, scores, to_frame
 from s4s.report.labels import solver_label
 from s4s.report.published import published_frame, published_numbers
 from s4s.report.render import Cell, Table, escape_tex, markdown, tex
+from s4s.report.samples import read_images, samples_file
 from s4s.report.table import fid_frame, fid_table, headline, summary_frame, winners
 
 NFES = (4, 6, 8)
@@ -412,6 +413,18 @@ def test_damaged_inputs_of_figures_are_named(tmp_path: Path) -> None:
         with pytest.raises(Error, match=r"solver\.json"):
             read_numbers(solver)
     assert not list(tmp_path.glob("*.png"))
+
+
+def test_samples_are_found_in_shards_and_channel_first(tmp_path: Path) -> None:
+    images = np.arange(2 * 8 * 8, dtype=np.uint8).reshape(2, 8, 8)
+    np.savez(tmp_path / "single.npz", images=images)
+    for i, shard in enumerate(("000000-000002", "000002-000004")):
+        (tmp_path / "sharded").mkdir(exist_ok=True)
+        np.savez(tmp_path / "sharded" / f"{shard}.npz", images=images[:, None] + i)
+    assert (read_images(samples_file(tmp_path, "single")) == images).all()
+    assert (read_images(samples_file(tmp_path, "sharded"))[..., 0] == images).all()
+    with pytest.raises(Error, match=r"absent\.npz: cannot read the samples"):
+        read_images(samples_file(tmp_path, "absent"))
 
 
 def test_report_is_one_self_contained_page(results: Results, figures: list[Path]) -> None:

@@ -32,7 +32,8 @@ def read_images(path: Path) -> Images:
     """The first images of a cell.
 
     Raises:
-        Error: the file is missing, damaged, or does not hold uint8 images under ``images``.
+        Error: the file is missing, damaged, or does not hold uint8 images under ``images`` ([n, H, W], [n, H, W, C] or
+            [n, C, H, W] with 1 or 3 channels).
     """
     try:
         with np.load(path, allow_pickle=False) as data:
@@ -41,9 +42,18 @@ def read_images(path: Path) -> Images:
         raise Error(f"{path}: cannot read the samples: {error.strerror or error}") from error
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise Error(f"{path}: not a samples file, or a truncated one ({error}); sample the cell again") from error
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or not images.size:
-        raise Error(f"{path}: 'images' is {images.dtype} {list(images.shape)}, needs uint8 [n, H, W] or [n, H, W, C]")
+    shape = images.shape
+    if images.ndim == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3):
+        images = np.moveaxis(images, 1, 3)
+    flat = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))
+    if images.dtype != np.uint8 or not flat or not images.size:
+        raise Error(f"{path}: 'images' is {images.dtype} {list(shape)}, needs uint8 [n, H, W] or [n, H, W, C]")
     return np.asarray(images, dtype=np.uint8)
+
+
+def samples_file(directory: Path, cell: str) -> Path:
+    """Where the first samples of a cell are: the first shard in the folder ``<cell>``, or ``<cell>.npz``."""
+    return min((directory / cell).glob("*.npz"), default=directory / f"{cell}.npz")
 
 
 def draw_samples(choice: Choice, directory: Path, stem: Path, columns: int = 12) -> list[Path]:
@@ -51,13 +61,13 @@ def draw_samples(choice: Choice, directory: Path, stem: Path, columns: int = 12)
 
     Args:
         choice: from ``s4s.report.choose``.
-        directory: where the sample files ``<cell>.npz`` lie.
+        directory: where the samples lie, ``<cell>.npz`` or ``<cell>/<shard>.npz``.
         stem: the figure's path without a suffix.
         columns: at most this many samples.
     """
     rows = []
     for method, record in choice.cells.items():
-        images = read_images(directory / f"{record['cell']}.npz")
+        images = read_images(samples_file(directory, record["cell"]))
         rows.append(Row(choice.label(method), f"{record['nfe']} NFE, FID {record['fid']:.2f}", images[:columns]))
     return draw_rows(rows, stem)
 
