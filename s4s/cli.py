@@ -1,0 +1,213 @@
+"""The command line: one sub-command per pipeline stage. Arguments in, files out; heavy imports wait until needed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from s4s import __version__
+from s4s.config import cell as find_cell
+from s4s.config import cells as all_cells
+from s4s.config import load, shards
+from s4s.errors import Error
+
+CONFIG = click.argument("config", type=click.Path(path_type=Path))
+RESULTS = click.option(
+    "--results", default="results", show_default=True, type=click.Path(path_type=Path), help="Folder of all results."
+)
+CELLS = click.argument("names", metavar="CELL...", nargs=-1, required=True)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="s4s")
+def cli() -> None:
+    """Learn few-step solvers for diffusion models (S4S and S4S-Alt), and score them.
+
+    Each command is one stage of the pipeline that `snakemake --cores all` runs.
+
+    Example: s4s show results/digits/solvers/s4s-alt_ipndm3_edm_nfe4_seed0.json
+    """
+
+
+@cli.command("cells")
+@CONFIG
+def list_cells(config: Path) -> None:
+    """List the cells of a benchmark: everything that is sampled and scored.
+
+    Example: s4s cells config/digits.yaml
+    """
+    for cell in all_cells(load(config)):
+        click.echo(cell.name)
+
+
+@cli.command()
+@CONFIG
+@click.argument("network", type=click.Choice(["denoiser", "features", "perceptual"]))
+@RESULTS
+def train(config: Path, network: str, results: Path) -> None:
+    """Train a network of the embedded benchmark.
+
+    Example: s4s train config/digits.yaml denoiser
+    """
+    loaded = load(config)
+    from s4s import stages
+
+    click.echo(stages.train_network(loaded, results, network))
+
+
+@cli.command()
+@CONFIG
+@RESULTS
+def teacher(config: Path, results: Path) -> None:
+    """Run the strong solver on seeded noises.
+
+    Example: s4s teacher config/digits.yaml
+    """
+    loaded = load(config)
+    stages = _stages()
+    click.echo(stages.make_teacher(loaded, results))
+
+
+@cli.command()
+@CONFIG
+@CELLS
+@RESULTS
+def fit(config: Path, names: Sequence[str], results: Path) -> None:
+    """Write the solvers of some cells: textbook numbers, or what a method learns from them.
+
+    Example: s4s fit config/digits.yaml s4s-alt_ipndm3_edm_nfe4_seed0
+    """
+    _each(config, names, results, lambda stages: stages.fit_cell)
+
+
+@cli.command()
+@CONFIG
+@CELLS
+@click.option("--first", type=click.IntRange(min=0), help="First sample index; default 0.")
+@click.option("--last", type=click.IntRange(min=1), help="Index after the last sample; default the config's n.")
+@RESULTS
+def sample(config: Path, names: Sequence[str], first: int | None, last: int | None, results: Path) -> None:
+    """Make the images of some cells, all of them or a range of sample indices.
+
+    Example: s4s sample config/digits.yaml classical_ddim_edm_nfe4 --first 0 --last 5000
+    """
+    loaded = load(config)
+    stages = _stages()
+    ranges = shards(loaded)
+    if first is not None or last is not None:
+        ranges = [(first or 0, last or loaded["sample"]["n"])]
+    for cell in [find_cell(loaded, name) for name in names]:
+        for a, b in ranges:
+            click.echo(stages.sample_cell(loaded, results, cell, a, b))
+
+
+@cli.command()
+@CONFIG
+@CELLS
+@RESULTS
+def evaluate(config: Path, names: Sequence[str], results: Path) -> None:
+    """Score the images of some cells: FID with its full protocol.
+
+    Example: s4s evaluate config/digits.yaml s4s_ipndm3_edm_nfe4_seed0
+    """
+    _each(config, names, results, lambda stages: stages.evaluate_cell)
+
+
+@cli.command()
+@CONFIG
+@RESULTS
+def table(config: Path, results: Path) -> None:
+    """Collect the metrics into fid.csv and the tables (csv, md, tex).
+
+    Example: s4s table config/digits.yaml
+    """
+    loaded = load(config)
+    from s4s import report
+
+    folder, files = results / loaded["benchmark"], _metrics(loaded, results)
+    report.write_fid_csv(report.collect(files), folder / "fid.csv")
+    for path in [folder / "fid.csv", *report.write_tables(files, folder / "tables")]:
+        click.echo(path)
+
+
+@cli.command()
+@CONFIG
+@RESULTS
+def figure(config: Path, results: Path) -> None:
+    """Draw the figures (png, pdf) and write report.html.
+
+    Example: s4s figure config/digits.yaml
+    """
+    loaded = load(config)
+    from s4s import report
+
+    folder, files = results / loaded["benchmark"], _metrics(loaded, results)
+    figures = folder / "figures"
+    made = report.draw_fid(files, figures / "fid_vs_nfe")
+    if loaded["learned"]["methods"]:
+        choice = report.choose(files)
+        made += report.draw_solvers(choice, folder / "solvers", figures / "solvers")
+        made += report.draw_samples(choice, folder / "samples", figures / "samples")
+        made += report.draw_loss(files, figures / "loss_vs_fid")
+    links = [folder / "fid.csv", *sorted((folder / "tables").glob("*.*"))]
+    report.write_report(files, [path for path in made if path.suffix == ".png"], folder / "report.html", links)
+    for path in [*made, folder / "report.html"]:
+        click.echo(path)
+
+
+@cli.command()
+@click.argument("solver", type=click.Path(path_type=Path))
+def show(solver: Path) -> None:
+    """Print a solver file: grid, evaluation levels and weights.
+
+    Example: s4s show solver.json
+    """
+    from s4s.show import describe
+    from s4s.solver import load_solver
+
+    click.echo(describe(load_solver(solver)))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; bad input ends with one line on stderr and exit status 1."""
+    try:
+        cli.main(args=None if arguments is None else list(arguments), prog_name="s4s")
+    except Error as error:
+        if os.environ.get("S4S_TRACEBACK"):
+            raise
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "))
+
+
+def _fail(message: str) -> None:
+    click.echo(f"s4s: {' '.join(message.split())}", err=True)
+    sys.exit(1)
+
+
+def _stages() -> Any:
+    """The stages, with one torch thread: what a cell yields must not depend on the cores at hand."""
+    import torch
+
+    torch.set_num_threads(1)
+    from s4s import stages
+
+    return stages
+
+
+def _each(config: Path, names: Sequence[str], results: Path, pick: Callable[[Any], Callable[..., Path]]) -> None:
+    """Run one stage on some cells, in order."""
+    loaded = load(config)
+    chosen = [find_cell(loaded, name) for name in names]
+    stages = _stages()
+    for cell in chosen:
+        click.echo(pick(stages)(loaded, results, cell))
+
+
+def _metrics(config: Any, results: Path) -> list[Path]:
+    return [results / config["benchmark"] / "metrics" / f"{cell.name}.json" for cell in all_cells(config)]

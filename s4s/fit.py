@@ -1,0 +1,218 @@
+"""Fitting: what each method learns, the objective, and the loops that lower it.
+
+``min_phi E d(Psi_phi(x'), Psi_*(x_T))`` with ``||x' - x_T|| <= r sigma_T`` (S4S, relaxed objective; r = 0 is the plain
+one). A method is a family and a cycle of parameter blocks: S4S-Alt alternates weights and grid, joint moves both.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from s4s.distance import Distance, distance
+from s4s.errors import Error, choose
+from s4s.family import Family, family
+from s4s.jacobian import gauss_newton
+from s4s.solver import Denoise, Solver, sample
+from s4s.teacher import TeacherSet
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is learned: a family, and the blocks of parameters that each iteration of the cycle moves."""
+
+    family: str
+    cycle: tuple[tuple[str, ...], ...]
+    source: str
+
+
+EVERYTHING = (("weight", "grid", "shift"),)
+METHODS = {
+    "s4s": Method("lms", (("weight",),), "S4S, arXiv:2502.17423"),
+    "ld3": Method("classical", (("grid", "shift"),), "LD3, arXiv:2405.15506"),
+    "s4s-alt": Method("lms", (("weight",), ("grid", "shift")), "S4S-Alt, arXiv:2502.17423"),
+    "joint": Method("lms", EVERYTHING, "S4S Algorithm 3, arXiv:2502.17423"),
+    "guided": Method("guided", EVERYTHING, "GS, arXiv:2510.17699"),
+    "bns": Method("full", EVERYTHING, "BNS, arXiv:2403.01329"),
+}
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A fitted solver and what it took.
+
+    Args:
+        solver: the best on validation; never worse there than the start.
+        val_loss, start_loss: mean distance on the validation part, of the result and of the start.
+        evaluations: network-forward-equivalents spent (one sample forward 1, one input-backward 1), validation included.
+        seconds: wall time.
+        history: one record an iteration: iteration, batch, loss (on the batch), val_loss, evaluations.
+    """
+
+    solver: Solver
+    val_loss: float
+    start_loss: float
+    evaluations: int
+    seconds: float
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def fit(
+    solver: Solver,
+    denoise: Denoise,
+    teacher: TeacherSet,
+    method: str = "s4s-alt",
+    *,
+    distance: str | Distance = "l2",
+    radius: float = 0.0,
+    order: int | None = None,
+    seed: int = 0,
+    iterations: int | None = None,
+    validation: int | None = None,
+    progress: str | None = None,
+) -> FitResult:
+    """Learn a few-step solver that imitates a teacher, starting from ``solver``.
+
+    Args:
+        solver: where to start; the result keeps its number of evaluations.
+        denoise: the frozen network.
+        teacher: noises and teacher outputs; the last ``validation`` of them (default a quarter, at most 512) are held out.
+        method: a key of ``METHODS``.
+        distance: a name or a ``Distance``; see ``s4s.distance``.
+        radius: r of the relaxed objective, in units of sigma_T; 0 is the plain objective.
+        order: outputs a step of the multistep family may use; by default what the start uses.
+        seed: of the batches.
+        iterations: Gauss-Newton iterations; by default the method's.
+
+    Raises:
+        Error: unknown method or distance, shapes or levels that do not fit the teacher, a start the family cannot hold.
+    """
+    if method not in METHODS:
+        raise choose("method", method, METHODS)
+    if radius < 0:
+        raise Error(f"radius = {radius} must not be negative")
+    if solver.sigma[0].item() != teacher.sigma_max:
+        raise Error(f"the solver starts at level {solver.sigma[0].item():g}, the teacher's noises at {teacher.sigma_max:g}")
+    spec = METHODS[method]
+    made = family(solver, spec.family, **({"order": order} if order else {}))
+    held_out = min(len(teacher) // 4, 512) if validation is None else validation
+    if not 1 <= held_out < len(teacher):
+        raise Error(f"validation = {held_out} must leave some of the teacher's {len(teacher)} samples to train on")
+    fitter = _Fitter(made, spec, denoise, teacher, held_out, _distance(distance), radius, seed)
+    started = time.perf_counter()
+    best = fitter.run(len(spec.cycle) * 12 if iterations is None else iterations, progress)
+    record = {"method": method, "start": solver.name, "start_provenance": dict(solver.provenance), "family": made.kind,
+              "distance": fitter.d.name, "radius": radius, "seed": seed, "teacher": dict(teacher.provenance),
+              "teacher_samples": len(teacher) - held_out, "val_loss": best.loss, "start_loss": fitter.start_loss,
+              "evaluations": fitter.evaluations, "source": spec.source}  # fmt: skip
+    fitted = made.solver(best.theta).replace(name=f"{method}({solver.name})", provenance=record)
+    seconds = time.perf_counter() - started
+    return FitResult(fitted.detach(), best.loss, fitter.start_loss, fitter.evaluations, seconds, fitter.history)
+
+
+_distance = distance
+
+
+@dataclass
+class _Best:
+    theta: Tensor
+    loss: float
+
+
+class _Fitter:
+    """State of one fit: parameters, damping of each block, moved noises, counts. One iteration moves one block."""
+
+    def __init__(
+        self, made: Family, spec: Method, denoise: Denoise, teacher: TeacherSet, held_out: int, d: Distance, radius: float, seed: int
+    ) -> None:
+        n = len(teacher) - held_out
+        self.family, self.cycle, self.denoise, self.d = made, spec.cycle, denoise, d
+        x_T = teacher.x_T
+        self.x_T, self.y, self.val = x_T[:n], teacher.y[:n], (x_T[n:], teacher.y[n:])
+        self.moved = torch.zeros_like(self.x_T)
+        self.reach = radius * teacher.sigma_max
+        self.seed = seed
+        self.evaluations = 0
+        self.history: list[dict[str, float]] = []
+        self.damping = [1e-2] * len(self.cycle)
+        self.start_loss = self.loss(made.theta, *self.val)
+        self.best = _Best(made.theta, self.start_loss)
+
+    def loss(self, theta: Tensor, x_T: Tensor, y: Tensor) -> float:
+        """Mean distance of the student to the teacher; infinite where the solver breaks down."""
+        self.evaluations += self.family.start.nfe * len(x_T)
+        with torch.no_grad():
+            solver = self.family.solver(theta)
+            parts = [
+                self.d(sample(solver, self.denoise, a, check=False), b).double()
+                for a, b in zip(x_T.split(256), y.split(256), strict=True)
+            ]
+        value = torch.cat(parts).mean().item()
+        return value if value == value else float("inf")
+
+    def run(self, iterations: int, progress: str | None) -> _Best:
+        theta = self.family.theta
+        bar = tqdm(range(iterations), desc=progress, disable=progress is None, mininterval=2)
+        for k in bar:
+            index = self.batch(k, iterations)
+            theta, loss = self.step(theta, k % len(self.cycle), index)
+            if self.reach:
+                self.relax(theta, index)
+            val = self.loss(theta, *self.val)
+            if val < self.best.loss:
+                self.best = _Best(theta, val)
+            self.history.append({"iteration": k, "batch": len(index), "loss": loss, "val_loss": val, "evaluations": self.evaluations})
+            bar.set_postfix_str(f"validation {self.best.loss:.3g} of {self.start_loss:.3g}")
+        return self.best
+
+    def batch(self, k: int, iterations: int) -> Tensor:
+        """Indices of iteration k: a growing slice of seeded permutations, so small early and large late."""
+        size = min(len(self.y), 64 if k < iterations // 3 else 256)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + k)
+        return torch.randperm(len(self.y), generator=generator)[:size]
+
+    def step(self, theta: Tensor, turn: int, index: Tensor) -> tuple[Tensor, float]:
+        """One Levenberg-Marquardt step on one block: raise the damping until the batch's loss falls."""
+        x_T, y = (self.x_T + self.moved)[index], self.y[index]
+        columns = self.family.columns(*self.cycle[turn])
+        arrays = self.family.arrays
+
+        def of_block(part: Tensor) -> Any:
+            return arrays(theta.index_put((columns,), part))
+
+        g = gauss_newton(of_block, theta[columns], self.denoise, self.d, x_T, y)
+        self.evaluations += g.evaluations * len(index)
+        scale = g.curvature.diagonal().clamp(min=1e-12 * g.curvature.diagonal().max().item() + 1e-30)
+        for _ in range(8):
+            damped = g.curvature + self.damping[turn] * torch.diag(scale)
+            moved = theta.index_put((columns,), theta[columns] - torch.linalg.solve(damped, g.gradient))
+            loss = self.loss(moved, x_T, y)
+            if loss < g.loss:
+                self.damping[turn] = max(self.damping[turn] / 4, 1e-7)
+                return moved, loss
+            self.damping[turn] = min(self.damping[turn] * 6, 1e6)
+        return theta, g.loss
+
+    def relax(self, theta: Tensor, index: Tensor) -> None:
+        """Move the batch's noises down the gradient, then back onto the ball of radius ``r sigma_T``."""
+        solver = self.family.solver(theta)
+        shift = self.moved[index].requires_grad_(True)
+        value = self.d(sample(solver, self.denoise, self.x_T[index] + shift, check=False), self.y[index]).sum()
+        (slope,) = torch.autograd.grad(value, shift)
+        self.evaluations += 2 * solver.nfe * len(index)
+        with torch.no_grad():
+            shift = shift - self.reach / 2 * slope / _norm(slope).clamp(min=1e-30)
+            self.moved[index] = shift * (self.reach / _norm(shift).clamp(min=1e-30)).clamp(max=1)
+
+
+def _norm(x: Tensor) -> Tensor:
+    """[B, ...] -> [B, 1, ...], the Euclidean norm of each sample."""
+    return x.flatten(1).norm(dim=1).reshape(-1, *[1] * (x.ndim - 1))
+
+

@@ -1,0 +1,117 @@
+"""Gauss-Newton matrices of a solver family: how the loss bends as its few dozen parameters move.
+
+Tangents travel through the sampler beside the states. The table rule is linear, so only the network needs a
+derivative, and a directional one is a difference of two calls: one extra evaluation for every (parameter, step) pair
+in which the parameter can already be felt. A parameter of the last step costs nothing at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from s4s.distance import Distance
+from s4s.family import Arrays
+from s4s.solver import Denoise, node
+
+PERTURBATION = 1e-3  # of the level; small against the network's curvature, large against float32 rounding
+ROWS = 512  # rows of a network call that differentiates
+
+
+@dataclass(frozen=True)
+class GaussNewton:
+    """At some parameters: loss, gradient [p], curvature [p, p] (of half the loss's Hessian), network calls a sample."""
+
+    loss: float
+    gradient: Tensor
+    curvature: Tensor
+    evaluations: int
+
+
+def gauss_newton(
+    arrays: Callable[[Tensor], Arrays], theta: Tensor, denoise: Denoise, d: Distance, x_T: Tensor, y: Tensor
+) -> GaussNewton:
+    """Linearise the mean distance of the samples to ``y`` in the parameters.
+
+    Args:
+        arrays: parameters [p] -> arrays of a solver, differentiable.
+        x_T, y: [B, ...] starting noises and teacher outputs.
+    """
+    values = [a.detach() for a in arrays(theta)]
+    slopes = torch.func.jacfwd(arrays)(theta)
+    with torch.no_grad():
+        x, tangents, evaluations = _propagate(values, slopes, denoise, x_T)
+        features = d.features(x)
+        residual = features - d.features(y)
+        columns = _directional(lambda z, _: d.features(z), x, features, tangents, None, torch.tensor(1.0))
+        J = torch.stack([c.flatten() for c in columns]).double() if columns else theta.new_zeros(0, residual.numel())
+        r = residual.flatten().double()
+        return GaussNewton(r.square().mean().item(), J @ r / len(r), J @ J.T / len(r), evaluations)
+
+
+def _propagate(
+    values: list[Tensor], slopes: Arrays, denoise: Denoise, x_T: Tensor
+) -> tuple[Tensor, list[Tensor | None], int]:
+    """Last node, its derivative by every parameter (None where zero), network evaluations a sample."""
+    _, sigma_eval, start, weight = values
+    _, d_sigma_eval, d_start, d_weight = slopes
+    count = d_start.shape[-1]
+    x, outputs = x_T, []
+    tangents: list[Tensor | None] = [None] * count
+    d_outputs: list[list[Tensor | None]] = []
+    evaluations = 0
+    for n in range(len(sigma_eval)):
+        D = denoise(x, sigma_eval[n])
+        outputs.append(D)
+        d_D = _directional(denoise, x, D, tangents, d_sigma_eval[n], sigma_eval[n])
+        d_outputs.append(d_D)
+        evaluations += 1 + sum(t is not None for t in d_D)
+        tangents = [
+            _node_tangent(d_start[n + 1, c], d_weight[n + 1, :, c], weight[n + 1], x_T, outputs, [o[c] for o in d_outputs])
+            for c in range(count)
+        ]
+        x = node(start[n + 1], weight[n + 1], x_T, outputs)
+    return x, tangents, evaluations
+
+
+def _node_tangent(
+    d_start: Tensor, d_weight: Tensor, weight: Tensor, x_T: Tensor, outputs: list[Tensor], d_outputs: list[Tensor | None]
+) -> Tensor | None:
+    """Product rule on ``start * x_T + sum_j weight[j] * D[j]``."""
+    terms = [d_weight[j] * D for j, D in enumerate(outputs) if d_weight[j] != 0]
+    terms += [weight[j] * t for j, t in enumerate(d_outputs) if t is not None and weight[j] != 0]
+    if d_start != 0:
+        terms.append(d_start * x_T)
+    return torch.stack(terms).sum(0) if terms else None
+
+
+def _directional(
+    f: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    value: Tensor,
+    tangents: list[Tensor | None],
+    d_sigma: Tensor | None,
+    sigma: Tensor,
+) -> list[Tensor | None]:
+    """Derivative of ``f(x, sigma)`` along every (tangent, d_sigma) pair that is not zero, by forward differences."""
+    active = [c for c, t in enumerate(tangents) if t is not None or (d_sigma is not None and d_sigma[c] != 0)]
+    made: list[Tensor | None] = [None] * len(tangents)
+    size = len(x)
+    together = max(ROWS // size, 1)
+    for k in range(0, len(active), together):
+        batch = active[k : k + together]
+        moves = []
+        for c in batch:
+            t = tangents[c]
+            ds = 0.0 if d_sigma is None else d_sigma[c].item()
+            reach = max(t.square().mean().sqrt().item() if t is not None else 0.0, abs(ds), 1e-30)
+            step = PERTURBATION * sigma.item() / reach
+            moves.append((step, x if t is None else x + step * t, sigma + step * ds))
+        xs = torch.cat([m[1] for m in moves])
+        levels = torch.stack([m[2] for m in moves]).repeat_interleave(size)
+        for c, (step, *_), out in zip(batch, moves, f(xs, levels).split(size), strict=True):
+            made[c] = (out - value) / step
+    return made

@@ -1,0 +1,23 @@
+"""A solver as text for people."""
+
+from __future__ import annotations
+
+from s4s.solver import Solver
+
+
+def describe(solver: Solver) -> str:
+    """Grid, evaluation levels and weights as aligned columns, then where the solver comes from."""
+    numbers = solver.detach()
+    decoupled = not bool((numbers.sigma_eval == numbers.sigma[:-1]).all())
+    lines = [f"{solver.name}: {solver.nfe} evaluations, sigma {numbers.sigma[0]:.6g} to {numbers.sigma[-1]:.6g}", ""]
+    header = ["node", "sigma", *(["evaluated at"] if decoupled else []), "x_T", *(f"D[{j}]" for j in range(solver.nfe))]
+    rows = [header]
+    for n in range(solver.nfe + 1):
+        level = [f"{numbers.sigma_eval[n]:.6g}" if n < solver.nfe else "-"] if decoupled else []
+        used = [f"{w:+.5f}" for w in numbers.weight[n, :n].tolist()]
+        rows.append([str(n), f"{numbers.sigma[n]:.6g}", *level, f"{numbers.start[n]:.5g}", *used])
+    widths = [max(len(row[k]) for row in rows if k < len(row)) for k in range(len(header))]
+    lines += ["  ".join(cell.rjust(widths[k]) for k, cell in enumerate(row)) for row in rows]
+    simple = {k: v for k, v in solver.provenance.items() if isinstance(v, str | int | float) or v is None}
+    lines += ["", *(f"{key}: {value}" for key, value in simple.items())]
+    return "\n".join(lines)

@@ -1,0 +1,36 @@
+rule textbook:
+    output:
+        expand(f"{FOLDER}/solvers/{{cell}}.json", cell=FIXED),
+    log:
+        f"logs/{CONFIG['benchmark']}/fit/textbook.log",
+    benchmark:
+        f"logs/{CONFIG['benchmark']}/fit/textbook.tsv"
+    conda:
+        "../../environment.yml"
+    params:
+        config=CONFIG_FILE,
+        cells=FIXED,
+        depends_on=depends_on("textbook"),
+    shell:
+        "s4s fit {params.config} {params.cells} > {log} 2>&1"
+
+
+rule fit:
+    input:
+        f"{FOLDER}/models/denoiser.safetensors",
+        f"{FOLDER}/models/perceptual.safetensors",
+        f"{FOLDER}/teacher/pairs.safetensors",
+    output:
+        f"{FOLDER}/solvers/{{cell}}.json",
+        f"{FOLDER}/fits/{{cell}}.json",
+    log:
+        f"logs/{CONFIG['benchmark']}/fit/{{cell}}.log",
+    benchmark:
+        f"logs/{CONFIG['benchmark']}/fit/{{cell}}.tsv"
+    conda:
+        "../../environment.yml"
+    params:
+        config=CONFIG_FILE,
+        depends_on=depends_on("fit"),
+    shell:
+        "s4s fit {params.config} {wildcards.cell} > {log} 2>&1"
