@@ -101,7 +101,7 @@ def _classical(axes: Axes, found: Sequence[Score]) -> list[Line2D]:
         *(Line2D([], [], color=color[s], lw=2, label=solver_label(s)) for s in solvers),
     ]
     looks = [Line2D([], [], color="#888888", ls=dash[s], lw=1.1, label=schedule_label(s)) for s in schedules]
-    return [*handles, _title("Classical, grid"), *looks] if curves else []
+    return [*handles, _title("Classical grid"), *looks] if curves else []
 
 
 def _teacher(axes: Axes, found: Sequence[Score]) -> None:

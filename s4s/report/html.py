@@ -83,7 +83,7 @@ def write_report(
         pictures=[_picture(figure, path) for figure in figures],
         parts={part: _facts(records, part) for part in ("protocol", "provenance")},
         cells=[_cell(record, path) for record in records],
-        links=[(_relative(link, path), link.name) for link in links],
+        links=[_relative(link, path) for link in links],
     )
     write_text(path, page)
 
