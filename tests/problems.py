@@ -12,10 +12,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Data N(0, s^2). Linear; the flow scales x by the ratio of standard deviations."""
+    """Data N(0, s^2), with s for all samples or one for each. Linear; x scales as the standard deviation does."""
 
-    s: float = 0.7
-    name: str = "Gaussian"
+    s: float | Tensor = 0.7
 
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         return x * self.s**2 / (self.s**2 + sigma**2)
@@ -27,8 +26,6 @@ class Gaussian:
 @dataclass(frozen=True)
 class TwoPoints:
     """Data -1 or +1, evenly. Nonlinear; the probability flow keeps the quantile of x, which gives the solution."""
-
-    name: str = "two points"
 
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         return torch.tanh(x / sigma**2)
@@ -61,26 +58,29 @@ class Mixture:
         return cls(*(torch.as_tensor(golden[f"model/{key}"]) for key in ("w", "mu", "s")))
 
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
-        v = self.s**2 + sigma**2  # [K]
-        offset = x[:, None] - self.mu  # [B, K, C, H, W]
-        d = self.mu[0].numel()
-        r = (self.w.log() - offset.square().flatten(2).sum(-1) / (2 * v) - d / 2 * v.log()).softmax(-1)
+        r, offset, v = self._posterior(x, sigma)
         means = self.mu + (self.s**2 / v).reshape(-1, 1, 1, 1) * offset
         return (r[..., None, None, None] * means).sum(1)
 
     def eps(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Noise prediction, without dividing by sigma."""
-        v = self.s**2 + sigma**2
-        offset = x[:, None] - self.mu
-        d = self.mu[0].numel()
-        r = (self.w.log() - offset.square().flatten(2).sum(-1) / (2 * v) - d / 2 * v.log()).softmax(-1)
+        r, offset, v = self._posterior(x, sigma)
         return sigma * ((r / v)[..., None, None, None] * offset).sum(1)
+
+    def _posterior(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Responsibilities [B, K], offsets from the means [B, K, C, H, W] and variances [K]."""
+        v, offset = self.s**2 + sigma**2, x[:, None] - self.mu
+        distance = offset.square().flatten(2).sum(-1)
+        r = (self.w.log() - distance / (2 * v) - self.mu[0].numel() / 2 * v.log()).softmax(-1)
+        return r, offset, v
 
     def network(self, process: Any, prediction: str) -> Callable[..., Tensor]:
         """The perfect network of a process: ``net(x_t, model_time)``, from its own state and time."""
 
         def net(x_t: Tensor, model_time: Tensor) -> Tensor:
-            t = (model_time[0] + 1) / 1000 if hasattr(process, "alphas_cumprod") else model_time[0]
+            t = model_time[0].double()
+            if hasattr(process, "alphas_cumprod"):  # its network is told the index
+                t = (t + 1) / len(process.alphas_cumprod)
             alpha, sigma = process.alpha(t), process.sigma(t)
             D, eps = self.denoise(x_t / alpha, sigma / alpha), self.eps(x_t / alpha, sigma / alpha)
             return {"x0": D, "eps": eps, "v": alpha * eps - sigma * D, "flow": eps - D}[prediction]

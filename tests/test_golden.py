@@ -75,8 +75,7 @@ def test_case(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     process, solver, times = process_of(case), solver_of(case), golden[f"{case}/eval_t"]
     torch.testing.assert_close(process.time(solver.sigma_eval), times[: solver.nfe], rtol=1e-9, atol=0)
     x = process.from_edm(run(case, solver), solver.sigma[-1])
-    tolerance = 1e-9 if re.match(r"vp_linear:unipc/bh\d_eps", case) else 1e-10
-    torch.testing.assert_close(x, golden[f"{case}/x"], rtol=0, atol=tolerance)
+    torch.testing.assert_close(x, golden[f"{case}/x"], rtol=0, atol=1e-10)
 
 
 # --- a case's name -> our solver ---
