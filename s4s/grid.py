@@ -82,7 +82,8 @@ def _between(
     """Uniform between two values in a transformed variable; the ends exact."""
     a, b = to(torch.tensor([first, last], dtype=torch.float64))
     values = back(a + u * (b - a))
-    return torch.cat([values.new_tensor([first]), values[1:-1], values.new_tensor([last])]) if len(u) > 1 else values[:1]
+    ends = values.new_tensor([first, last])
+    return torch.cat([ends[:1], values[1:-1], ends[1:]]) if len(u) > 1 else ends[:1]
 
 
 def _own(levels: Sequence[float] | Tensor, nfe: int) -> Tensor:

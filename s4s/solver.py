@@ -139,7 +139,9 @@ def sample(
     Raises:
         Error: a network output has the wrong shape, or is not finite; names the step and the level.
     """
-    sigma_eval, start, weight = (a.to(x_T.device, non_blocking=True) for a in (solver.sigma_eval, solver.start, solver.weight))
+    sigma_eval, start, weight = (
+        a.to(x_T.device, non_blocking=True) for a in (solver.sigma_eval, solver.start, solver.weight)
+    )
     outputs: list[Tensor] = []
     finite: list[Tensor] = []
     x = x_T
@@ -206,6 +208,8 @@ def _check(solver: Solver) -> None:
 
 def check_levels(sigma: Tensor, *, strictly: bool) -> None:
     """Raise unless the levels [N+1] fall (strictly, or never rise) and are positive, the last possibly 0."""
+    if not sigma.isfinite().all():
+        raise Error("noise levels must be numbers: one is NaN or infinite")
     step = sigma.diff()
     bad = (step >= 0) if strictly else (step > 0)
     if bad.any():
