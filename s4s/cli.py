@@ -55,8 +55,7 @@ def train(config: Path, network: str, results: Path) -> None:
     Example: s4s train config/digits.yaml denoiser
     """
     loaded = load(config)
-    from s4s import stages
-
+    stages = _stages()
     click.echo(stages.train_network(loaded, results, network))
 
 

@@ -149,7 +149,7 @@ def made_from(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
         "train": model,
         "textbook": process,
         "teacher": pairs,
-        "fit": pairs | {key: config["learned"][key] for key in ("distance", "radius", "iterations")},
+        "fit": pairs | {key: config["learned"][key] for key in ("distance", "radius", "rounds")},
         "sample": model | process | {key: config["sample"][key] for key in ("seed", "uint8")},
     }[stage]
 

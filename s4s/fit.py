@@ -73,7 +73,8 @@ def fit(
     radius: float = 0.0,
     order: int | None = None,
     seed: int = 0,
-    iterations: int | None = None,
+    rounds: int = 12,
+    patience: int = 4,
     validation: int | None = None,
     progress: str | None = None,
 ) -> FitResult:
@@ -88,7 +89,8 @@ def fit(
         radius: r of the relaxed objective, in units of sigma_T; 0 is the plain objective.
         order: outputs a step of the multistep family may use; by default what the start uses.
         seed: of the batches.
-        iterations: Gauss-Newton iterations; by default the method's.
+        rounds: times the cycle of blocks is gone through, one Levenberg-Marquardt step a block.
+        patience: stop after this many rounds without a gain of half a percent on validation.
 
     Raises:
         Error: unknown method or distance, shapes or levels that do not fit the teacher, a start the family cannot hold.
@@ -106,7 +108,7 @@ def fit(
         raise Error(f"validation = {held_out} must leave some of the teacher's {len(teacher)} samples to train on")
     fitter = _Fitter(made, spec, denoise, teacher, held_out, _distance(distance), radius, seed)
     started = time.perf_counter()
-    best = fitter.run(len(spec.cycle) * 12 if iterations is None else iterations, progress)
+    best = fitter.run(rounds, patience, progress)
     record = {"method": method, "start": solver.name, "start_provenance": dict(solver.provenance), "family": made.kind,
               "distance": fitter.d.name, "radius": radius, "seed": seed, "teacher": dict(teacher.provenance),
               "teacher_samples": len(teacher) - held_out, "val_loss": best.loss, "start_loss": fitter.start_loss,
@@ -156,8 +158,10 @@ class _Fitter:
         value = torch.cat(parts).mean().item()
         return value if value == value else float("inf")
 
-    def run(self, iterations: int, progress: str | None) -> _Best:
-        theta = self.family.theta
+    def run(self, rounds: int, patience: int, progress: str | None) -> _Best:
+        """Go through the cycle until the rounds are spent or validation stops gaining."""
+        theta, mark = self.family.theta, (0, self.start_loss)
+        iterations = rounds * len(self.cycle)
         bar = tqdm(range(iterations), desc=progress, disable=progress is None, mininterval=2)
         for k in bar:
             index = self.batch(k, iterations)
@@ -169,6 +173,10 @@ class _Fitter:
                 self.best = _Best(theta, val)
             self.history.append({"iteration": k, "batch": len(index), "loss": loss, "val_loss": val, "evaluations": self.evaluations})
             bar.set_postfix_str(f"validation {self.best.loss:.3g} of {self.start_loss:.3g}")
+            if self.best.loss < 0.995 * mark[1]:
+                mark = (k, self.best.loss)
+            if k - mark[0] >= patience * len(self.cycle):
+                break
         return self.best
 
     def batch(self, k: int, iterations: int) -> Tensor:

@@ -47,7 +47,8 @@ def gauss_newton(
         features = d.features(x)
         residual = features - d.features(y)
         columns = _directional(lambda z, _: d.features(z), x, features, tangents, None, torch.tensor(1.0))
-        J = torch.stack([c.flatten() for c in columns]).double() if columns else theta.new_zeros(0, residual.numel())
+        none = torch.zeros_like(residual)  # of a parameter that is felt nowhere
+        J = torch.stack([(none if c is None else c).flatten() for c in columns]).double()
         r = residual.flatten().double()
         return GaussNewton(r.square().mean().item(), J @ r / len(r), J @ J.T / len(r), evaluations)
 

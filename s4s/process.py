@@ -204,7 +204,7 @@ class VPDiscrete(_Variance, Process):
 
 @dataclass(frozen=True)
 class Flow(_Variance, Process):
-    """Rectified flow: ``alpha = 1 - t``, ``sigma = t``. The level is infinite at ``t = 1``, so sampling starts below."""
+    """Rectified flow: ``alpha = 1 - t``, ``sigma = t``. The level is infinite at ``t = 1``, sampling starts below."""
 
     t_min: float = 1e-3
     t_max: float = 0.999

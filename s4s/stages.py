@@ -36,7 +36,6 @@ from s4s.teacher import TeacherSet, generate
 
 Config = Mapping[str, Any]
 NETWORKS = {"denoiser": DigitsUNet, "features": Classifier, "perceptual": Perceptual}
-TRAIN_THREADS = 2  # fixed, not the number of cores at hand: sums split another way give other last bits
 
 
 class Folder:
@@ -68,7 +67,6 @@ class Folder:
 def train_network(config: Config, results: Path, kind: str) -> Path:
     """Train ``denoiser``, ``features`` or ``perceptual`` and save its weights."""
     model = config["model"]
-    torch.set_num_threads(TRAIN_THREADS)
     if kind == "denoiser":
         net = train.train_denoiser(model["seed"], model["steps"], model["batch"], channels=model["channels"])
     else:
@@ -155,7 +153,7 @@ def fit_cell(config: Config, results: Path, cell: Cell) -> Path:
         distance=distance_of(config, results),
         radius=learned["radius"],
         seed=cell.seed or 0,
-        iterations=learned["iterations"],
+        rounds=learned["rounds"],
         validation=config["teacher"]["validation"],
         progress=cell.name,
     )

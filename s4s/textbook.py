@@ -95,7 +95,7 @@ def heun(trace: Trace, grid: Tensor) -> Tensor:
 
 
 def ipndm(trace: Trace, grid: Tensor, order: Literal[1, 2, 3, 4] = 3) -> Tensor:
-    """iPNDM (Zhang & Chen 2023, App. B): Adams-Bashforth weights of equal steps, whatever the steps."""
+    """iPNDM (PNDM, Liu et al. 2022, with the rising order of Zhang & Chen 2023): weights of equal steps, always."""
     x, eps = trace.x_T, list[Tensor]()
     for s, s_next in pairwise(grid):
         eps.insert(0, trace.eps(x, s))
@@ -134,7 +134,7 @@ def dpmpp(
     orders: Sequence[int] | None = None,
     inner: Sequence[float] | Tensor | None = None,
 ) -> Tensor:
-    """DPM-Solver++ multistep (Lu et al. 2022b, Alg. 2 and App. B); with ``prediction="eps"`` DPM-Solver.
+    """DPM-Solver++ multistep (Lu et al. 2022b, Alg. 2; order 3 as in their code); with ``prediction="eps"`` DPM-Solver.
 
     ``variant`` is the second-order weight: ``phi_1 / 2`` (midpoint) or ``phi_2`` (taylor). ``lower_order_final`` caps
     the order by the steps left, at every number of steps. ``singlestep``, ``orders``, ``inner``: see ``_singlestep``.
@@ -159,7 +159,9 @@ def dpmpp(
             D1_1 = (m[n - 1] - m[n - 2]) / r1
             D1 = D1_0 + r0 / (r0 + r1) * (D1_0 - D1_1)
             D2 = (D1_0 - D1_1) / (r0 + r1)
-            x = x - phi[1] * D1 - phi[2] * D2
+            x = (
+                x - phi[1] * D1 - phi[2] * D2
+            )  # as published; Taylor's formula has 2 phi_3: of order 2 (docs/solvers.md)
     return x
 
 
@@ -267,7 +269,7 @@ def _transfer(s: Tensor, s_next: Tensor, prediction: Prediction, order: int) -> 
 
 
 def _vandermonde(r: list[Tensor], phi: list[Tensor]) -> list[Tensor]:
-    """UniPC's weights (Zhao et al. 2023, Eq. 11), times B(h): ``sum_j r_j^(i-1) rho_j = i! phi_{i+1}``."""
+    """UniPC's weights (Zhao et al. 2023, Theorem 3.1), times B(h): ``sum_j r_j^(i-1) rho_j = i! phi_{i+1}``."""
     R = torch.stack([torch.stack(r) ** i for i in range(len(r))])
     b = torch.stack([math.factorial(i) * phi[i] for i in range(1, len(r) + 1)])
     return list(torch.linalg.solve(R, b))

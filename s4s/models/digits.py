@@ -109,7 +109,7 @@ class Classifier(nn.Module):
         return self.stem(x)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(F.dropout(self.features(x), 0.2, self.training))  # type: ignore[no-any-return]
+        return self.head(self.features(x))  # type: ignore[no-any-return]
 
 
 class Perceptual(nn.Module):
@@ -137,4 +137,4 @@ class Perceptual(nn.Module):
         return taps
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(F.dropout(self.taps(x)[-1].flatten(1), 0.2, self.training))
+        return self.head(self.taps(x)[-1].flatten(1))

@@ -6,8 +6,15 @@ from snakemake.exceptions import WorkflowError
 from s4s import config as benchmark
 from s4s.errors import Error
 
+
+envvars:
+    "PATH",
+
+
 # Jobs find the s4s of the environment that runs Snakemake, activated or not.
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+os.environ["PATH"] = os.pathsep.join(
+    [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+)
 
 try:
     CONFIG = benchmark.check(config)
@@ -16,7 +23,10 @@ except Error as error:
 
 FOLDER = f"results/{CONFIG['benchmark']}"
 CELLS = {cell.name: cell for cell in benchmark.cells(CONFIG)}
-GROUPS = {group: [cell.name for cell in cells] for group, cells in benchmark.groups(CONFIG).items()}
+GROUPS = {
+    group: [cell.name for cell in cells]
+    for group, cells in benchmark.groups(CONFIG).items()
+}
 FIXED = [name for name, cell in CELLS.items() if not cell.learned]
 LEARNED = [name for name, cell in CELLS.items() if cell.learned]
 SHARDS = benchmark.shards(CONFIG)

@@ -27,6 +27,7 @@ rule fit:
         f"logs/{CONFIG['benchmark']}/fit/{{cell}}.log",
     benchmark:
         f"logs/{CONFIG['benchmark']}/fit/{{cell}}.tsv"
+    priority: 50
     conda:
         "../../environment.yml"
     params:

@@ -5,6 +5,7 @@ rule train:
         f"logs/{CONFIG['benchmark']}/train/{{network}}.log",
     benchmark:
         f"logs/{CONFIG['benchmark']}/train/{{network}}.tsv"
+    priority: 100
     conda:
         "../../environment.yml"
     threads: 2

@@ -3,7 +3,11 @@ rule table:
         expand(f"{FOLDER}/metrics/{{cell}}.json", cell=list(CELLS)),
     output:
         f"{FOLDER}/fid.csv",
-        expand(f"{FOLDER}/tables/{{table}}.{{suffix}}", table=["fid", "summary"], suffix=["csv", "md", "tex"]),
+        expand(
+            f"{FOLDER}/tables/{{table}}.{{suffix}}",
+            table=["fid", "summary"],
+            suffix=["csv", "md", "tex"],
+        ),
     log:
         f"logs/{CONFIG['benchmark']}/table.log",
     benchmark:
@@ -21,7 +25,11 @@ rule figure:
         f"{FOLDER}/fid.csv",
         expand(f"{FOLDER}/tables/{{table}}.md", table=["fid", "summary"]),
         expand(f"{FOLDER}/solvers/{{cell}}.json", cell=list(CELLS)),
-        [f"{FOLDER}/samples/{name}/{first:06d}-{last:06d}.npz" for name in CELLS for first, last in SHARDS[:1]],
+        [
+            f"{FOLDER}/samples/{name}/{first:06d}-{last:06d}.npz"
+            for name in CELLS
+            for first, last in SHARDS[:1]
+        ],
     output:
         f"{FOLDER}/figures/fid_vs_nfe.png",
         f"{FOLDER}/report.html",

@@ -7,6 +7,7 @@ rule teacher:
         f"logs/{CONFIG['benchmark']}/teacher.log",
     benchmark:
         f"logs/{CONFIG['benchmark']}/teacher.tsv"
+    priority: 90
     conda:
         "../../environment.yml"
     params:

@@ -1,0 +1,183 @@
+"""Families start exactly at the solver they are given; fits never end above it and never break."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import s4s
+from s4s.distance import distance, perceptual, total
+from s4s.family import FAMILIES, family
+from s4s.fit import METHODS
+from s4s.jacobian import gauss_newton
+
+PROCESS = s4s.EDM(0.002, 80.0)
+STARTS = [("ddim", {}), ("dpmpp", {"order": 3}), ("unipc", {"order": 3}), ("ipndm", {"order": 3}), ("deis", {"order": 3})]
+
+
+def net(x: Tensor, sigma: Tensor) -> Tensor:
+    """Posterior mean of three Gaussian blobs in 4 dimensions; a small nonlinear network with per-sample levels."""
+    centres = torch.tensor([[1.0, 0.5, -0.5, 0.0], [-1.0, 0.0, 0.5, 1.0], [0.2, -1.0, 0.0, -0.7]]).to(x)
+    v = 0.04 + sigma.to(x)[:, None] ** 2
+    score = -((x[:, None] - centres) ** 2).sum(-1) / (2 * v)
+    mean = (score.softmax(1)[..., None] * centres).sum(1)
+    return mean + 0.04 / v * (x - mean)
+
+
+denoise = PROCESS.denoiser(net, prediction="x0")
+
+
+@pytest.fixture(scope="module")
+def teacher() -> s4s.TeacherSet:
+    solver = s4s.solver("dpmpp", s4s.grid("logsnr", PROCESS, 40), order=3)
+    return s4s.teacher_set(solver, denoise, n=160, shape=(4,), seed=7, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("name", "options"), STARTS)
+@pytest.mark.parametrize("kind", sorted(FAMILIES))
+@pytest.mark.parametrize("schedule", ["logsnr", "edm", "quadratic"])
+def test_families_start_at_their_solver(name: str, options: dict[str, int], kind: str, schedule: str) -> None:
+    start = s4s.solver(name, s4s.grid(schedule, PROCESS, 5), **options)
+    made = family(start, kind)
+    solver = made.solver(made.theta)
+    for key in ("sigma", "sigma_eval", "start", "weight"):
+        value, target = getattr(solver, key), getattr(start, key)
+        assert (value - target).abs().max() <= 1e-12 * target.abs().max(), key
+
+
+def test_decoupled_start_is_read_back() -> None:
+    sigma = s4s.grid("edm", PROCESS, 5)
+    times = sigma[:-1].clone()
+    times[2] = (sigma[2] * sigma[3]).sqrt() * 1.2
+    start = s4s.solver("ipndm", sigma, sigma_eval=times)
+    made = family(start, "lms")
+    assert torch.allclose(made.solver(made.theta).sigma_eval, times, rtol=1e-12)
+
+
+@given(st.lists(st.floats(-60, 60), min_size=8, max_size=8))
+@settings(max_examples=100, deadline=None)
+def test_levels_fall_whatever_the_parameters(values: list[float]) -> None:
+    made = family(s4s.solver("ipndm", s4s.grid("edm", PROCESS, 5)), "lms")
+    theta = made.theta.index_put((made.columns("grid", "shift"),), torch.tensor(values, dtype=torch.float64))
+    sigma, sigma_eval, *_ = made.arrays(theta)
+    assert (sigma.diff() < 0).all() and sigma[0] == 80.0 and sigma[-1] == 0.002
+    lam, moved = -sigma.log(), -sigma_eval.log()
+    assert ((moved[1:] - lam[1:-1]).abs() <= torch.maximum(lam.diff()[1:], lam.diff()[:-1]) / 2 + 1e-12).all()
+
+
+@pytest.mark.parametrize("kind", sorted(FAMILIES))
+def test_gauss_newton_gradient_is_the_losses(kind: str, teacher: s4s.TeacherSet) -> None:
+    made = family(s4s.solver("ipndm", s4s.grid("edm", PROCESS, 5)), kind)
+    x_T, y, d = teacher.x_T[:32], teacher.y[:32], distance("l2")
+    theta = (made.theta + 0.01).requires_grad_(True)
+    (exact,) = torch.autograd.grad(d(s4s.sample(made.solver(theta), denoise, x_T), y).mean() / 2, theta)
+    g = gauss_newton(made.arrays, theta.detach(), denoise, d, x_T, y)
+    assert (g.gradient - exact).abs().max() < 5e-3 * exact.abs().max()
+    assert torch.linalg.eigvalsh(g.curvature).min() > -1e-12
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_improves_its_start(method: str, teacher: s4s.TeacherSet) -> None:
+    start = s4s.solver("ipndm", s4s.grid("edm", PROCESS, 5))
+    result = s4s.fit(start, denoise, teacher, method, rounds=6)
+    assert result.val_loss < 0.8 * result.start_loss
+    assert result.solver.nfe == start.nfe and result.evaluations > 0
+    x_T, y = teacher.x_T[-40:], teacher.y[-40:]
+    again = distance("l2")(s4s.sample(result.solver, denoise, x_T), y).mean().item()
+    assert again == pytest.approx(result.val_loss, rel=1e-9)
+
+
+def test_same_seed_same_bytes(teacher: s4s.TeacherSet, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("fits")
+    start = s4s.solver("dpmpp", s4s.grid("logsnr", PROCESS, 4))
+    for name in ("a", "b"):
+        s4s.fit(start, denoise, teacher, "s4s-alt", rounds=2, seed=3).solver.save(folder / name)
+    assert (folder / "a").read_bytes() == (folder / "b").read_bytes()
+
+
+def test_moved_noises_stay_in_the_ball_and_lower_the_loss(teacher: s4s.TeacherSet) -> None:
+    start = s4s.solver("ipndm", s4s.grid("edm", PROCESS, 4))
+    plain = s4s.fit(start, denoise, teacher, "s4s", rounds=8, radius=0.0)
+    relaxed = s4s.fit(start, denoise, teacher, "s4s", rounds=8, radius=0.02)
+    assert relaxed.history[-1]["loss"] < plain.history[-1]["loss"]
+    assert relaxed.val_loss <= relaxed.start_loss
+
+
+random_configuration = st.fixed_dictionaries(
+    {
+        "start": st.sampled_from(STARTS),
+        "schedule": st.sampled_from(["logsnr", "edm", "quadratic"]),
+        "nfe": st.integers(3, 8),
+        "method": st.sampled_from(sorted(METHODS)),
+        "seed": st.integers(0, 1000),
+        "radius": st.sampled_from([0.0, 0.01, 0.1]),
+    }
+)
+
+
+@given(random_configuration)
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_no_fit_ends_above_its_start(case: dict[str, object]) -> None:
+    name, options = case["start"]  # type: ignore[misc]
+    start = s4s.solver(name, s4s.grid(case["schedule"], PROCESS, case["nfe"]), **options)  # type: ignore[arg-type]
+    teacher = _SHARED.setdefault("teacher", s4s.teacher_set(_STRONG, denoise, n=48, shape=(4,), dtype=torch.float64))
+    result = s4s.fit(start, denoise, teacher, case["method"], seed=case["seed"], radius=case["radius"], rounds=3)  # type: ignore[arg-type]
+    assert result.val_loss <= result.start_loss
+    assert (result.solver.sigma.diff() < 0).all()
+    assert all(getattr(result.solver, key).isfinite().all() for key in ("sigma_eval", "start", "weight"))
+
+
+_STRONG = s4s.solver("dpmpp", s4s.grid("logsnr", PROCESS, 30), order=3)
+_SHARED: dict[str, s4s.TeacherSet] = {}
+
+
+def test_steps_into_nan_are_refused(teacher: s4s.TeacherSet) -> None:
+    """Outputs turn to NaN a little way from the start's levels: steps that reach there are refused."""
+    start = s4s.solver("ipndm", s4s.grid("edm", PROCESS, 4))
+    good = {level.item() for level in start.sigma_eval}
+
+    def brittle(x: Tensor, sigma: Tensor) -> Tensor:
+        known = torch.tensor([min(abs(s / g - 1) for g in good) < 2e-3 for s in sigma.flatten().tolist()])
+        return torch.where(known.all(), denoise(x, sigma), torch.nan)
+
+    result = s4s.fit(start, brittle, teacher, "ld3", rounds=2)
+    assert result.val_loss <= result.start_loss < float("inf")
+    assert torch.allclose(result.solver.sigma_eval, start.sigma_eval, rtol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "s5s"}, "unknown method 's5s'; choose one of: bns, guided, joint, ld3, s4s, s4s-alt"),
+        ({"distance": "l3"}, "unknown distance 'l3'"),
+        ({"radius": -1.0}, "radius = -1.0 must not be negative"),
+        ({"validation": 160}, "validation = 160"),
+        ({"order": 2, "method": "s4s"}, "order 2 is below the 3 outputs"),
+    ],
+)
+def test_bad_input_is_one_line(change: dict[str, object], message: str, teacher: s4s.TeacherSet) -> None:
+    start = s4s.solver("ipndm", s4s.grid("edm", PROCESS, 5))
+    with pytest.raises(s4s.Error, match=message.replace("(", r"\(")) as caught:
+        s4s.fit(start, denoise, teacher, **change)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_start_from_another_level_is_refused(teacher: s4s.TeacherSet) -> None:
+    start = s4s.solver("ipndm", s4s.grid("edm", s4s.EDM(0.002, 40.0), 5))
+    with pytest.raises(s4s.Error, match="starts at level 40"):
+        s4s.fit(start, denoise, teacher)
+
+
+def test_distances() -> None:
+    a, b = torch.randn(3, 2, 4, 4, dtype=torch.float64), torch.randn(3, 2, 4, 4, dtype=torch.float64)
+    assert torch.allclose(distance("l2")(a, b), ((a - b) ** 2).mean((1, 2, 3)))
+    lpips = perceptual(lambda x: [x, 2 * x[:, :, ::2, ::2]])
+    unit = [t / (t.norm(dim=1, keepdim=True) + 1e-4) for t in (a, b)]
+    halves = [t / (t.norm(dim=1, keepdim=True) + 1e-4) for t in (2 * a[:, :, ::2, ::2], 2 * b[:, :, ::2, ::2])]
+    expected = ((unit[0] - unit[1]) ** 2).sum(1).mean((1, 2)) + ((halves[0] - halves[1]) ** 2).sum(1).mean((1, 2))
+    assert torch.allclose(lpips(a, b), expected)
+    both = total((0.5, distance("l2")), (2.0, lpips))
+    assert torch.allclose(both(a, b), 0.5 * distance("l2")(a, b) + 2 * lpips(a, b))

@@ -1,0 +1,185 @@
+"""The command line, and the pipeline on a tiny config: what a user sees, from the first run to a broken one."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from s4s.cli import cli, main
+
+ROOT = Path(__file__).parents[1]
+TINY = ROOT / "tests" / "tiny" / "config.yaml"
+S4S_ALT = "s4s-alt_ipndm3_edm_nfe4_seed0"
+
+
+def snakemake(where: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the workflow in another folder; tests never touch the checkout's results."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(where)]
+    return subprocess.run([*command, "--cores", "2", *arguments], capture_output=True, text=True, cwd=ROOT)
+
+
+def s4s(where: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "s4s", *arguments], capture_output=True, text=True, cwd=where)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder in which the tiny benchmark has run to its end."""
+    where = tmp_path_factory.mktemp("tiny")
+    shutil.copy(TINY, where / "config.yaml")
+    done = snakemake(where, "--configfile", "config.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    yield where
+
+
+def test_a_run_ends_with_every_result(finished: Path) -> None:
+    folder = finished / "results" / "tiny"
+    with (folder / "fid.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    header = "benchmark,method,solver,schedule,family,order,nfe,seed,fid,n_samples,val_loss,fit_seconds,fit_nfe"
+    assert ",".join(rows[0]) == header + ",sample_seconds,metrics_file"
+    assert [row["method"] for row in rows].count("classical") == 2
+    assert all(float(row["fid"]) > 0 for row in rows) and len(rows) == 5
+    for name in ("tables/fid.md", "tables/fid.tex", "figures/fid_vs_nfe.png", "figures/samples.pdf", "report.html"):
+        assert (folder / name).stat().st_size > 0
+    record = json.loads((folder / "metrics" / f"{S4S_ALT}.json").read_text())
+    assert len(record["protocol"]["weights_sha256"]) == 64 and len(record["protocol"]["reference_sha256"]) == 64
+    assert record["provenance"]["versions"]["torch"] and record["fid_label"] == "FID@200"
+    assert not list(folder.rglob(".*")), "temporary files were left behind"
+
+
+def test_a_second_run_does_nothing(finished: Path) -> None:
+    again = snakemake(finished, "--configfile", "config.yaml")
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def test_a_changed_value_reruns_only_what_depends_on_it(finished: Path) -> None:
+    planned = snakemake(finished, "--configfile", "config.yaml", "-n", "--quiet", "rules", "--config", "sample={n: 300}")
+    text = planned.stdout + planned.stderr
+    assert planned.returncode == 0, text
+    plan = snakemake(finished, "--configfile", "config.yaml", "-n", "--config", "learned={radius: 0.01}").stdout
+    assert "rule fit" in plan and "sample_s4s_nfe4" in plan
+    for untouched in ("rule train", "rule teacher", "sample_classical_nfe4", "rule textbook"):
+        assert untouched not in plan, untouched
+    snakemake(finished, "--configfile", "config.yaml", "-n")  # puts the effective config back
+
+
+def test_samples_have_the_same_bits_in_any_shards(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "results", tmp_path / "results")
+    for first, last in ((0, 130), (130, 137), (137, 200)):
+        done = s4s(tmp_path, "sample", str(TINY), S4S_ALT, "--first", str(first), "--last", str(last))
+        assert done.returncode == 0, done.stderr
+    folder = tmp_path / "results" / "tiny" / "samples" / S4S_ALT
+    shards = [np.load(folder / f"{a:06d}-{b:06d}.npz")["images"] for a, b in ((0, 130), (130, 137), (137, 200))]
+    assert np.array_equal(np.concatenate(shards), np.load(folder / "000000-000200.npz")["images"])
+
+
+def test_a_fit_has_the_same_bytes_again(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "results", tmp_path / "results")
+    path = tmp_path / "results" / "tiny" / "solvers" / f"{S4S_ALT}.json"
+    before = path.read_bytes()
+    path.unlink()
+    assert s4s(tmp_path, "fit", str(TINY), S4S_ALT).returncode == 0
+    assert path.read_bytes() == before
+
+
+def test_show_prints_grid_and_weights(finished: Path) -> None:
+    shown = s4s(finished, "show", f"results/tiny/solvers/{S4S_ALT}.json").stdout
+    assert "s4s-alt(ipndm3): 4 evaluations, sigma 80 to 0.002" in shown
+    assert "evaluated at" in shown and "D[3]" in shown
+
+
+def test_results_of_another_config_are_refused(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "results", tmp_path / "results")
+    text = TINY.read_text().replace("steps: 60", "steps: 61")
+    (tmp_path / "other.yaml").write_text(text)
+    path = tmp_path / "results" / "tiny" / "solvers" / f"{S4S_ALT}.json"
+    before = path.read_bytes()
+    refused = s4s(tmp_path, "fit", "other.yaml", S4S_ALT)
+    assert refused.returncode == 1
+    assert "made from another config (model.steps = 60 there, 61 in this one)" in refused.stderr
+    assert refused.stderr.count("\n") == 1 and path.read_bytes() == before
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+@pytest.mark.parametrize("victim", [f"solvers/{S4S_ALT}.json", "models/denoiser.safetensors", f"samples/{S4S_ALT}"])
+def test_truncated_files_are_one_line(finished: Path, tmp_path: Path, victim: str, share: float) -> None:
+    shutil.copytree(finished / "results", tmp_path / "results")
+    path = tmp_path / "results" / "tiny" / victim
+    path = next(path.glob("*.npz")) if path.is_dir() else path
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    command = "evaluate" if victim.startswith("samples") else "sample"
+    refused = s4s(tmp_path, command, str(TINY), S4S_ALT)
+    assert refused.returncode == 1
+    assert refused.stderr.strip().splitlines()[-1].startswith("s4s: ") and "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "none.yaml", "x"], "s4s: none.yaml: cannot read the config: No such file or directory"),
+        (["fit", str(TINY), "s4s_x"], "s4s: no cell 's4s_x' in benchmark 'tiny'; `s4s cells CONFIG` lists them"),
+        (["teacher", str(TINY)], "denoiser.safetensors: cannot read the weights"),
+        (["show", str(TINY)], "not a solver file"),
+        (["evaluate", str(TINY), S4S_ALT], "cannot read"),
+    ],
+)
+def test_errors_are_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+    refused = s4s(tmp_path, *arguments)
+    assert refused.returncode == 1
+    assert message in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir()), "nothing is written"
+
+
+def test_a_typo_stops_the_workflow_before_any_work(tmp_path: Path) -> None:
+    for change, message in (
+        ("nfe=[0]", "nfe.0: 0 is less than the minimum of 1"),
+        ("nfee=[4]", "unknown key 'nfee'; choose one of: benchmark"),
+    ):
+        refused = snakemake(tmp_path, "--configfile", str(TINY), "--config", change)
+        assert refused.returncode != 0
+        assert message in refused.stdout + refused.stderr
+        assert "Traceback" not in refused.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_every_rule_is_one_command_of_ours() -> None:
+    for path in sorted((ROOT / "workflow" / "rules").glob("*.smk")):
+        lines = path.read_text().splitlines()
+        for n, line in enumerate(lines):
+            if line.strip() == "shell:":
+                assert lines[n + 1].strip().startswith('"s4s '), f"{path.name}:{n + 2}"
+
+
+def test_help_of_every_command_has_an_example() -> None:
+    for name in sorted(cli.commands):
+        shown = CliRunner().invoke(cli, [name, "--help"])
+        assert shown.exit_code == 0 and f"Example: s4s {name} " in " ".join(shown.output.split())
+
+
+def test_main_reports_errors_without_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["show", "missing.json"])
+    assert caught.value.code == 1
+    assert capsys.readouterr().err == "s4s: missing.json: cannot read the solver file: No such file or directory\n"
+
+
+def test_the_cluster_profile_resolves(finished: Path) -> None:
+    env_profile = ROOT / "workflow" / "profiles" / "slurm"
+    planned = snakemake(finished, "--configfile", "config.yaml", "-n", "--workflow-profile", str(env_profile), "--forceall")
+    assert planned.returncode == 0, planned.stderr
+    assert "rule fit" in planned.stdout
+
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
