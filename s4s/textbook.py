@@ -1,7 +1,7 @@
 """The textbook updates, each written as in its paper, run once on coefficient rows.
 
-A state is a row [1 + nfe]: its coefficients over ``(x_T, D[0], ..., D[nfe-1])``. Running the published update on rows
-instead of images gives the solver's table. Levels are ``sigma`` in EDM coordinates (alpha = 1), ``h`` a positive step
+A state is a row [1 + nfe]: its coefficients over ``(x_T, D[0], ..., D[nfe-1])``. The published update run on rows instead
+of images gives the solver's table. Levels are ``sigma`` in EDM coordinates (alpha = 1), ``h`` a positive step
 in ``lam = -log sigma``, ``m`` a model output (``D`` or ``eps``). Adding a solver: one function, one row in ``SOLVERS``.
 
 No function looks at the grid's values, so all are differentiable and work under ``torch.func``.
@@ -159,9 +159,7 @@ def dpmpp(
             D1_1 = (m[n - 1] - m[n - 2]) / r1
             D1 = D1_0 + r0 / (r0 + r1) * (D1_0 - D1_1)
             D2 = (D1_0 - D1_1) / (r0 + r1)
-            x = (
-                x - phi[1] * D1 - phi[2] * D2
-            )  # as published; Taylor's formula has 2 phi_3: of order 2 (docs/solvers.md)
+            x = x - phi[1] * D1 - phi[2] * D2  # as published: 2 phi_3 would make the order 3
     return x
 
 
