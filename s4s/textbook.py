@@ -1,7 +1,7 @@
 """The textbook updates, each written as in its paper, run once on coefficient rows.
 
-A state is a row [1 + nfe]: its coefficients over ``(x_T, D[0], ..., D[nfe-1])``. The published update run on rows instead
-of images gives the solver's table. Levels are ``sigma`` in EDM coordinates (alpha = 1), ``h`` a positive step
+A state is a row [1 + nfe]: its coefficients over ``(x_T, D[0], ..., D[nfe-1])``. The published update run on rows
+instead of images gives the solver's table. Levels are ``sigma`` in EDM coordinates (alpha = 1), ``h`` a positive step
 in ``lam = -log sigma``, ``m`` a model output (``D`` or ``eps``). Adding a solver: one function, one row in ``SOLVERS``.
 
 No function looks at the grid's values, so all are differentiable and work under ``torch.func``.
