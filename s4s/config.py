@@ -192,7 +192,9 @@ def _line(error: Any) -> str:
         unknown = sorted(set(error.instance) - set(error.schema["properties"]))
         return f"{where}: unknown key {unknown[0]!r}; choose one of: {known}"
     if error.validator == "enum":
-        return f"{where}: {error.instance!r} is not possible; choose one of: {', '.join(map(str, error.validator_value))}"
+        return (
+            f"{where}: {error.instance!r} is not possible; choose one of: {', '.join(map(str, error.validator_value))}"
+        )
     if error.validator == "required":
         return f"{where}: {error.message}"
     hint = error.schema.get("description", "")
@@ -211,11 +213,17 @@ def _require_possible(config: Mapping[str, Any]) -> None:
             if key not in known:
                 raise Error(f"{made.solver}: unknown option {key!r}; choose one of: {', '.join(known) or 'none'}")
             if value not in known[key]:
-                raise Error(f"{made.solver}.{key}: {value!r} is not possible; choose one of: {', '.join(map(str, known[key]))}")
+                raise Error(
+                    f"{made.solver}.{key}: {value!r} is not possible; choose one of: {', '.join(map(str, known[key]))}"
+                )
         if made.options.get("order", 1) > made.nfe:
-            raise Error(f"nfe: {made.nfe} is too few for {made.start}: an order above the number of steps has no history")
+            raise Error(
+                f"nfe: {made.nfe} is too few for {made.start}: an order above the number of steps has no history"
+            )
         if made.solver == "heun" and made.nfe % 2:
-            raise Error(f"nfe: {made.nfe} is odd, and heun spends two evaluations a step; choose an even one or drop heun")
+            raise Error(
+                f"nfe: {made.nfe} is odd, and heun spends two evaluations a step; choose an even one or drop heun"
+            )
         if made.name in seen:
             raise Error(f"the config asks twice for cell {made.name!r}; remove one of its solvers, schedules or starts")
         seen.add(made.name)

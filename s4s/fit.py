@@ -7,7 +7,6 @@ one). A method is a family and a cycle of parameter blocks: S4S-Alt alternates w
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,7 +49,7 @@ class FitResult:
     Args:
         solver: the best on validation; never worse there than the start.
         val_loss, start_loss: mean distance on the validation part, of the result and of the start.
-        evaluations: network-forward-equivalents spent (one sample forward 1, one input-backward 1), validation included.
+        evaluations: network-forward-equivalents spent (input-backward counts 1), validation included.
         seconds: wall time.
         history: one record an iteration: iteration, batch, loss (on the batch), val_loss, evaluations.
     """
@@ -83,7 +82,7 @@ def fit(
     Args:
         solver: where to start; the result keeps its number of evaluations.
         denoise: the frozen network.
-        teacher: noises and teacher outputs; the last ``validation`` of them (default a quarter, at most 512) are held out.
+        teacher: noises and teacher outputs; the last ``validation`` (default a quarter, at most 512) are held out.
         method: a key of ``METHODS``.
         distance: a name or a ``Distance``; see ``s4s.distance``.
         radius: r of the relaxed objective, in units of sigma_T; 0 is the plain objective.
@@ -100,7 +99,9 @@ def fit(
     if radius < 0:
         raise Error(f"radius = {radius} must not be negative")
     if solver.sigma[0].item() != teacher.sigma_max:
-        raise Error(f"the solver starts at level {solver.sigma[0].item():g}, the teacher's noises at {teacher.sigma_max:g}")
+        raise Error(
+            f"the solver starts at level {solver.sigma[0].item():g}, the teacher's noises at {teacher.sigma_max:g}"
+        )
     spec = METHODS[method]
     made = family(solver, spec.family, **({"order": order} if order else {}))
     held_out = min(len(teacher) // 4, 512) if validation is None else validation
@@ -131,7 +132,15 @@ class _Fitter:
     """State of one fit: parameters, damping of each block, moved noises, counts. One iteration moves one block."""
 
     def __init__(
-        self, made: Family, spec: Method, denoise: Denoise, teacher: TeacherSet, held_out: int, d: Distance, radius: float, seed: int
+        self,
+        made: Family,
+        spec: Method,
+        denoise: Denoise,
+        teacher: TeacherSet,
+        held_out: int,
+        d: Distance,
+        radius: float,
+        seed: int,
     ) -> None:
         n = len(teacher) - held_out
         self.family, self.cycle, self.denoise, self.d = made, spec.cycle, denoise, d
@@ -171,7 +180,9 @@ class _Fitter:
             val = self.loss(theta, *self.val)
             if val < self.best.loss:
                 self.best = _Best(theta, val)
-            self.history.append({"iteration": k, "batch": len(index), "loss": loss, "val_loss": val, "evaluations": self.evaluations})
+            self.history.append(
+                {"iteration": k, "batch": len(index), "loss": loss, "val_loss": val, "evaluations": self.evaluations}
+            )
             bar.set_postfix_str(f"validation {self.best.loss:.3g} of {self.start_loss:.3g}")
             if self.best.loss < 0.995 * mark[1]:
                 mark = (k, self.best.loss)
@@ -222,5 +233,3 @@ class _Fitter:
 def _norm(x: Tensor) -> Tensor:
     """[B, ...] -> [B, 1, ...], the Euclidean norm of each sample."""
     return x.flatten(1).norm(dim=1).reshape(-1, *[1] * (x.ndim - 1))
-
-

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from s4s.distance import Distance
-from s4s.family import Arrays
 from s4s.solver import Denoise, node
+from s4s.textbook import Arrays
 
 PERTURBATION = 1e-3  # of the level; small against the network's curvature, large against float32 rounding
 ROWS = 512  # rows of a network call that differentiates
@@ -71,7 +71,9 @@ def _propagate(
         d_outputs.append(d_D)
         evaluations += 1 + sum(t is not None for t in d_D)
         tangents = [
-            _node_tangent(d_start[n + 1, c], d_weight[n + 1, :, c], weight[n + 1], x_T, outputs, [o[c] for o in d_outputs])
+            _node_tangent(
+                d_start[n + 1, c], d_weight[n + 1, :, c], weight[n + 1], x_T, outputs, [o[c] for o in d_outputs]
+            )
             for c in range(count)
         ]
         x = node(start[n + 1], weight[n + 1], x_T, outputs)
@@ -79,7 +81,12 @@ def _propagate(
 
 
 def _node_tangent(
-    d_start: Tensor, d_weight: Tensor, weight: Tensor, x_T: Tensor, outputs: list[Tensor], d_outputs: list[Tensor | None]
+    d_start: Tensor,
+    d_weight: Tensor,
+    weight: Tensor,
+    x_T: Tensor,
+    outputs: list[Tensor],
+    d_outputs: list[Tensor | None],
 ) -> Tensor | None:
     """Product rule on ``start * x_T + sum_j weight[j] * D[j]``."""
     terms = [d_weight[j] * D for j, D in enumerate(outputs) if d_weight[j] != 0]

@@ -27,7 +27,7 @@ HALVES = 2
 
 
 def train_denoiser(seed: int, steps: int, batch: int = 128, lr: float = 2e-3, channels: int = 32) -> nn.Module:
-    """EDM training (Karras et al. 2022, Table 1): ``ln sigma ~ N(-0.8, 1.5^2)``, weight ``1/c_out^2``, averaged weights."""
+    """EDM training (Karras et al. 2022, Table 1) with ``ln sigma ~ N(-0.8, 1.5^2)``; the weights are averaged."""
     x, y = digits()
     torch.manual_seed(seed)
     net = DigitsUNet(channels, sigma_data=x.std().item())
@@ -92,7 +92,8 @@ def _train(
                 p.grad = torch.stack(halves).mean(0)
             optimiser.step()
             schedule.step()
-            torch._foreach_lerp_(list(average.parameters()), parameters, 1 - decay)
+            for kept, p in zip(average.parameters(), parameters, strict=True):
+                kept.lerp_(p.detach(), 1 - decay)
     if not all(p.isfinite().all() for p in average.parameters()):
         raise Error("training diverged: the averaged weights hold NaN or infinity; lower the learning rate")
     return average.eval()

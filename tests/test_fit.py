@@ -15,7 +15,7 @@ from s4s.fit import METHODS
 from s4s.jacobian import gauss_newton
 
 PROCESS = s4s.EDM(0.002, 80.0)
-STARTS = [("ddim", {}), ("dpmpp", {"order": 3}), ("unipc", {"order": 3}), ("ipndm", {"order": 3}), ("deis", {"order": 3})]
+STARTS = [("ddim", {}), *((name, {"order": 3}) for name in ("dpmpp", "unipc", "ipndm", "deis"))]
 
 
 def net(x: Tensor, sigma: Tensor) -> Tensor:

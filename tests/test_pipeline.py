@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -64,14 +63,11 @@ def test_a_second_run_does_nothing(finished: Path) -> None:
 
 
 def test_a_changed_value_reruns_only_what_depends_on_it(finished: Path) -> None:
-    planned = snakemake(finished, "--configfile", "config.yaml", "-n", "--quiet", "rules", "--config", "sample={n: 300}")
-    text = planned.stdout + planned.stderr
-    assert planned.returncode == 0, text
     plan = snakemake(finished, "--configfile", "config.yaml", "-n", "--config", "learned={radius: 0.01}").stdout
     assert "rule fit" in plan and "sample_s4s_nfe4" in plan
     for untouched in ("rule train", "rule teacher", "sample_classical_nfe4", "rule textbook"):
         assert untouched not in plan, untouched
-    snakemake(finished, "--configfile", "config.yaml", "-n")  # puts the effective config back
+    assert "Nothing to be done" in snakemake(finished, "--configfile", "config.yaml").stdout
 
 
 def test_samples_have_the_same_bits_in_any_shards(finished: Path, tmp_path: Path) -> None:
@@ -176,10 +172,7 @@ def test_main_reports_errors_without_traceback(capsys: pytest.CaptureFixture[str
 
 
 def test_the_cluster_profile_resolves(finished: Path) -> None:
-    env_profile = ROOT / "workflow" / "profiles" / "slurm"
-    planned = snakemake(finished, "--configfile", "config.yaml", "-n", "--workflow-profile", str(env_profile), "--forceall")
+    profile = str(ROOT / "workflow" / "profiles" / "slurm")
+    planned = snakemake(finished, "--configfile", "config.yaml", "-n", "--workflow-profile", profile, "--forceall")
     assert planned.returncode == 0, planned.stderr
     assert "rule fit" in planned.stdout
-
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")

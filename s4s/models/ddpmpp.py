@@ -148,7 +148,7 @@ class Block(nn.Module):
         qkv = self.qkv(self.norm2(x)).reshape(batch, 1, channels, 3, height * width)
         q, k, v = (part.transpose(2, 3) for part in qkv.unbind(3))
         mixed = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(mixed.transpose(2, 3).reshape(batch, channels, height, width))  # type: ignore[no-any-return]
+        return self.proj(mixed.transpose(2, 3).reshape(batch, channels, height, width))
 
 
 class Resampling(nn.Conv2d):

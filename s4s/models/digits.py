@@ -54,8 +54,11 @@ class DigitsUNet(nn.Module):
         self.config: dict[str, Any] = {"channels": channels, "sigma_data": sigma_data}
         self.sigma_data = sigma_data
         wide, embedding = 2 * channels, 4 * channels
+        self.frequency: Tensor
         self.register_buffer("frequency", torch.exp(torch.linspace(math.log(0.5), math.log(16), channels // 2)))
-        self.embed = nn.Sequential(nn.Linear(channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
+        self.embed = nn.Sequential(
+            nn.Linear(channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
+        )
         self.conv_in = nn.Conv2d(1, channels, 3, padding=1)
         self.down = nn.ModuleList([Block(channels, channels, embedding)])
         self.middle = nn.ModuleList([Block(channels, wide, embedding), Block(wide, wide, embedding)])
@@ -106,10 +109,10 @@ class Classifier(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Images [B, 1, 8, 8] in [-1, 1] -> [B, 64]."""
-        return self.stem(x)  # type: ignore[no-any-return]
+        return self.stem(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.features(x))  # type: ignore[no-any-return]
+        return self.head(self.features(x))
 
 
 class Perceptual(nn.Module):

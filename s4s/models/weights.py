@@ -19,7 +19,11 @@ Net = TypeVar("Net", bound=nn.Module)
 
 def save(net: nn.Module, path: Path, **record: Any) -> None:
     """Write a network with ``net.config`` (its constructor's arguments) and a record of how it was made."""
-    metadata = {"class": type(net).__name__, "config": json.dumps(net.config), "record": json.dumps(record, sort_keys=True)}
+    metadata = {
+        "class": type(net).__name__,
+        "config": json.dumps(net.config),
+        "record": json.dumps(record, sort_keys=True),
+    }
     tensors = {key: value.contiguous() for key, value in net.state_dict().items()}
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata)

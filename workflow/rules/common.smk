@@ -12,9 +12,7 @@ envvars:
 
 
 # Jobs find the s4s of the environment that runs Snakemake, activated or not.
-os.environ["PATH"] = os.pathsep.join(
-    [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
-)
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 try:
     CONFIG = benchmark.check(config)
@@ -23,10 +21,7 @@ except Error as error:
 
 FOLDER = f"results/{CONFIG['benchmark']}"
 CELLS = {cell.name: cell for cell in benchmark.cells(CONFIG)}
-GROUPS = {
-    group: [cell.name for cell in cells]
-    for group, cells in benchmark.groups(CONFIG).items()
-}
+GROUPS = {group: [cell.name for cell in cells] for group, cells in benchmark.groups(CONFIG).items()}
 FIXED = [name for name, cell in CELLS.items() if not cell.learned]
 LEARNED = [name for name, cell in CELLS.items() if cell.learned]
 SHARDS = benchmark.shards(CONFIG)
@@ -34,7 +29,10 @@ SHARDS = benchmark.shards(CONFIG)
 # The effective config, command-line changes included: what every command reads. It is no rule's input: rules name the
 # part they depend on in their params, so that a changed value re-runs only what it touches.
 CONFIG_FILE = f"{FOLDER}/config.yaml"
-benchmark.save(CONFIG, CONFIG_FILE)
+
+
+onstart:
+    benchmark.save(CONFIG, CONFIG_FILE)
 
 
 def depends_on(stage):

@@ -5,11 +5,7 @@ for group, names in GROUPS.items():
             f"evaluate_{group}"
         input:
             f"{FOLDER}/models/features.safetensors",
-            [
-                f"{FOLDER}/samples/{name}/{first:06d}-{last:06d}.npz"
-                for name in names
-                for first, last in SHARDS
-            ],
+            [f"{FOLDER}/samples/{name}/{first:06d}-{last:06d}.npz" for name in names for first, last in SHARDS],
         output:
             expand(f"{FOLDER}/metrics/{{cell}}.json", cell=names),
         log:

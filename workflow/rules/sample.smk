@@ -9,9 +9,7 @@ for group, names in GROUPS.items():
                 f"{FOLDER}/models/denoiser.safetensors",
                 expand(f"{FOLDER}/solvers/{{cell}}.json", cell=names),
             output:
-                expand(
-                    f"{FOLDER}/samples/{{cell}}/{first:06d}-{last:06d}.npz", cell=names
-                ),
+                expand(f"{FOLDER}/samples/{{cell}}/{first:06d}-{last:06d}.npz", cell=names),
             log:
                 f"logs/{CONFIG['benchmark']}/sample/{group}-{first}.log",
             benchmark:
