@@ -34,7 +34,18 @@ def l2() -> Distance:
     return Distance("l2", lambda x: x.flatten(1))
 
 
-def perceptual(taps: Callable[[Tensor], list[Tensor]], name: str = "feature") -> Distance:
+def feature(taps: Callable[[Tensor], list[Tensor]], name: str = "feature") -> Distance:
+    """Mean squared difference of a network's activations, every tap [B, C, H, W] with the same weight."""
+
+    def features(x: Tensor) -> Tensor:
+        parts = [tap.flatten(1) for tap in taps(x)]
+        count = sum(part.shape[1] for part in parts)
+        return torch.cat([part * (count / (len(parts) * part.shape[1])) ** 0.5 for part in parts], 1)
+
+    return Distance(name, features)
+
+
+def perceptual(taps: Callable[[Tensor], list[Tensor]], name: str = "perceptual") -> Distance:
     """LPIPS' form (Zhang et al. 2018, Eq. 1) on any network's activations, every channel with weight one.
 
     Each tap [B, C, H, W] is scaled to unit length over channels; squared differences are averaged over space, summed

@@ -3,12 +3,12 @@
 A family is a grid part and a weight part. The grid part turns ``grid`` (step sizes in log level) and ``shift``
 (decoupled times) into levels that fall whatever the parameters. The weight part turns ``weight`` into table rows:
 
-| family    | node n+1                                                                          | learned numbers per step |
-|-----------|-----------------------------------------------------------------------------------|--------------------------|
-| classical | the textbook solver on the learned grid (LD3)                                     | none                     |
-| lms       | ``r x[n] + (1 - r) sum_{j<k} b[n, j] f[n-j]``, r = sigma[n+1]/sigma[n] (S4S)       | k                        |
-| guided    | the textbook node plus ``(1 - r) sum_{j<=n} b[n, j] D[j]`` carried along (GS)       | n + 1                    |
-| full      | every entry of the table (BNS)                                                    | n + 2                    |
+| family    | node n+1                                                                       | numbers a step |
+|-----------|--------------------------------------------------------------------------------|----------------|
+| classical | the textbook solver on the learned grid (LD3)                                  | none           |
+| lms       | ``r x[n] + (1 - r) sum_{j<k} b[n, j] f[n-j]``, r = sigma[n+1]/sigma[n] (S4S)    | k              |
+| guided    | the textbook node plus ``(1 - r) sum_{j<=n} b[n, j] D[j]`` carried along (GS)   | n + 1          |
+| full      | every entry of the table (BNS)                                                 | n + 2          |
 
 ``f = D`` or ``f = eps`` (then ``x[n] + (sigma[n+1] - sigma[n]) sum_j b[n, j] eps[n-j]``), whichever has the shorter
 history in the starting solver. Source: S4S (arXiv:2502.17423), LD3 (2405.15506), BNS (2403.01329), GS (2510.17699).

@@ -72,8 +72,8 @@ def fit(
     radius: float = 0.0,
     order: int | None = None,
     seed: int = 0,
-    rounds: int = 12,
-    patience: int = 4,
+    rounds: int = 8,
+    patience: int = 3,
     validation: int | None = None,
     progress: str | None = None,
 ) -> FitResult:

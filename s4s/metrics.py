@@ -45,7 +45,7 @@ class Extractor:
 
 
 def extractor(name: str, weights: Path | None = None, layer: str | None = None) -> Extractor:
-    """Build a registered extractor: ``digits`` (needs ``weights``), ``inception-v3-compat``, or any of torch-fidelity's."""
+    """Build an extractor of torch-fidelity's registry, or ``digits``, which needs ``weights``."""
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY as registry
     from torch_fidelity.utils import create_feature_extractor
 

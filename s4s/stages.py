@@ -23,7 +23,7 @@ from torch import Tensor
 import s4s
 from s4s import classical, metrics, train
 from s4s.config import Cell, cells, digest, made_from, shards
-from s4s.distance import Distance, distance, perceptual
+from s4s.distance import Distance, distance, feature
 from s4s.errors import Error
 from s4s.files import replacing, sha256, write_text
 from s4s.fit import fit
@@ -132,8 +132,8 @@ def teacher_pairs(config: Config, results: Path) -> TeacherSet:
 
 def distance_of(config: Config, results: Path) -> Distance:
     """The distance that fits minimise."""
-    if config["learned"]["distance"] == "perceptual":
-        return perceptual(network(config, results, "perceptual").taps, "perceptual")
+    if config["learned"]["distance"] == "feature":
+        return feature(network(config, results, "perceptual").taps)
     return distance(config["learned"]["distance"])
 
 
