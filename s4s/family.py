@@ -249,4 +249,6 @@ def _require_start(made: Family) -> None:
     for key, value in zip(("sigma", "sigma_eval", "start", "weight"), made.arrays(made.theta), strict=True):
         target = getattr(made.start, key)
         if not torch.allclose(value, target, rtol=1e-10, atol=1e-10 * target.abs().max().item()):
-            raise Error(f"family {made.kind!r} cannot represent {made.start.name} exactly (array '{key}'); choose another")
+            raise Error(
+                f"family {made.kind!r} cannot represent {made.start.name} exactly (array '{key}'); choose another"
+            )

@@ -226,7 +226,8 @@ def evaluate_cell(config: Config, results: Path, cell: Cell) -> Path:
             "fit_nfe": spent.get("evaluations"), "sample_seconds": seconds}  # fmt: skip
     reference_hash = digest(reference.flatten().tolist())
     protocol = {**extract.identity, "feature_space": "digits classifier, not Inception",
-                "uint8": config["sample"]["uint8"], "reference": "all 1,797 digits of scikit-learn", "reference_sha256": reference_hash,
+                "uint8": config["sample"]["uint8"], "reference": "all 1,797 digits of scikit-learn",
+                "reference_sha256": reference_hash,
                 "classes": "unconditional", "guidance": None, "sample_seed": config["sample"]["seed"],
                 "sigma_range": [config["process"]["sigma_max"], config["process"]["sigma_min"]]}  # fmt: skip
     write_json(folder.metrics(cell), head | {"protocol": protocol, "provenance": provenance(config, cell)})
