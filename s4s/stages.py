@@ -10,6 +10,7 @@ import platform
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,7 @@ def sample_cell(config: Config, results: Path, cell: Cell, first: int, last: int
 def read_samples(config: Config, results: Path, cell: Cell) -> tuple[Tensor, float]:
     """All samples of a cell [n, 1, 8, 8] uint8, and the seconds they took."""
     images, seconds = [], 0.0
+    solver_of(config, results, cell)
     expected = sha256(Folder(config, results).solver(cell))
     for first, last in shards(config):
         path = Folder(config, results).samples(cell, first, last)
@@ -200,7 +202,7 @@ def read_samples(config: Config, results: Path, cell: Cell) -> tuple[Tensor, flo
             with np.load(path) as file:
                 images.append(torch.from_numpy(file["images"]))
                 facts = json.loads(str(file["record"]))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise Error(f"{path}: cannot read the samples ({error}); run `s4s sample` again") from error
         _expect(path, facts["made_from"], made_from(config, "sample"))
         if facts["solver_sha256"] != expected or len(images[-1]) != last - first:

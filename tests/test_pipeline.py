@@ -24,7 +24,7 @@ S4S_ALT = "s4s-alt_ipndm3_edm_nfe4_seed0"
 def snakemake(where: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the workflow in another folder; tests never touch the checkout's results."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(where)]
-    return subprocess.run([*command, "--cores", "2", *arguments], capture_output=True, text=True, cwd=ROOT)
+    return subprocess.run([*command, "--cores", "2", *arguments], capture_output=True, text=True, cwd=where)
 
 
 def s4s(where: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -35,8 +35,7 @@ def s4s(where: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder in which the tiny benchmark has run to its end."""
     where = tmp_path_factory.mktemp("tiny")
-    shutil.copy(TINY, where / "config.yaml")
-    done = snakemake(where, "--configfile", "config.yaml")
+    done = snakemake(where, "--configfile", str(TINY))
     assert done.returncode == 0, done.stdout + done.stderr
     yield where
 
@@ -58,16 +57,26 @@ def test_a_run_ends_with_every_result(finished: Path) -> None:
 
 
 def test_a_second_run_does_nothing(finished: Path) -> None:
-    again = snakemake(finished, "--configfile", "config.yaml")
+    again = snakemake(finished, "--configfile", str(TINY))
     assert "Nothing to be done" in again.stdout + again.stderr
 
 
-def test_a_changed_value_reruns_only_what_depends_on_it(finished: Path) -> None:
-    plan = snakemake(finished, "--configfile", "config.yaml", "-n", "--config", "learned={radius: 0.01}").stdout
+def changed(where: Path, old: str, new: str) -> str:
+    """A copy of the tiny config with one value changed."""
+    text = TINY.read_text()
+    assert text.count(old) == 1
+    (where / "changed.yaml").write_text(text.replace(old, new))
+    return str(where / "changed.yaml")
+
+
+def test_a_changed_value_reruns_only_what_depends_on_it(finished: Path, tmp_path: Path) -> None:
+    config = changed(tmp_path, "rounds: 1", "rounds: 2")
+    plan = snakemake(finished, "--configfile", config, "-n").stdout
     assert "rule fit" in plan and "sample_s4s_nfe4" in plan
     for untouched in ("rule train", "rule teacher", "sample_classical_nfe4", "rule textbook"):
         assert untouched not in plan, untouched
-    assert "Nothing to be done" in snakemake(finished, "--configfile", "config.yaml").stdout
+    again = snakemake(finished, "--configfile", str(TINY))
+    assert "Nothing to be done" in again.stdout + again.stderr, "a dry run of another config leaves no trace"
 
 
 def test_samples_have_the_same_bits_in_any_shards(finished: Path, tmp_path: Path) -> None:
@@ -97,11 +106,10 @@ def test_show_prints_grid_and_weights(finished: Path) -> None:
 
 def test_results_of_another_config_are_refused(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished / "results", tmp_path / "results")
-    text = TINY.read_text().replace("steps: 60", "steps: 61")
-    (tmp_path / "other.yaml").write_text(text)
+    config = changed(tmp_path, " steps: 60", " steps: 61")
     path = tmp_path / "results" / "tiny" / "solvers" / f"{S4S_ALT}.json"
     before = path.read_bytes()
-    refused = s4s(tmp_path, "fit", "other.yaml", S4S_ALT)
+    refused = s4s(tmp_path, "fit", config, S4S_ALT)
     assert refused.returncode == 1
     assert "made from another config (model.steps = 60 there, 61 in this one)" in refused.stderr
     assert refused.stderr.count("\n") == 1 and path.read_bytes() == before
@@ -138,15 +146,19 @@ def test_errors_are_one_line(arguments: list[str], message: str, tmp_path: Path)
     assert not list(tmp_path.iterdir()), "nothing is written"
 
 
-def test_a_typo_stops_the_workflow_before_any_work(tmp_path: Path) -> None:
-    for change, message in (
-        ("nfe=[0]", "nfe.0: 0 is less than the minimum of 1"),
-        ("nfee=[4]", "unknown key 'nfee'; choose one of: benchmark"),
-    ):
-        refused = snakemake(tmp_path, "--configfile", str(TINY), "--config", change)
-        assert refused.returncode != 0
-        assert message in refused.stdout + refused.stderr
-        assert "Traceback" not in refused.stderr
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("nfe: [4]", "nfe: [0]", "nfe.0: 0 is less than the minimum of 1"),
+        ("nfe: [4]", "nfee: [4]", "unknown key 'nfee'; choose one of: benchmark"),
+        ("{name: ddim}", "{name: euler}", "'euler' is not possible; choose one of: ddim"),
+    ],
+)
+def test_a_typo_stops_the_workflow_before_any_work(tmp_path: Path, old: str, new: str, message: str) -> None:
+    refused = snakemake(tmp_path, "--configfile", changed(tmp_path, old, new))
+    assert refused.returncode != 0
+    assert message in refused.stdout + refused.stderr
+    assert "Traceback" not in refused.stderr
     assert not (tmp_path / "results").exists()
 
 
@@ -173,6 +185,6 @@ def test_main_reports_errors_without_traceback(capsys: pytest.CaptureFixture[str
 
 def test_the_cluster_profile_resolves(finished: Path) -> None:
     profile = str(ROOT / "workflow" / "profiles" / "slurm")
-    planned = snakemake(finished, "--configfile", "config.yaml", "-n", "--workflow-profile", profile, "--forceall")
+    planned = snakemake(finished, "--configfile", str(TINY), "-n", "--workflow-profile", profile, "--forceall")
     assert planned.returncode == 0, planned.stderr
     assert "rule fit" in planned.stdout
