@@ -172,6 +172,30 @@ def show(solver: Path) -> None:
     click.echo(describe(load_solver(solver)))
 
 
+@cli.group("import")
+def import_() -> None:
+    """Turn published weights into safetensors. Nothing in the files is executed.
+
+    Example: s4s import edm edm-cifar10-32x32-uncond-vp.pkl --out edm-cifar10.safetensors --sha256 4d5d...
+    """
+
+
+@import_.command("edm")
+@click.argument("pickle", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="NAME.safetensors to write, and NAME.json.")
+@click.option("--sha256", help="Expected hash of the pickle, checked before it is read.")
+@click.option("--allow-unverified", is_flag=True, help="Read a pickle whose hash you do not know.")
+def import_edm(pickle: Path, out: Path, sha256: str | None, allow_unverified: bool) -> None:
+    """An EDM pickle (CIFAR-10, FFHQ, AFHQv2) as NVIDIA publishes it.
+
+    Example: s4s import edm edm-ffhq-64x64-uncond-vp.pkl --out edm-ffhq.safetensors --allow-unverified
+    """
+    from s4s.models import convert
+
+    convert.import_edm(pickle, out, sha256, allow_unverified=allow_unverified)
+    click.echo(out)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; bad input ends with one line on stderr and exit status 1."""
     try:

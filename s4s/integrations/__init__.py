@@ -1,1 +1,0 @@
-"""Fitted solvers inside other people's samplers."""
