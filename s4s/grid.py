@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +19,8 @@ def grid(schedule: str | Sequence[float] | Tensor, process: Process, nfe: int, *
 
     Args:
         schedule: ``logsnr``, ``edm`` (option ``rho``, default 7), ``uniform`` and ``quadratic`` (in the process's own
-            time), or a sequence of nfe + 1 levels of your own, strictly decreasing; its last may be 0.
+            time); ``dmn``, ``gits`` and ``ays`` (found by search, see ``s4s.search``); or a sequence of nfe + 1 levels
+            of your own, strictly decreasing; its last may be 0.
         process: gives the ends, and the own time of ``uniform`` and ``quadratic``.
         nfe: number of intervals.
         options: of the schedule; ``end_at_zero=True`` on any named schedule takes ``nfe`` levels and appends 0, as the
@@ -34,14 +36,14 @@ def grid(schedule: str | Sequence[float] | Tensor, process: Process, nfe: int, *
         raise Error(f"nfe = {nfe!r} must be a whole number of at least 1")
     if not isinstance(schedule, str):
         return _own(schedule, nfe)
-    if schedule not in GRIDS:
-        raise choose("grid", schedule, GRIDS)
+    make = _maker(schedule)
     intervals = nfe - 1 if options.pop("end_at_zero", False) else nfe
     u = torch.linspace(0, 1, intervals + 1, dtype=torch.float64)
     try:
-        sigma = GRIDS[schedule](u, process, **options)
+        inspect.signature(make).bind(u, process, **options)
     except TypeError as error:
         raise Error(f"grid {schedule!r}: {error}") from error
+    sigma = make(u, process, **options)
     if intervals < nfe:
         sigma = torch.cat([sigma, sigma.new_zeros(1)])
     check_levels(sigma, strictly=True)
@@ -55,7 +57,7 @@ def logsnr(u: Tensor, process: Any) -> Tensor:
 
 def edm(u: Tensor, process: Any, rho: float = 7.0) -> Tensor:
     """Uniform in ``sigma^(1/rho)`` (EDM, Karras et al. 2022, Eq. 5)."""
-    if not rho > 0:
+    if not isinstance(rho, int | float) or rho <= 0:
         raise Error(f"grid 'edm': rho = {rho} must be positive")
     return _between(u, process.sigma_max, process.sigma_min, lambda s: s ** (1 / rho), lambda v: v**rho)
 
@@ -74,6 +76,17 @@ def quadratic(u: Tensor, process: Process) -> Tensor:
 
 
 GRIDS: dict[str, Callable[..., Tensor]] = {"logsnr": logsnr, "edm": edm, "uniform": uniform, "quadratic": quadratic}
+
+
+def _maker(schedule: str) -> Callable[..., Tensor]:
+    """The function behind a name; searches need solvers, which know grids, so they are looked up late."""
+    if schedule in GRIDS:
+        return GRIDS[schedule]
+    from s4s.search import SEARCHES
+
+    if schedule not in SEARCHES:
+        raise choose("grid", schedule, {**GRIDS, **SEARCHES})
+    return SEARCHES[schedule]
 
 
 def _between(

@@ -1,0 +1,285 @@
+"""Grids found by search, without training: ``s4s.grid("dmn" | "gits" | "ays", process, nfe, ...)``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from s4s.classical import solver
+from s4s.errors import Error, choose
+from s4s.grid import grid
+from s4s.solver import Denoise, Solver, noise, sample
+
+Metric = Literal["dev", "l1", "l2"]
+
+SMALLEST_SHARE = 1e-3  # of an even step in log level: the least any DMN step may shrink to
+SMOOTHING = (1e-1, 1e-2, 1e-3, 1e-4, 1e-6)  # of the start's objective: how far its kinks are rounded, in turn
+
+
+def dmn(u: Tensor, process: Any, power: Literal[1, 2] = 2, truncation: int = 3) -> Tensor:
+    """The grid that minimises DMN's bound on a third-order solver's error (Xue et al., arXiv:2402.17376).
+
+    Args:
+        u: [nfe+1]; only its length matters.
+        power: the network's error at a level is taken as ``sigma^power / alpha``: 2 in the published code, 1 its advice
+            for models in pixel space.
+        truncation: see ``dmn_objective``.
+    """
+    if power not in (1, 2):
+        raise choose("power of grid 'dmn'", power, (1, 2))
+    first, last = process.sigma_max, process.sigma_min
+    logits = torch.zeros(max(len(u) - 2, 0), dtype=torch.float64, requires_grad=True)  # even steps in log level
+    ends = torch.tensor([first, last], dtype=torch.float64)
+    if len(logits):
+        scale = dmn_objective(_falling(logits.detach(), ends), power, truncation)
+        for width in SMOOTHING:
+            rounding = width * scale
+
+            def smooth(z: Tensor, rounding: Tensor = rounding) -> Tensor:
+                return dmn_objective(_falling(z, ends), power, truncation, rounding) / scale
+
+            _minimise(smooth, logits)
+    return _falling(logits.detach(), ends)[: len(u)]
+
+
+def dmn_objective(sigma: Tensor, power: int = 2, truncation: int = 3, rounding: Tensor | float = 0.0) -> Tensor:
+    """DMN's objective, differentiable: how much network errors of a known size can move the last node.
+
+    Step n of a solver of order ``k = min(3, n + 1, N - n)`` integrates ``e^lam`` times the polynomial through the last
+    k outputs. Each output's error counts by its weight: summed over the steps that use it (they can cancel), except in
+    the first step, the last step and the steps before ``truncation``, which count alone, by their root sum of squares.
+
+    Args:
+        sigma: [N+1] falling levels in EDM coordinates.
+        power: error of the network at a level is ``sigma^power / alpha``, with ``alpha^2 + sigma^2 = 1``.
+        truncation: 3 in the published code, where a comment suggests 0 above 7 steps. With 0 the terms can be made to
+            cancel almost wholly, and the minimum is a degenerate grid.
+        rounding: replaces every ``|v|`` by ``sqrt(v^2 + rounding^2)``.
+    """
+    N = len(sigma) - 1
+    error = sigma if power == 1 else sigma**2 / (1 + sigma**2).sqrt()
+    order = torch.tensor([min(3, n + 1, N - n) for n in range(N)])
+    alone = (order == 1) | (torch.arange(N) < truncation)
+    lag = torch.arange(3)
+    at = (torch.arange(N)[:, None] - lag).clamp(min=0)  # [N, 3] the outputs a step may use, latest first
+    used = lag < order[:, None]
+    pull = torch.where(used, _adams_weights(-sigma.log(), at, used) * error[at] / sigma[:-1, None], 0.0)
+    together = torch.where(alone[:, None], 0.0, pull)
+    total = torch.zeros(N, dtype=sigma.dtype).index_add(0, at.flatten(), together.flatten())
+    single = (pull[alone].square().sum(1) + rounding**2).sqrt().sum()
+    touched = sorted(set(at[used & ~alone[:, None]].tolist()))
+    return single + (total[touched].square() + rounding**2).sqrt().sum()
+
+
+def gits(
+    u: Tensor,
+    process: Any,
+    *,
+    denoise: Denoise,
+    shape: tuple[int, ...],
+    teacher: Solver | None = None,
+    warmup: int = 256,
+    seed: int = 0,
+    metric: Metric = "dev",
+    coeff: float = 1.15,
+    **options: Any,
+) -> Tensor:
+    """The cheapest path through a teacher's nodes (GITS, Chen et al., arXiv:2405.11326).
+
+    Args:
+        u: [nfe+1]; only its length matters.
+        denoise: the network, of any process.
+        shape: of one sample, without the batch.
+        teacher: its nodes are the candidates; default iPNDM of order 4 with 60 steps on the EDM grid.
+        warmup: trajectories that the costs are averaged over, from ``s4s.noise(seed, ...)``.
+        metric, coeff: see ``gits_cost`` and ``gits_path``.
+        options: ``batch`` (64), ``device`` and ``dtype`` (CPU, float32) of the trajectories.
+    """
+    if teacher is None:
+        teacher = solver("ipndm", grid("edm", process, 60), order=4)
+    ends = torch.tensor([process.sigma_max, process.sigma_min], dtype=torch.float64)
+    if not torch.allclose(teacher.sigma[[0, -1]], ends, rtol=1e-9):
+        raise Error(f"grid 'gits': the teacher's levels must go from {ends[0].item():g} to {ends[1].item():g}")
+    if warmup < 1:
+        raise Error(f"grid 'gits': warmup = {warmup} must be at least 1")
+    cost = _warm_up(teacher, denoise, shape, warmup, seed, metric, **options)
+    return teacher.sigma[_step_ends(teacher)][gits_path(cost, len(u) - 1, coeff)]
+
+
+def gits_cost(teacher: Solver, denoise: Denoise, x_T: Tensor, metric: Metric = "dev") -> Tensor:
+    """Mean cost of one Euler step between any two of the teacher's levels, from and to its own trajectory.
+
+    Args:
+        x_T: [B, ...] starting noises in EDM coordinates.
+        metric: ``l1`` or ``l2`` norm of what the step misses, or ``dev``: how much further than the teacher's node it
+            ends from the straight line between the teacher's first and last node.
+
+    Returns:
+        [T+1, T+1] float64, zero on and below the diagonal.
+    """
+    if metric not in get_args(Metric):
+        raise choose("metric of grid 'gits'", metric, get_args(Metric))
+    nodes = _step_ends(teacher)
+    sigma = teacher.sigma[nodes]
+    states, slopes = _trajectory(teacher, denoise, x_T, nodes)
+    last = len(sigma) - 1
+    ends = states[0], states[last]
+    cost = torch.zeros(last + 1, last + 1, dtype=torch.float64)
+    for j in range(1, last + 1):
+        own = torch.zeros(()) if j == last else _deviation(states[j], *ends)
+        for i in range(j):
+            x = states[i] + (sigma[j] - sigma[i]).to(x_T) * slopes[i]
+            missed = (x - states[j]).flatten(1).double()
+            each = _deviation(x, *ends) - own if metric == "dev" else missed.norm(p=int(metric[1]), dim=1)
+            cost[i, j] = each.mean()
+    return cost
+
+
+def gits_path(cost: Tensor, nfe: int, coeff: float = 1.15) -> list[int]:
+    """Nodes of the cheapest path of ``nfe`` steps from the first to the last, by dynamic programming.
+
+    A step costs ``cost[i, j]``, and each step further on counts ``coeff`` times more: the cost to go from a node is
+    ``min_j cost[i, j] + coeff * (cost to go from j)``. The first of equal choices is taken.
+    """
+    T = len(cost) - 1
+    if not 1 <= nfe <= T:
+        raise Error(f"grid 'gits': {nfe} steps do not fit the teacher's {T}; give a teacher of more steps")
+    table = cost.numpy()
+    to_go, choices = table[:, T].copy(), list[Any]()
+    for _ in range(nfe - 1):
+        total = table[:, :T] + coeff * to_go[None, :T]
+        total[np.tril_indices(T + 1, 0, T)] = np.inf  # only forward, and never to the last node early
+        choices.insert(0, total.argmin(1))
+        to_go = total.min(1)
+    path = [0]
+    for choice in choices:
+        path.append(int(choice[path[-1]]))
+    return [*path, T]
+
+
+def ays(u: Tensor, process: Any, *, model: str) -> Tensor:
+    """The published 10-step grid of a model (Align Your Steps, Sabour et al., arXiv:2404.14507), any number of steps.
+
+    Interpolated linearly in log level, as its authors do; the ends become the process's own.
+
+    Args:
+        u: [nfe+1] positions from 0 to 1.
+        model: ``sd15``, ``sdxl`` or ``svd``; the process must be the model's.
+    """
+    if model not in AYS:
+        raise choose("model of grid 'ays'", model, AYS)
+    table = np.log(AYS[model])
+    first, last = process.sigma_max, process.sigma_min
+    if max(abs(np.log(first) - table[0]), abs(np.log(last) - table[-1])) > 0.05:
+        raise Error(f"grid 'ays' of {model} is for levels {AYS[model][0]:g} to {AYS[model][-1]:g}; this process has "
+                    f"{first:g} to {last:g}")  # fmt: skip
+    levels = np.exp(np.interp(u.numpy(), np.linspace(0, 1, len(table)), table))
+    return torch.tensor([first, *levels[1:-1], last][: len(u)], dtype=torch.float64)
+
+
+# https://research.nvidia.com/labs/toronto-ai/AlignYourSteps/howto.html; rounded, and with the last level replaced by 0,
+# they are diffusers.schedulers.AysSchedules.
+AYS = {
+    "sd15": (14.6146412293, 6.4745760956, 3.8636745985, 2.6946151520, 1.8841921177, 1.3943805092, 0.9642583904,
+             0.6523686016, 0.3977456272, 0.1515232662, 0.0291671582),
+    "sdxl": (14.6146412293, 6.3184485287, 3.7681790315, 2.1811480769, 1.3405244945, 0.8620721141, 0.5550693289,
+             0.3798540708, 0.2332364134, 0.1114188177, 0.0291671582),
+    "svd": (700.00, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002),
+}  # fmt: skip
+
+SEARCHES: dict[str, Callable[..., Tensor]] = {"ays": ays, "dmn": dmn, "gits": gits}
+
+
+def _falling(logits: Tensor, ends: Tensor) -> Tensor:
+    """[N-1] logits -> [N+1] levels that fall whatever the logits, the ends exact."""
+    n = len(logits) + 1
+    share = torch.softmax(torch.cat([logits, logits.new_zeros(1)]), 0)
+    share = (share + SMALLEST_SHARE / n) / (1 + SMALLEST_SHARE)
+    inner = torch.exp(ends[0].log() + (ends[1] / ends[0]).log() * share.cumsum(0)[:-1])
+    return torch.cat([ends[:1], inner, ends[1:]])
+
+
+def _minimise(objective: Callable[[Tensor], Tensor], at: Tensor) -> None:
+    """Move ``at`` to a local minimum, by L-BFGS."""
+    optimiser = torch.optim.LBFGS(
+        [at], max_iter=100, tolerance_grad=1e-10, tolerance_change=1e-12, history_size=20, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        value = objective(at)
+        value.backward()
+        return value
+
+    optimiser.step(closure)
+
+
+def _adams_weights(lam: Tensor, at: Tensor, used: Tensor) -> Tensor:
+    """[N, 3] integrals over each step of ``e^(lam - lam_n)`` times the Lagrange polynomials through its outputs.
+
+    They integrate the powers of ``lam - lam_n`` exactly: a Vandermonde system, with unit rows for outputs not used.
+    """
+    h = lam.diff()
+    moments = [torch.expm1(h)]
+    for p in (1, 2):
+        moments.append(h.exp() * h**p - p * moments[-1])
+    offset = lam[at] - lam[:-1, None]
+    powers = torch.stack([torch.ones_like(offset), offset, offset**2], 1)  # [N, power, output]
+    square = used[:, :, None] & used[:, None, :]
+    system = torch.where(square, powers, torch.eye(3, dtype=lam.dtype))
+    solution: Tensor = torch.linalg.solve(system, torch.where(used, torch.stack(moments, 1), 0.0))
+    return solution
+
+
+def _warm_up(
+    teacher: Solver,
+    denoise: Denoise,
+    shape: tuple[int, ...],
+    warmup: int,
+    seed: int,
+    metric: Metric,
+    *,
+    batch: int = 64,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Costs averaged over ``warmup`` trajectories, a batch at a time."""
+    total = torch.zeros(())
+    for first in range(0, warmup, batch):
+        indices = range(first, min(first + batch, warmup))
+        x_T = teacher.sigma[0].item() * noise(seed, indices, shape).to(device, dtype)
+        with torch.no_grad():
+            total = total + len(indices) / warmup * gits_cost(teacher, denoise, x_T, metric)
+    return total
+
+
+def _step_ends(teacher: Solver) -> Tensor:
+    """Indices of the nodes that end steps: of nodes at one level, as the stages of Heun, the last."""
+    falls = teacher.sigma.diff() < 0
+    return torch.cat([falls, falls.new_ones(1)]).nonzero()[:, 0]
+
+
+def _trajectory(teacher: Solver, denoise: Denoise, x_T: Tensor, nodes: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """States at the chosen nodes, and the slope ``dx/dsigma`` at each but the last."""
+    states: list[Tensor] = []
+    outputs: list[Tensor] = []
+
+    def record(x: Tensor, sigma: Tensor) -> Tensor:
+        outputs.append(denoise(x, sigma))
+        return outputs[-1]
+
+    sample(teacher, record, x_T, callback=lambda _, x: states.append(x))
+    kept = nodes.tolist()
+    slopes = [(states[n] - outputs[n]) / teacher.sigma[n].to(x_T) for n in kept[:-1]]
+    return [states[n] for n in kept], slopes
+
+
+def _deviation(x: Tensor, first: Tensor, last: Tensor) -> Tensor:
+    """[B] distance of ``x`` from the line through ``first`` and ``last``."""
+    offset, line = ((last - point).flatten(1).double() for point in (x, first))
+    unit = line / line.norm(dim=1, keepdim=True)
+    return (offset - (offset * unit).sum(1, keepdim=True) * unit).norm(dim=1)
