@@ -1,13 +1,14 @@
 """Distances between a student's and a teacher's samples.
 
 A distance is a feature map: ``d(a, b) = mean over features of (features(a) - features(b))^2``, one number a sample.
-Written so, Gauss-Newton applies to all of them, LPIPS included.
+Written so, Gauss-Newton applies to all of them, LPIPS included. A distance whose differences do not count by their
+square (L1) says how they do, and by which weights least squares stands in for it (iteratively reweighted).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,16 +18,34 @@ from s4s.errors import Error, choose
 
 @dataclass(frozen=True)
 class Distance:
-    """A feature map [B, ...] -> [B, F] and its name; calling it gives [B] distances."""
+    """A feature map [B, ...] -> [B, F] and its name; calling it gives [B] distances.
+
+    Args:
+        penalty: what a difference ``r`` of two features counts, entry by entry; its square unless said otherwise.
+        weight: ``r -> penalty'(r) / (2 r)``; None is 1, right for squares. With features of Jacobian J, half the
+            distance has the gradient ``mean(J (weight r))`` and, at most, the curvature ``mean(J weight J)``.
+    """
 
     name: str
     features: Callable[[Tensor], Tensor]
+    penalty: Callable[[Tensor], Tensor] = torch.square
+    weight: Callable[[Tensor], Tensor] | None = None
 
     def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Args: [B, ...] each, data units. Returns: [B]."""
         if student.shape != teacher.shape:
             raise Error(f"distance between shapes {list(student.shape)} and {list(teacher.shape)}")
-        return ((self.features(student) - self.features(teacher)) ** 2).mean(1)
+        return self.penalty(self.features(student) - self.features(teacher)).mean(1)
+
+
+def l1(width: float = 1e-3) -> Distance:
+    """Mean absolute difference of pixels or latents, its kink rounded: ``sqrt(r^2 + width^2) - width``."""
+    return Distance(
+        "l1",
+        lambda x: x.flatten(1),
+        lambda r: r**2 / ((r**2 + width**2).sqrt() + width),
+        lambda r: 0.5 / (r**2 + width**2).sqrt(),
+    )
 
 
 def l2() -> Distance:
@@ -45,17 +64,30 @@ def feature(taps: Callable[[Tensor], list[Tensor]], name: str = "feature") -> Di
     return Distance(name, features)
 
 
-def perceptual(taps: Callable[[Tensor], list[Tensor]], name: str = "perceptual") -> Distance:
-    """LPIPS' form (Zhang et al. 2018, Eq. 1) on any network's activations, every channel with weight one.
+def perceptual(
+    taps: Callable[[Tensor], list[Tensor]],
+    name: str = "feature",
+    heads: Sequence[Tensor] | None = None,
+    eps: float = 1e-4,
+) -> Distance:
+    """LPIPS' form (Zhang et al. 2018, Eq. 1) on any network's activations.
 
     Each tap [B, C, H, W] is scaled to unit length over channels; squared differences are averaged over space, summed
     over channels and taps.
+
+    Args:
+        heads: [C] weight of every channel of each tap, not negative; default all one.
+        eps: added to the length.
     """
 
     def features(x: Tensor) -> Tensor:
         parts = []
-        for tap in taps(x):
-            unit = tap / (tap.square().sum(1, keepdim=True).sqrt() + 1e-4)
+        for i, tap in enumerate(taps(x)):
+            square = tap.square().sum(1, keepdim=True)
+            length = square.clamp(min=torch.finfo(tap.dtype).tiny).sqrt()  # so that its slope at 0 is 0, not NaN
+            unit = tap / (length + eps)
+            if heads is not None:
+                unit = unit * heads[i].to(tap).sqrt()[:, None, None]
             parts.append(unit.flatten(1) / (tap.shape[2] * tap.shape[3]) ** 0.5)
         joined = torch.cat(parts, 1)
         return joined * joined.shape[1] ** 0.5  # the mean over features becomes the sum LPIPS takes
@@ -63,10 +95,18 @@ def perceptual(taps: Callable[[Tensor], list[Tensor]], name: str = "perceptual")
     return Distance(name, features)
 
 
+def decoded(d: Distance, decode: Callable[[Tensor], Tensor]) -> Distance:
+    """A distance of what latents decode to: ``decode`` maps [B, ...] latents to [B, ...] images."""
+    return replace(d, name=f"{d.name} decoded", features=lambda x: d.features(decode(x)))
+
+
 def total(*parts: tuple[float, Distance]) -> Distance:
     """Weighted sum of distances, weights >= 0."""
     if not parts or any(weight < 0 for weight, _ in parts):
         raise Error("a sum of distances needs at least one part and no negative weight")
+    other = [d.name for _, d in parts if d.weight is not None]
+    if other:
+        raise Error(f"a sum of distances adds squared features, and {other[0]} is not of that form; use l2")
 
     def features(x: Tensor) -> Tensor:
         made = [(weight, d.features(x)) for weight, d in parts]
@@ -77,7 +117,7 @@ def total(*parts: tuple[float, Distance]) -> Distance:
 
 
 def distance(name: str | Distance) -> Distance:
-    """A distance by name; those that need a network are built by their own function and passed as they are."""
+    """A distance by name: ``l1``, ``l2`` or ``lpips``; other networks' are built by ``perceptual`` and passed as is."""
     if isinstance(name, Distance):
         return name
     if name not in DISTANCES:
@@ -85,4 +125,10 @@ def distance(name: str | Distance) -> Distance:
     return DISTANCES[name]()
 
 
-DISTANCES: dict[str, Callable[[], Distance]] = {"l2": l2}
+def _lpips() -> Distance:
+    from s4s.lpips import lpips  # it knows distances
+
+    return lpips()
+
+
+DISTANCES: dict[str, Callable[[], Distance]] = {"l1": l1, "l2": l2, "lpips": _lpips}
