@@ -242,8 +242,9 @@ def protocol(name: str, data: str | None = None, **changes: Any) -> Protocol:
         raise choose("protocol", name, PROTOCOLS)
     if data is not None and data not in DATA[name]:
         raise choose(f"data set of protocol {name!r}", data, DATA[name])
-    if unknown := changes.keys() - {key.name for key in fields(Protocol)} | changes.keys() & {"name", "changed"}:
-        raise choose("field of a protocol", min(unknown), {key.name for key in fields(Protocol)} - {"name", "changed"})
+    allowed = {key.name for key in fields(Protocol)} - {"name", "changed"}
+    if unknown := changes.keys() - allowed:
+        raise choose("field of a protocol", min(unknown), allowed)
     plain = replace(PROTOCOLS[name], **DATA[name][data] if data else {})
     free = {"seed", "first"} | ({"reference"} if plain.reference is None else set())
     changed = [key for key, value in changes.items() if key not in free and value != getattr(plain, key)]
