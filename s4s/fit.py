@@ -72,8 +72,8 @@ def fit(
     radius: float = 0.0,
     order: int | None = None,
     seed: int = 0,
-    rounds: int = 12,
-    patience: int = 2,
+    rounds: int = 8,
+    patience: int = 3,
     validation: int | None = None,
     progress: str | None = None,
 ) -> FitResult:
@@ -89,7 +89,7 @@ def fit(
         order: outputs a step of the multistep family may use; by default what the start uses.
         seed: of the batches.
         rounds: times the cycle of blocks is gone through, one Levenberg-Marquardt step a block.
-        patience: past the first third, stop after this many rounds without a gain of one percent on validation.
+        patience: stop after this many rounds without a gain of half a percent on validation.
 
     Raises:
         Error: unknown method or distance, shapes or levels that do not fit the teacher, a start the family cannot hold.
@@ -184,7 +184,7 @@ class _Fitter:
                 {"iteration": k, "batch": len(index), "loss": loss, "val_loss": val, "evaluations": self.evaluations}
             )
             bar.set_postfix_str(f"validation {self.best.loss:.3g} of {self.start_loss:.3g}")
-            if self.best.loss < 0.99 * mark[1] or k < iterations // 3:
+            if self.best.loss < 0.995 * mark[1]:
                 mark = (k, self.best.loss)
             if k - mark[0] >= patience * len(self.cycle):
                 break

@@ -96,8 +96,7 @@ def process_of(config: Config) -> EDM:
 def denoiser(config: Config, results: Path) -> Denoise:
     """The frozen network as ``denoise``."""
     process: Process = process_of(config)
-    net = network(config, results, "denoiser").to(memory_format=torch.channels_last)
-    return process.denoiser(net, prediction="x0")
+    return process.denoiser(network(config, results, "denoiser"), prediction="x0")
 
 
 def textbook(config: Config, cell: Cell) -> Solver:

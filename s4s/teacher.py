@@ -13,7 +13,7 @@ from tqdm import tqdm
 from s4s.errors import Error
 from s4s.solver import Denoise, Solver, noise, sample
 
-BATCH = 200  # samples per network call, aligned to the sample index: results do not depend on shards or ranges
+BATCH = 100  # samples per network call, aligned to the sample index: results do not depend on shards or ranges
 
 
 @dataclass(frozen=True)
