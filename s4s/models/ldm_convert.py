@@ -1,0 +1,235 @@
+"""``s4s import ldm``: a CompVis checkpoint becomes safetensors and JSON, once; nothing in it is executed.
+
+The mapping of names is derived from our own networks: every tensor of theirs has exactly one source in the checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import stat
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from s4s.errors import Error, choose
+from s4s.files import replacing, sha256
+from s4s.models.compvis import Source, unet_source, vae_source
+from s4s.models.download import parse_sha256
+from s4s.models.ldm import KINDS, LDMConfig, dump_record, networks, process
+
+MAX_CKPT_BYTES = 16 << 30
+LIGHTNING = "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"
+UNET, FIRST_STAGE, CLASSES = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.embedding."
+EMA_COUNTERS = frozenset({"model_ema.decay", "model_ema.num_updates"})
+
+State = Mapping[str, Any]
+Layout = Mapping[str, tuple[int, ...]]
+T = TypeVar("T")
+
+
+class _Inert:
+    """Stands where old checkpoints name a Lightning callback as a dictionary key."""
+
+
+def import_ldm(
+    ckpt: Path | str,
+    out: Path | str,
+    sha256: str | None,
+    *,
+    kind: str | LDMConfig,
+    first_stage: Path | str | None = None,
+    first_stage_sha256: str | None = None,
+    allow_unverified: bool = False,
+    licence: str | None = None,
+) -> dict[str, Any]:
+    """Convert a CompVis latent diffusion checkpoint to ``out`` and the ``.json`` file beside it.
+
+    Args:
+        ckpt: the downloaded file; a regular file.
+        out: ``NAME.safetensors``; ``NAME.json`` is written too. Both appear whole, or neither.
+        sha256: what the file's SHA-256 must be, checked before anything is parsed.
+        kind: a key of ``KINDS``, or sizes of your own.
+        first_stage, first_stage_sha256: the VQ-f4 checkpoint, when it is not inside ``ckpt``.
+        allow_unverified: go on without hashes; the files are still only read as data.
+        licence: terms of the weights, recorded beside them.
+
+    Returns:
+        The record written to ``NAME.json``: sizes, which weights (EMA or not), hashes.
+
+    Raises:
+        Error: wrong or missing hash; anything unknown, missing, of another shape or not finite in the file.
+    """
+    ckpt, out = Path(ckpt), Path(out)
+    if out.suffix != ".safetensors" or out.is_dir():
+        raise Error(f"{out}: the output must be a file name that ends in .safetensors")
+    if isinstance(kind, str) and kind not in KINDS:
+        raise choose("kind of latent diffusion model", kind, KINDS)
+    config = KINDS[kind] if isinstance(kind, str) else kind
+    state, digest = _read(ckpt, sha256, allow_unverified)
+    source: dict[str, Any] = {"file": ckpt.name, "sha256": digest, "licence": licence}
+    stage_path = ckpt if first_stage is None else Path(first_stage)
+    stage: State = _part(state, FIRST_STAGE)
+    if first_stage is not None:
+        stage, digest = _read(stage_path, first_stage_sha256, allow_unverified)
+        source["first_stage"] = {"file": stage_path.name, "sha256": digest}
+    expected = {key: tuple(value.shape) for key, value in networks(config).state_dict().items()}
+    with _naming(f"{ckpt}: "):
+        _check_schedule(state)
+        tensors, ema = _convert_unet(state, config, expected)
+    with _naming(f"{stage_path}: first stage: "):
+        vae = _convert(stage, _part(expected, "vae."), vae_source(config))
+    tensors |= {f"vae.{key}": value for key, value in vae.items()}
+    facts = {"kind": kind if isinstance(kind, str) else "custom", "ema": ema, "source": source}
+    return _write(out, tensors, config, facts)
+
+
+@contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """Put the file's name before an error."""
+    try:
+        yield
+    except Error as error:
+        raise Error(f"{where}{error}") from error
+
+
+def _read(path: Path, expected: str | None, allow_unverified: bool) -> tuple[State, str]:
+    """The state dictionary of a checkpoint, and the file's hash: one open file is hashed, then read."""
+    expected = None if expected is None else parse_sha256(expected)
+    flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        with open(path, "rb", opener=lambda name, mode: os.open(name, mode | flags)) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode) or not 0 < status.st_size <= MAX_CKPT_BYTES:
+                raise Error(f"{path}: is not a regular file of 1 to {MAX_CKPT_BYTES:,} bytes")
+            actual = hashlib.file_digest(file, "sha256").hexdigest()
+            if expected is None and not allow_unverified:
+                raise Error(f"{path}: no SHA-256 to check it against; this file's is {actual}: compare it with the "
+                            f"publisher's and pass it, or allow unverified files")  # fmt: skip
+            if expected not in (None, actual):
+                raise Error(f"{path}: has SHA-256 {actual}, not {expected}: damaged or another file; get it again")
+            return _state(path, file, status.st_size), actual
+    except OSError as error:
+        reason = "a symbolic link; give the file itself" if path.is_symlink() else f"not readable ({error.strerror})"
+        raise Error(f"{path}: is {reason}") from error
+
+
+def _state(path: Path, file: IO[bytes], size: int) -> State:
+    _check_zip(path, file, size)
+    file.seek(0)
+    try:
+        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals([(_Inert, LIGHTNING)]):
+            top = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or hostile file makes the reader raise anything
+        name = re.search(r"GLOBAL ([\w.]+)", str(error)) or re.search(r"global:? ([\w.]+)", str(error))
+        why = f"refers to {name[1][:100]}, which is not allowed; nothing was run" if name else "damaged or truncated"
+        raise Error(f"{path}: not a checkpoint that can be read safely: {why}") from error
+    state = top.get("state_dict") if isinstance(top, dict) else None
+    if not isinstance(state, dict) or not all(type(key) is str for key in state):
+        raise Error(f"{path}: holds no 'state_dict', as CompVis checkpoints do")
+    return state
+
+
+def _check_zip(path: Path, file: IO[bytes], size: int) -> None:
+    """Torch stores its files uncompressed: anything else could unfold to any size in memory."""
+    file.seek(0)
+    if not zipfile.is_zipfile(file):
+        return
+    try:
+        members = zipfile.ZipFile(file).infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise Error(f"{path}: damaged or truncated archive") from error
+    if any(m.compress_type != zipfile.ZIP_STORED for m in members) or sum(m.file_size for m in members) > size:
+        raise Error(f"{path}: its members are compressed or overlap; torch never writes such a checkpoint")
+
+
+def _check_schedule(state: State) -> None:
+    """The buffers that a checkpoint carries must be those of our process."""
+    bar = state.get("alphas_cumprod")
+    ours = process()
+    times = torch.arange(1, 1001, dtype=torch.float64) / 1000
+    if bar is not None:
+        bar = _checked("alphas_cumprod", bar, (1000,))
+        if not torch.allclose(bar.double(), ours.alpha(times) ** 2, rtol=1e-4, atol=1e-7):
+            raise Error("its noise schedule is not the one of LSUN-Bedroom and ImageNet-256 (0.0015 to 0.0195)")
+    scale = state.get("scale_factor")
+    if scale is not None and not (isinstance(scale, Tensor) and scale.numel() == 1 and scale.item() == 1):
+        raise Error("its latents are scaled; the VQ-f4 models have scale_factor 1")
+
+
+def _convert_unet(state: State, config: LDMConfig, expected: Layout) -> tuple[dict[str, Tensor], str]:
+    """Tensors of the U-Net and the class embeddings, and which weights they are."""
+    averaged = any(key.startswith("model_ema.") for key in state)
+    source = unet_source(config)
+    if averaged:  # these names have lost their dots
+        theirs = {
+            key: value for key, value in state.items() if key.startswith("model_ema.") and key not in EMA_COUNTERS
+        }
+        made = _convert(theirs, _part(expected, "unet."), lambda key: _without_dots(source(key)))
+    else:
+        made = _convert(_part(state, UNET), _part(expected, "unet."), source)
+    tensors = {f"unet.{key}": value for key, value in made.items()}
+    if config.classes:
+        embedding = _convert(_part(state, CLASSES), _part(expected, "classes."), Source)
+        tensors |= {f"classes.{key}": value for key, value in embedding.items()}
+    return tensors, "the EMA copy in the file" if averaged else "no separate copy in the file; its only weights"
+
+
+def _without_dots(source: Source) -> Source:
+    return replace(source, name=f"model_ema.diffusion_model{source.name.replace('.', '')}")
+
+
+def _part(state: Mapping[str, T], prefix: str) -> dict[str, T]:
+    """The entries under a prefix, without it."""
+    return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+
+
+def _convert(state: State, expected: Layout, source: Callable[[str], Source]) -> dict[str, Tensor]:
+    """Our tensors from theirs; every one of either side is used."""
+    made, used = {}, set()
+    for key, shape in expected.items():
+        theirs = source(key)
+        if theirs.name not in state:
+            raise Error(f"the checkpoint lacks the tensor {theirs.name[:100]!a}")
+        used.add(theirs.name)
+        value = _checked(theirs.name, state[theirs.name], theirs.shape(shape))
+        made[key] = theirs.read(value, shape)
+    unknown = {key for key in state.keys() - used if not key.startswith("loss.")}
+    if unknown:
+        raise Error(f"the checkpoint has the unknown tensor {min(unknown)[:100]!a} ({len(unknown)} in all)")
+    return made
+
+
+def _checked(name: str, value: Any, shape: tuple[int, ...]) -> Tensor:
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
+        raise Error(f"{name[:100]!a} is not a plain tensor")
+    if value.dtype != torch.float32 or tuple(value.shape) != shape:
+        raise Error(f"tensor {name[:100]!a} is {value.dtype} {list(value.shape)}, needs torch.float32 {list(shape)}")
+    if not value.isfinite().all():
+        raise Error(f"tensor {name[:100]!a} holds NaN or infinity")
+    return value.detach()
+
+
+def _write(out: Path, tensors: dict[str, Tensor], config: LDMConfig, facts: dict[str, Any]) -> dict[str, Any]:
+    count = sum(value.numel() for value in tensors.values())
+    try:
+        with replacing(out.with_suffix(".json")) as record, replacing(out) as weights:
+            save_file(tensors, weights, {"format": "pt"})
+            about = {"sha256": sha256(weights), "tensors": len(tensors), "parameters": count, "dtype": "float32"}
+            text = dump_record(config, facts | {"weights": about})
+            record.write_text(text, encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise Error(f"{out}: cannot write the model ({error})") from error
+    result: dict[str, Any] = json.loads(text)
+    return result

@@ -1,0 +1,165 @@
+"""What every pretrained model becomes: a process, a ``denoise`` for any condition, a decoder, and facts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from s4s.errors import Error, choose
+from s4s.process import Process
+from s4s.solver import Denoise
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+CLASS_DRAW = 0x636C6173  # keeps the draw of a class apart from the starting noise of the same (seed, index)
+
+Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""``network(x_t, model_time, condition)``: x_t [B, ...] in the network's dtype, model_time [B], condition [B, ...]."""
+Condition = Callable[[range], Tensor | None]
+Net = TypeVar("Net", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A frozen pretrained model.
+
+    Args:
+        process: its noise process; levels and states of everything below are in EDM coordinates.
+        shape: of the state of one sample, without the batch.
+        denoiser: condition [B, ...] (None for an unconditional model) -> ``denoise(x, sigma) -> x_0``. Guidance is
+            inside, as one batched call that counts as one evaluation. ``denoise`` takes batches of B samples or k
+            stacked copies of them, in any floating-point dtype, and returns that dtype.
+        decode: last state [B, ...] -> images [B, C, H, W], nominally in [-1, 1].
+        condition: consecutive sample indices -> their conditions; a row depends on its index alone.
+        facts: JSON-able: weights and their SHA-256, dtype, licence, revision, guidance, class plan.
+    """
+
+    process: Process
+    shape: tuple[int, ...]
+    denoiser: Callable[[Tensor | None], Denoise]
+    decode: Callable[[Tensor], Tensor]
+    condition: Condition
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance (Ho & Salimans 2022): ``null + scale * (conditional - null)``.
+
+    Args:
+        scale: 1 is the conditional model alone.
+        null: [1, ...] the condition that means "none".
+    """
+
+    scale: float
+    null: Tensor
+
+
+def make_denoiser(
+    process: Process,
+    network: Network,
+    prediction: str = "eps",
+    *,
+    dtype: torch.dtype | None = None,
+    conditional: bool = False,
+    guidance: Guidance | None = None,
+) -> Callable[[Tensor | None], Denoise]:
+    """The ``denoiser`` of a ``Model`` from a raw network of its process.
+
+    Args:
+        process, network, prediction: as in ``Process.denoiser``.
+        dtype: what the network is given; None is the state's own. The arithmetic around it follows the state.
+        conditional: whether ``network`` needs a condition.
+        guidance: None calls the network once with the condition; else with null and condition in one batch.
+    """
+
+    def denoiser(condition: Tensor | None) -> Denoise:
+        if (condition is not None) != conditional:
+            raise Error("this model needs a condition" if conditional else "this model is unconditional; give it None")
+
+        def net(x: Tensor, model_time: Tensor) -> Tensor:
+            rows, given = _stacked(condition, x), x.to(dtype or x.dtype)
+            if guidance is None or guidance.scale == 1 or rows is None:
+                return network(given, model_time, rows).to(x.dtype)
+            null = guidance.null.to(rows).expand_as(rows)
+            out = network(torch.cat([given, given]), model_time.repeat(2), torch.cat([null, rows]))
+            without, with_ = out.to(x.dtype).chunk(2)
+            return without + guidance.scale * (with_ - without)
+
+        return process.denoiser(net, prediction)
+
+    return denoiser
+
+
+def _stacked(condition: Tensor | None, x: Tensor) -> Tensor | None:
+    """One row of the condition for each row of x, which holds k copies of the batch one after the other."""
+    if condition is None:
+        return None
+    copies, rest = divmod(len(x), max(len(condition), 1))
+    if rest or not copies:
+        raise Error(f"a condition of {len(condition)} samples does not fit a batch of {len(x)}")
+    return condition.to(x.device).repeat(copies, *[1] * (condition.ndim - 1))
+
+
+def classes(plan: str, numbers: range | list[int], seed: int = 0) -> Condition:
+    """A class for every sample index, int64 [B].
+
+    Args:
+        plan: ``uniform`` deals the classes in turn, so any whole number of rounds has equal counts; ``random`` draws
+            each from a counter-based generator keyed by (seed, index).
+        numbers: the classes to use.
+        seed: of the random plan.
+    """
+    if plan not in PLANS:
+        raise choose("class plan", plan, PLANS)
+    pick = PLANS[plan]
+    return lambda indices: torch.tensor([numbers[pick(i, len(numbers), seed)] for i in indices], dtype=torch.int64)
+
+
+def _drawn(index: int, count: int, seed: int) -> int:
+    generator = np.random.Generator(np.random.Philox(key=[seed ^ (CLASS_DRAW << 32), index]))
+    return int(generator.integers(count))
+
+
+PLANS: dict[str, Callable[[int, int, int], int]] = {
+    "uniform": lambda index, count, seed: index % count,
+    "random": _drawn,
+}
+
+
+def unconditional(indices: range) -> None:
+    """The ``condition`` of an unconditional model."""
+    return None
+
+
+def identity(x: Tensor) -> Tensor:
+    """The ``decode`` of a model in pixel space."""
+    return x
+
+
+def in_chunks(decode: Callable[[Tensor], Tensor], size: int, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """Decode ``size`` samples at a time in ``dtype``, and return the dtype of the state."""
+    return lambda x: torch.cat([decode(part.to(dtype)).to(x.dtype) for part in x.split(size)])
+
+
+def freeze(net: Net, device: str | torch.device, channels_last: bool = False) -> Net:
+    """Evaluation mode, no weight gradients, on its device."""
+    net.to(device)
+    if channels_last:
+        net.to(memory_format=torch.channels_last)
+    return net.eval().requires_grad_(False)
+
+
+def settings(spec: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of one model type, with defaults; unknown keys are errors."""
+    for key in spec:
+        if key != "type" and key not in defaults:
+            raise choose(f"setting of a {spec.get('type')} model", key, defaults)
+    made = {**defaults, **{key: value for key, value in spec.items() if key != "type"}}
+    if made.get("dtype", "float32") not in DTYPES:
+        raise choose("dtype", made["dtype"], DTYPES)
+    return made
