@@ -37,18 +37,18 @@ PIXELS = {
 
 @dataclass(frozen=True)
 class Weights:
-    """A published weights file. ``sha256`` is the whole hash or, as here, the part of it that is known."""
+    """A published weights file. ``sha256_prefix`` is the part of its hash that is known, or all of it."""
 
     file: str
     url: str
-    sha256: str
+    sha256_prefix: str
     licence: str
 
 
 INCEPTION = Weights(
     file="weights-inception-2015-12-05-6726825d.pth",
     url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
-    sha256="6726825d",  # by the file's own name
+    sha256_prefix="6726825d",  # by the file's own name
     licence="Apache-2.0",
 )
 
@@ -63,15 +63,15 @@ def inception_weights(path: Path | None = None, *, weights: Weights = INCEPTION,
     try:
         download(weights.url, path, None, licence=weights.licence, offline=offline)
     except Error as error:
-        raise Error(f"{error} (SHA-256 begins with {weights.sha256})") from error
+        raise Error(f"{error} (SHA-256 begins with {weights.sha256_prefix})") from error
     check_weights(path, sha256(path), weights)
     return path
 
 
 def check_weights(path: Path | str, digest: str | None, weights: Weights) -> None:
     """Raise unless a file's SHA-256 is the expected one, as far as it is known."""
-    if not (digest or "").startswith(weights.sha256):
-        raise Error(f"{path}: has SHA-256 {digest}, which should begin with {weights.sha256}; remove the file")
+    if not (digest or "").startswith(weights.sha256_prefix):
+        raise Error(f"{path}: has SHA-256 {digest}, which should begin with {weights.sha256_prefix}; remove the file")
 
 
 def open_weights(name: str, path: Path | None) -> tuple[Any, str | None]:
@@ -91,8 +91,7 @@ def plain_weights(path: Path) -> tuple[io.BytesIO, str]:
     except OSError as error:
         raise Error(f"{path}: cannot read the weights ({error.strerror or error})") from error
     except (*UNREADABLE, AttributeError, pickle.UnpicklingError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise Error(f"{path}: refused, not a plain file of tensors ({reason[:200]})") from error
+        raise Error(f"{path}: refused, not a plain file of tensors ({error!r:.200})") from error
     if not isinstance(state, dict) or not all(_is_plain(value, len(data)) for value in state.values()):
         raise Error(f"{path}: refused, not a plain file of tensors by name")
     for name, value in state.items():

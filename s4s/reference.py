@@ -195,7 +195,7 @@ def load_npz(path: Path, sha256: str | None = None, count: int | None = None) ->
     except Error:
         raise
     except (*UNREADABLE, zipfile.BadZipFile) as error:
-        raise Error(f"{path}: cannot read the reference statistics ({str(error).splitlines()[0][:200]})") from error
+        raise Error(f"{path}: cannot read the reference statistics ({error!r:.200})") from error
     record = {"kind": "npz", "file": path.name, "sha256": actual, "count": count, "made_from": ours.get("made_from")}
     mu, sigma = mu.astype(np.float64), sigma.astype(np.float64)
     _check(path, mu, sigma)

@@ -201,7 +201,7 @@ def test_digits_protocol_is_what_the_pipeline_does(tmp_path: Path) -> None:
 
 
 def test_inception_is_built_from_checked_plain_weights(inception: Path, tmp_path: Path) -> None:
-    known = replace(INCEPTION, sha256=sha256(inception)[:8])
+    known = replace(INCEPTION, sha256_prefix=sha256(inception)[:8])
     images = torch.randint(0, 256, (2, 3, 299, 299), dtype=torch.uint8)
     edm = protocol.protocol("edm", weights=known).build(inception, chunk=2)
     theirs = Inception("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(inception))
