@@ -50,7 +50,8 @@ def gauss_newton(
         none = torch.zeros_like(residual)  # of a parameter that is felt nowhere
         J = torch.stack([(none if c is None else c).flatten() for c in columns]).double()
         r = residual.flatten().double()
-        return GaussNewton(r.square().mean().item(), J @ r / len(r), J @ J.T / len(r), evaluations)
+        JW = J if d.weight is None else J * d.weight(r)
+        return GaussNewton(d.penalty(r).mean().item(), JW @ r / len(r), JW @ J.T / len(r), evaluations)
 
 
 def _propagate(
