@@ -14,18 +14,16 @@ from s4s.models import weights
 from s4s.models.digits import Classifier
 
 
-def test_frechet_of_commuting_gaussians_is_closed_form() -> None:
+def test_frechet_agrees_with_its_definition() -> None:
     generator = torch.Generator().manual_seed(0)
     base = torch.linalg.qr(torch.randn(500, 6, generator=generator, dtype=torch.float64)).Q
     base = base - base.mean(0)
     scale = torch.arange(1.0, 7, dtype=torch.float64)
     a, b = Moments.of(base), Moments.of(base * scale + 2)
-    root = torch.linalg.cholesky(a.covariance)  # covariances share no basis once scaled: check against the definition
     cross = torch.linalg.eigvals(a.covariance @ b.covariance).real.clamp(min=0).sqrt().sum()
     expected = 24 + a.covariance.trace() + b.covariance.trace() - 2 * cross
     assert frechet(a, b) == pytest.approx(expected.item(), rel=1e-10)
     assert frechet(a, a) == pytest.approx(0, abs=1e-12)
-    assert root.isfinite().all()
 
 
 def test_frechet_agrees_with_torch_fidelity() -> None:
