@@ -1,0 +1,59 @@
+"""Where a benchmark keeps what it makes, and the check that it was made from the same config."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from s4s.config import Cell
+from s4s.errors import Error
+from s4s.files import write_text
+
+Config = Mapping[str, Any]
+
+
+class Folder:
+    """Where a benchmark keeps what it makes."""
+
+    def __init__(self, config: Config, results: Path) -> None:
+        self.root = results / config["benchmark"]
+
+    def model(self, kind: str) -> Path:
+        return self.root / "models" / f"{kind}.safetensors"
+
+    @property
+    def teacher(self) -> Path:
+        return self.root / "teacher" / "pairs.safetensors"
+
+    def solver(self, cell: Cell) -> Path:
+        return self.root / "solvers" / f"{cell.name}.json"
+
+    def fit(self, cell: Cell) -> Path:
+        return self.root / "fits" / f"{cell.name}.json"
+
+    def samples(self, cell: Cell, first: int, last: int) -> Path:
+        return self.root / "samples" / cell.name / f"{first:06d}-{last:06d}.npz"
+
+    def metrics(self, cell: Cell) -> Path:
+        return self.root / "metrics" / f"{cell.name}.json"
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON whole or not at all."""
+    write_text(path, json.dumps(data, indent=2) + "\n")
+
+
+def expect(path: Path, found: Any, wanted: Any, where: str = "") -> None:
+    """Raise, naming the first key that differs, unless a result was made from this config."""
+    if found == wanted:
+        return
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in sorted({*found, *wanted}):
+            expect(path, found.get(key), wanted.get(key), f"{where}.{key}" if where else key)
+        return
+    raise Error(
+        f"{path}: made from another config ({where} = {found!r} there, {wanted!r} in this one);"
+        " run snakemake to renew it, or choose another benchmark name"
+    )

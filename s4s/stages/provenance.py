@@ -1,0 +1,55 @@
+"""What produced a number."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import s4s
+from s4s.config import Cell, digest
+from s4s.stages.files import Config
+
+
+def provenance(config: Config, cell: Cell) -> dict[str, Any]:
+    """What produced a number."""
+    import torch_fidelity
+    import torchvision
+
+    commit, dirty = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "git_commit": commit,
+        "git_dirty": None if dirty is None else bool(dirty),
+        "config_sha256": digest(config),
+        "command": " ".join(["s4s", *sys.argv[1:]]),
+        "versions": {
+            "s4s": s4s.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "torch_fidelity": torch_fidelity.__version__,
+            "numpy": np.__version__,
+        },
+        "device": "cpu",
+        "dtype": "float32",
+        "seeds": {
+            "model": config["model"]["seed"],
+            "teacher": config["teacher"]["seed"],
+            "fit": cell.seed,
+            "sample": config["sample"]["seed"],
+        },
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    """Output of a git command in the folder of this package; None outside a checkout."""
+    try:
+        here = Path(__file__).parent
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
