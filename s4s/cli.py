@@ -11,9 +11,10 @@ from typing import Any
 import click
 
 from s4s import __version__
-from s4s.config import cell as find_cell
-from s4s.config import cells as all_cells
-from s4s.config import load, shards
+from s4s.cells import Cell, shards, teacher_files, teachers
+from s4s.cells import cell as find_cell
+from s4s.cells import cells as all_cells
+from s4s.config import load
 from s4s.errors import Error
 
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
@@ -54,22 +55,48 @@ def train(config: Path, network: str, results: Path) -> None:
 
     Example: s4s train config/digits.yaml denoiser
     """
-    loaded = load(config)
-    stages = _stages()
-    click.echo(stages.train_network(loaded, results, network))
+    stages, bench = _bench(load(config), results)
+    click.echo(stages.train_network(bench, network))
 
 
 @cli.command()
 @CONFIG
 @RESULTS
-def teacher(config: Path, results: Path) -> None:
+@click.option("--offline", is_flag=True, help="Never touch the network; say what is missing.")
+def download(config: Path, results: Path, offline: bool) -> None:
+    """Fetch and check what a config needs: weights, feature extractor, reference statistics, prompts.
+
+    Files go to $S4S_CACHE, by default ~/.cache/s4s (hub repositories to the hub's own cache); what is there is not
+    fetched again. The weights are converted without executing anything in them.
+
+    Example: s4s download config/cifar10.yaml
+    """
+    stages, bench = _bench(load(config), results)
+    click.echo(stages.download_model(bench, offline=offline))
+
+
+@cli.command()
+@CONFIG
+@RESULTS
+@click.option("--nfe", type=int, help="Evaluations of the teacher, where there are several; default all of them.")
+@click.option("--first", type=click.IntRange(min=0), help="First sample index of one shard; default all shards.")
+def teacher(config: Path, results: Path, nfe: int | None, first: int | None) -> None:
     """Run the strong solver on seeded noises.
 
     Example: s4s teacher config/digits.yaml
     """
     loaded = load(config)
-    stages = _stages()
-    click.echo(stages.make_teacher(loaded, results))
+    jobs = [
+        (cell, a, b)
+        for cell in teachers(loaded)
+        for a, b in teacher_files(loaded, cell).values()
+        if nfe in (None, cell.nfe) and first in (None, a)
+    ]
+    if not jobs:
+        raise Error(f"{config}: no teacher has {nfe or 'any'} evaluations and a shard that starts at {first or 0}")
+    stages, bench = _bench(loaded, results)
+    for cell, a, b in jobs:
+        click.echo(stages.make_teacher(bench, cell, a, b))
 
 
 @cli.command()
@@ -96,13 +123,14 @@ def sample(config: Path, names: Sequence[str], first: int | None, last: int | No
     Example: s4s sample config/digits.yaml classical_ddim_edm_nfe4 --first 0 --last 5000
     """
     loaded = load(config)
-    stages = _stages()
     ranges = shards(loaded)
     if first is not None or last is not None:
         ranges = [(first or 0, last or loaded["sample"]["n"])]
-    for cell in [find_cell(loaded, name) for name in names]:
+    chosen = [find_cell(loaded, name) for name in names]
+    stages, bench = _bench(loaded, results)
+    for cell in chosen:
         for a, b in ranges:
-            click.echo(stages.sample_cell(loaded, results, cell, a, b))
+            click.echo(stages.sample_cell(bench, cell, a, b))
 
 
 @cli.command()
@@ -213,23 +241,24 @@ def _fail(message: str) -> None:
     sys.exit(1)
 
 
-def _stages() -> Any:
-    """The stages, with one torch thread: what a cell yields must not depend on the cores at hand."""
+def _bench(config: Any, results: Path) -> tuple[Any, Any]:
+    """The stages and what they work on; one torch thread: results must not depend on the cores at hand."""
     import torch
 
     torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32: fits take differences of network outputs
     from s4s import stages
 
-    return stages
+    return stages, stages.Bench(config, results)
 
 
 def _each(config: Path, names: Sequence[str], results: Path, pick: Callable[[Any], Callable[..., Path]]) -> None:
     """Run one stage on some cells, in order."""
     loaded = load(config)
-    chosen = [find_cell(loaded, name) for name in names]
-    stages = _stages()
+    chosen: list[Cell] = [find_cell(loaded, name) for name in names]
+    stages, bench = _bench(loaded, results)
     for cell in chosen:
-        click.echo(pick(stages)(loaded, results, cell))
+        click.echo(pick(stages)(bench, cell))
 
 
 def _metrics(config: Any, results: Path) -> list[Path]:

@@ -1,6 +1,6 @@
-"""One benchmark, one YAML file, one schema: reading it, checking it, and the list of cells it asks for.
+"""One benchmark, one YAML file, one schema: reading it and checking it.
 
-A cell is one solver that gets sampled and scored. Nothing here imports torch: Snakemake reads this on every start.
+Nothing here imports torch: Snakemake reads this on every start.
 """
 
 from __future__ import annotations
@@ -8,16 +8,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from s4s.cells import PROTOCOLS, cells
 from s4s.errors import Error
 from s4s.files import write_text
 
 SCHEMA = Path(__file__).with_name("config.schema.yaml")
+OF_STATISTICS = ("edm", "adm", "ld3-latent")  # protocols whose known references are files of mu and sigma
 OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {  # what each solver takes; a test holds it to the registry
     "ddim": {},
     "deis": {"order": (1, 2, 3, 4), "variant": ("rhoab", "tab")},
@@ -36,40 +37,6 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {  # what each solver takes; a 
         "lower_order_final": (True, False),
     },
 }
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One solver of a benchmark: a method, the (starting) solver, its schedule, the NFE and, if learned, a seed."""
-
-    method: str
-    solver: str
-    options: Mapping[str, Any] = field(hash=False)
-    schedule: str
-    nfe: int
-    seed: int | None = None
-
-    @property
-    def learned(self) -> bool:
-        return self.method not in ("teacher", "classical")
-
-    @property
-    def start(self) -> str:
-        """Short name of the starting solver, such as ``ipndm3``."""
-        order = self.options.get("order", "")
-        extra = [f"-{value}" for key, value in self.options.items() if key != "order"]
-        return f"{self.solver}{order}{''.join(extra)}"
-
-    @property
-    def name(self) -> str:
-        """File name of the cell's results, such as ``s4s-alt_ipndm3_edm_nfe4_seed0``."""
-        parts = [self.method, self.start, self.schedule, f"nfe{self.nfe}"]
-        return "_".join(parts if self.seed is None else [*parts, f"seed{self.seed}"])
-
-    @property
-    def group(self) -> str:
-        """Cells that one job samples and scores together: a job must be longer than its start."""
-        return self.method if self.method == "teacher" else f"{self.method}_nfe{self.nfe}"
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -103,57 +70,6 @@ def check(config: Any) -> dict[str, Any]:
     return filled
 
 
-def cells(config: Mapping[str, Any]) -> list[Cell]:
-    """Every cell of a benchmark, in the order of the tables."""
-    teacher = config["teacher"]
-    made = [Cell("teacher", *_solver(teacher["solver"]), teacher["schedule"], teacher["nfe"])]
-    for nfe in config["nfe"]:
-        for solver in config["classical"]["solvers"]:
-            made += [Cell("classical", *_solver(solver), s, nfe) for s in config["classical"]["schedules"]]
-        for method in config["learned"]["methods"]:
-            for start in config["learned"]["starts"]:
-                made += [
-                    Cell(method, *_solver(start["solver"]), start["schedule"], nfe, seed)
-                    for seed in config["learned"]["seeds"]
-                ]
-    return made
-
-
-def cell(config: Mapping[str, Any], name: str) -> Cell:
-    """The cell of that name."""
-    for candidate in cells(config):
-        if candidate.name == name:
-            return candidate
-    raise Error(f"no cell {name!r} in benchmark {config['benchmark']!r}; `s4s cells CONFIG` lists them")
-
-
-def groups(config: Mapping[str, Any]) -> dict[str, list[Cell]]:
-    """Cells by the job that samples and scores them."""
-    made: dict[str, list[Cell]] = {}
-    for candidate in cells(config):
-        made.setdefault(candidate.group, []).append(candidate)
-    return made
-
-
-def shards(config: Mapping[str, Any]) -> list[tuple[int, int]]:
-    """First and last (exclusive) sample index of every shard."""
-    n, size = config["sample"]["n"], config["sample"]["shard_size"]
-    return [(first, min(first + size, n)) for first in range(0, n, size)]
-
-
-def made_from(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
-    """The part of the config that a stage's result depends on."""
-    model, process = {"model": config["model"]}, {"process": config["process"]}
-    pairs = model | process | {"teacher": config["teacher"]}
-    return {
-        "train": model,
-        "textbook": process,
-        "teacher": pairs,
-        "fit": pairs | {key: config["learned"][key] for key in ("distance", "radius", "rounds")},
-        "sample": model | process | {key: config["sample"][key] for key in ("seed", "uint8")},
-    }[stage]
-
-
 def save(config: Mapping[str, Any], path: str | Path) -> None:
     """Write the effective config, unless the file already says the same."""
     text = yaml.safe_dump(dict(config), sort_keys=False)
@@ -166,22 +82,28 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _solver(entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    return entry["name"], {key: value for key, value in entry.items() if key != "name"}
-
-
-def _with_defaults(schema: Mapping[str, Any], value: Any, root: Mapping[str, Any]) -> Any:
+def _with_defaults(schema: Any, value: Any, root: Mapping[str, Any]) -> Any:
     """A copy of value with the schema's defaults for missing keys, all the way down."""
-    if "$ref" in schema:
-        schema = root["$defs"][schema["$ref"].rsplit("/", 1)[1]]
-    if isinstance(value, dict):
-        rules = schema.get("properties", {})
-        filled = {key: rule["default"] for key, rule in rules.items() if "default" in rule and key not in value}
-        merged = {**value, **filled}
-        return {key: _with_defaults(rules.get(key, {}), item, root) for key, item in merged.items()}
+    from jsonschema import Draft202012Validator
+
+    schema = _resolved(schema, root)
+    for case in schema.get("allOf", []):
+        holds = Draft202012Validator(case["if"]).is_valid(value)
+        value = _with_defaults(case.get("then" if holds else "else", {}), value, root)
     if isinstance(value, list):
         return [_with_defaults(schema.get("items", {}), item, root) for item in value]
-    return value
+    if not isinstance(value, dict):
+        return value
+    rules = {key: _resolved(rule, root) for key, rule in schema.get("properties", {}).items()}
+    filled = {key: rule["default"] for key, rule in rules.items() if "default" in rule and key not in value}
+    return {key: _with_defaults(rules.get(key, {}), item, root) for key, item in {**value, **filled}.items()}
+
+
+def _resolved(schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema behind a reference; one that allows anything is empty."""
+    if schema is True:
+        return {}
+    return root["$defs"][schema["$ref"].rsplit("/", 1)[1]] if "$ref" in schema else schema
 
 
 def _line(error: Any) -> str:
@@ -203,9 +125,12 @@ def _line(error: Any) -> str:
 
 def _require_possible(config: Mapping[str, Any]) -> None:
     """What a schema cannot say: options per solver, orders the NFE leaves room for, levels that fall, no cell twice."""
-    low, high = config["process"]["sigma_min"], config["process"]["sigma_max"]
-    if low >= high:
-        raise Error(f"process.sigma_min: {low:g} must be below sigma_max, which is {high:g}")
+    for name in ("sigma", "t"):
+        low, high = (config["process"].get(f"{name}_{end}") for end in ("min", "max"))
+        if low is not None and high is not None and low >= high:
+            raise Error(f"process.{name}_min: {low:g} must be below {name}_max, which is {high:g}")
+    _require_published(config["model"])
+    _require_scored(config)
     seen: set[str] = set()
     for made in cells(config):
         for key, value in made.options.items():
@@ -227,3 +152,33 @@ def _require_possible(config: Mapping[str, Any]) -> None:
         if made.name in seen:
             raise Error(f"the config asks twice for cell {made.name!r}; remove one of its solvers, schedules or starts")
         seen.add(made.name)
+
+
+def _require_published(model: Mapping[str, Any]) -> None:
+    """Each published file has one place to come from, and only custom networks have sizes."""
+    for key in ("weights", "first_stage"):
+        if key in model and ("url" in model[key]) == ("path" in model[key]):
+            raise Error(f"model.{key}: needs either 'url' or 'path'")
+    if model["type"] == "ldm" and (model["kind"] == "custom") != ("sizes" in model):
+        raise Error("model.kind: 'custom', and no other kind, needs 'sizes', those of the networks")
+    if model["type"] == "diffusers" and ("path" in model) == ("id" in model):
+        raise Error("model: a diffusers model needs either 'path', a local folder, or 'id', a repository")
+
+
+def _require_scored(config: Mapping[str, Any]) -> None:
+    """A protocol with a reference that its metrics can use, and a distance the model has."""
+    score, learned = config["score"], config["learned"]
+    known = PROTOCOLS[score["protocol"]][1]
+    if "data" in score and score["data"] not in known:
+        raise Error(f"score.data: protocol {score['protocol']!r} has no reference for {score['data']!r}; choose one "
+                    f"of: {', '.join(known)}, or give a 'reference' of your own")  # fmt: skip
+    if "data" not in score and "reference" not in score:
+        raise Error(f"score: needs 'data', one of {', '.join(known)}, or a 'reference' of your own")
+    if "fid" not in score["metrics"]:
+        raise Error("score.metrics: fid must be among them")
+    own = score.get("reference", {}).get("kind")
+    if len(score["metrics"]) > 1 and (own == "npz" or (own is None and score["protocol"] in OF_STATISTICS)):
+        raise Error("score.metrics: kid and precision-recall compare with images; this reference holds statistics only")
+    of_digits = "feature" in learned["distance"] or score["protocol"] == "digits"
+    if of_digits and config["model"]["type"] != "digits":
+        raise Error("learned.distance feature and protocol digits use networks that only model type digits trains")

@@ -7,6 +7,7 @@ one). A method is a family and a cycle of parameter blocks: S4S-Alt alternates w
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ from tqdm import tqdm
 from s4s.distance import Distance, distance
 from s4s.errors import Error, choose
 from s4s.family import Family, family
-from s4s.jacobian import gauss_newton
+from s4s.jacobian import PERTURBATION, ROWS, gauss_newton, mean
 from s4s.solver import Denoise, Solver, sample
 from s4s.teacher import TeacherSet
 
@@ -64,7 +65,7 @@ class FitResult:
 
 def fit(
     solver: Solver,
-    denoise: Denoise,
+    denoise: Denoise | Callable[[Tensor], Denoise],
     teacher: TeacherSet,
     method: str = "s4s-alt",
     *,
@@ -75,13 +76,15 @@ def fit(
     rounds: int = 8,
     patience: int = 3,
     validation: int | None = None,
+    microbatch: int | None = None,
+    perturbation: float = PERTURBATION,
     progress: str | None = None,
 ) -> FitResult:
     """Learn a few-step solver that imitates a teacher, starting from ``solver``.
 
     Args:
         solver: where to start; the result keeps its number of evaluations.
-        denoise: the frozen network.
+        denoise: the frozen network; for a teacher set with conditions, the function of their rows that gives it.
         teacher: noises and teacher outputs; the last ``validation`` (default a quarter, at most 512) are held out.
         method: a key of ``METHODS``.
         distance: a name or a ``Distance``; see ``s4s.distance``.
@@ -90,6 +93,8 @@ def fit(
         seed: of the batches.
         rounds: times the cycle of blocks is gone through, one Levenberg-Marquardt step a block.
         patience: stop after this many rounds without a gain of half a percent on validation.
+        microbatch: rows of a network call, for networks that leave no memory for whole batches.
+        perturbation: of the network's input in derivatives, see ``gauss_newton``.
 
     Raises:
         Error: unknown method or distance, shapes or levels that do not fit the teacher, a start the family cannot hold.
@@ -107,7 +112,11 @@ def fit(
     held_out = min(len(teacher) // 4, 512) if validation is None else validation
     if not 1 <= held_out < len(teacher):
         raise Error(f"validation = {held_out} must leave some of the teacher's {len(teacher)} samples to train on")
-    fitter = _Fitter(made, spec, denoise, teacher, held_out, _distance(distance), radius, seed)
+    if microbatch is not None and microbatch < 1:
+        raise Error(f"microbatch = {microbatch} must be at least 1")
+    fitter = _Fitter(
+        made, spec, _Network(denoise, microbatch, perturbation), teacher, held_out, _distance(distance), radius, seed
+    )
     started = time.perf_counter()
     best = fitter.run(rounds, patience, progress)
     record = {"method": method, "start": solver.name, "start_provenance": dict(solver.provenance), "family": made.kind,
@@ -120,6 +129,29 @@ def fit(
 
 
 _distance = distance
+
+
+Batch = tuple[Tensor, Tensor, Tensor | None]
+"""Starting noises, teacher outputs and, for a conditional network, conditions: a row of each for every sample."""
+
+
+@dataclass(frozen=True)
+class _Network:
+    """The frozen network, how many rows it sees at a time, and how far its input moves in derivatives."""
+
+    denoise: Any
+    microbatch: int | None
+    perturbation: float
+
+    def under(self, condition: Tensor | None) -> Denoise:
+        return self.denoise if condition is None else self.denoise(condition)
+
+    def parts(self, batch: Batch, most: int) -> list[Batch]:
+        """A batch in pieces of at most ``most`` samples, or of ``microbatch`` if that is less."""
+        size = min(most, self.microbatch or most)
+        x_T, y, condition = batch
+        rows = [None] * len(x_T.split(size)) if condition is None else condition.split(size)
+        return list(zip(x_T.split(size), y.split(size), rows, strict=True))
 
 
 @dataclass
@@ -135,7 +167,7 @@ class _Fitter:
         self,
         made: Family,
         spec: Method,
-        denoise: Denoise,
+        network: _Network,
         teacher: TeacherSet,
         held_out: int,
         d: Distance,
@@ -143,26 +175,31 @@ class _Fitter:
         seed: int,
     ) -> None:
         n = len(teacher) - held_out
-        self.family, self.cycle, self.denoise, self.d = made, spec.cycle, denoise, d
-        x_T = teacher.x_T
-        self.x_T, self.y, self.val = x_T[:n], teacher.y[:n], (x_T[n:], teacher.y[n:])
+        self.family, self.cycle, self.network, self.d = made, spec.cycle, network, d
+        x_T, c = teacher.x_T, teacher.condition
+        self.x_T, self.y, self.val = x_T[:n], teacher.y[:n], (x_T[n:], teacher.y[n:], None if c is None else c[n:])
+        self.condition = c
         self.moved = torch.zeros_like(self.x_T)
         self.reach = radius * teacher.sigma_max
         self.seed = seed
         self.evaluations = 0
         self.history: list[dict[str, float]] = []
         self.damping = [1e-2] * len(self.cycle)
-        self.start_loss = self.loss(made.theta, *self.val)
+        self.start_loss = self.loss(made.theta, self.val)
         self.best = _Best(made.theta, self.start_loss)
 
-    def loss(self, theta: Tensor, x_T: Tensor, y: Tensor) -> float:
+    def rows(self, index: Tensor, x_T: Tensor) -> Batch:
+        """The samples of an iteration, starting from ``x_T``."""
+        return x_T[index], self.y[index], None if self.condition is None else self.condition[index]
+
+    def loss(self, theta: Tensor, batch: Batch) -> float:
         """Mean distance of the student to the teacher; infinite where the solver breaks down."""
-        self.evaluations += self.family.start.nfe * len(x_T)
+        self.evaluations += self.family.start.nfe * len(batch[0])
         with torch.no_grad():
             solver = self.family.solver(theta)
             parts = [
-                self.d(sample(solver, self.denoise, a, check=False), b).double()
-                for a, b in zip(x_T.split(256), y.split(256), strict=True)
+                self.d(sample(solver, self.network.under(c), x_T, check=False), y).double()
+                for x_T, y, c in self.network.parts(batch, 256)
             ]
         value = torch.cat(parts).mean().item()
         return value if value == value else float("inf")
@@ -177,7 +214,7 @@ class _Fitter:
             theta, loss = self.step(theta, k % len(self.cycle), index)
             if self.reach:
                 self.relax(theta, index)
-            val = self.loss(theta, *self.val)
+            val = self.loss(theta, self.val)
             if val < self.best.loss:
                 self.best = _Best(theta, val)
             self.history.append(
@@ -198,20 +235,25 @@ class _Fitter:
 
     def step(self, theta: Tensor, turn: int, index: Tensor) -> tuple[Tensor, float]:
         """One Levenberg-Marquardt step on one block: raise the damping until the batch's loss falls."""
-        x_T, y = (self.x_T + self.moved)[index], self.y[index]
+        batch = self.rows(index, self.x_T + self.moved)
         columns = self.family.columns(*self.cycle[turn])
         arrays = self.family.arrays
 
         def of_block(part: Tensor) -> Any:
             return arrays(theta.index_put((columns,), part))
 
-        g = gauss_newton(of_block, theta[columns], self.denoise, self.d, x_T, y)
+        net = self.network
+        g = mean([
+            (len(y), gauss_newton(of_block, theta[columns], net.under(c), self.d, x_T, y,
+                                  rows=net.microbatch or ROWS, perturbation=net.perturbation))
+            for x_T, y, c in net.parts(batch, len(index))
+        ])  # fmt: skip
         self.evaluations += g.evaluations * len(index)
         scale = g.curvature.diagonal().clamp(min=1e-12 * g.curvature.diagonal().max().item() + 1e-30)
         for _ in range(8):
             damped = g.curvature + self.damping[turn] * torch.diag(scale)
             moved = theta.index_put((columns,), theta[columns] - torch.linalg.solve(damped, g.gradient))
-            loss = self.loss(moved, x_T, y)
+            loss = self.loss(moved, batch)
             if loss < g.loss:
                 self.damping[turn] = max(self.damping[turn] / 4, 1e-7)
                 return moved, loss
@@ -221,13 +263,15 @@ class _Fitter:
     def relax(self, theta: Tensor, index: Tensor) -> None:
         """Move the batch's noises down the gradient, then back onto the ball of radius ``r sigma_T``."""
         solver = self.family.solver(theta)
-        shift = self.moved[index].requires_grad_(True)
-        value = self.d(sample(solver, self.denoise, self.x_T[index] + shift, check=False), self.y[index]).sum()
-        (slope,) = torch.autograd.grad(value, shift)
+        for part in index.split(self.network.microbatch or len(index)):
+            shift = self.moved[part].requires_grad_(True)
+            x_T, y, c = self.rows(part, self.x_T)
+            value = self.d(sample(solver, self.network.under(c), x_T + shift, check=False), y).sum()
+            (slope,) = torch.autograd.grad(value, shift)
+            with torch.no_grad():
+                shift = shift - self.reach / 2 * slope / _norm(slope).clamp(min=1e-30)
+                self.moved[part] = shift * (self.reach / _norm(shift).clamp(min=1e-30)).clamp(max=1)
         self.evaluations += 2 * solver.nfe * len(index)
-        with torch.no_grad():
-            shift = shift - self.reach / 2 * slope / _norm(slope).clamp(min=1e-30)
-            self.moved[index] = shift * (self.reach / _norm(shift).clamp(min=1e-30)).clamp(max=1)
 
 
 def _norm(x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ in which the parameter can already be felt. A parameter of the last step costs n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,30 +32,61 @@ class GaussNewton:
 
 
 def gauss_newton(
-    arrays: Callable[[Tensor], Arrays], theta: Tensor, denoise: Denoise, d: Distance, x_T: Tensor, y: Tensor
+    arrays: Callable[[Tensor], Arrays],
+    theta: Tensor,
+    denoise: Denoise,
+    d: Distance,
+    x_T: Tensor,
+    y: Tensor,
+    *,
+    rows: int = ROWS,
+    perturbation: float = PERTURBATION,
 ) -> GaussNewton:
     """Linearise the mean distance of the samples to ``y`` in the parameters.
 
     Args:
         arrays: parameters [p] -> arrays of a solver, differentiable.
         x_T, y: [B, ...] starting noises and teacher outputs.
+        rows: rows of a network call that differentiates; at least B are taken.
+        perturbation: of the level in differences of two calls; more than the default for networks in half precision.
     """
+    moves = _Moves(rows, perturbation)
     values = [a.detach() for a in arrays(theta)]
     slopes = torch.func.jacfwd(arrays)(theta)
     with torch.no_grad():
-        x, tangents, evaluations = _propagate(values, slopes, denoise, x_T)
+        x, tangents, evaluations = _propagate(values, slopes, denoise, x_T, moves)
         features = d.features(x)
         residual = features - d.features(y)
-        columns = _directional(lambda z, _: d.features(z), x, features, tangents, None, torch.tensor(1.0))
+        columns = _directional(lambda z, _: d.features(z), x, features, tangents, None, torch.tensor(1.0), moves)
         none = torch.zeros_like(residual)  # of a parameter that is felt nowhere
         J = torch.stack([(none if c is None else c).flatten() for c in columns]).double()
         r = residual.flatten().double()
         JW = J if d.weight is None else J * d.weight(r)
-        return GaussNewton(d.penalty(r).mean().item(), JW @ r / len(r), JW @ J.T / len(r), evaluations)
+        gradient, curvature = JW @ r / len(r), JW @ J.T / len(r)
+        return GaussNewton(d.penalty(r).mean().item(), gradient.cpu(), curvature.cpu(), evaluations)
+
+
+def mean(parts: Sequence[tuple[int, GaussNewton]]) -> GaussNewton:
+    """Of the parts of a batch, each with its number of samples."""
+    if len(parts) == 1:
+        return parts[0][1]
+    total = sum(count for count, _ in parts)
+    share = [(count / total, part) for count, part in parts]
+    gradient = torch.stack([w * part.gradient for w, part in share]).sum(0)
+    curvature = torch.stack([w * part.curvature for w, part in share]).sum(0)
+    return GaussNewton(sum(w * part.loss for w, part in share), gradient, curvature, parts[0][1].evaluations)
+
+
+@dataclass(frozen=True)
+class _Moves:
+    """How derivatives are taken: rows of a network call, and how far its input moves."""
+
+    rows: int
+    perturbation: float
 
 
 def _propagate(
-    values: list[Tensor], slopes: Arrays, denoise: Denoise, x_T: Tensor
+    values: list[Tensor], slopes: Arrays, denoise: Denoise, x_T: Tensor, how: _Moves
 ) -> tuple[Tensor, list[Tensor | None], int]:
     """Last node, its derivative by every parameter (None where zero), network evaluations a sample."""
     _, sigma_eval, start, weight = values
@@ -68,7 +99,7 @@ def _propagate(
     for n in range(len(sigma_eval)):
         D = denoise(x, sigma_eval[n])
         outputs.append(D)
-        d_D = _directional(denoise, x, D, tangents, d_sigma_eval[n], sigma_eval[n])
+        d_D = _directional(denoise, x, D, tangents, d_sigma_eval[n], sigma_eval[n], how)
         d_outputs.append(d_D)
         evaluations += 1 + sum(t is not None for t in d_D)
         tangents = [
@@ -104,12 +135,13 @@ def _directional(
     tangents: list[Tensor | None],
     d_sigma: Tensor | None,
     sigma: Tensor,
+    how: _Moves,
 ) -> list[Tensor | None]:
     """Derivative of ``f(x, sigma)`` along every (tangent, d_sigma) pair that is not zero, by forward differences."""
     active = [c for c, t in enumerate(tangents) if t is not None or (d_sigma is not None and d_sigma[c] != 0)]
     made: list[Tensor | None] = [None] * len(tangents)
     size = len(x)
-    together = max(ROWS // size, 1)
+    together = max(how.rows // size, 1)
     for k in range(0, len(active), together):
         batch = active[k : k + together]
         moves = []
@@ -117,7 +149,7 @@ def _directional(
             t = tangents[c]
             ds = 0.0 if d_sigma is None else d_sigma[c].item()
             reach = max(t.square().mean().sqrt().item() if t is not None else 0.0, abs(ds), 1e-30)
-            step = PERTURBATION * sigma.item() / reach
+            step = how.perturbation * sigma.item() / reach
             moves.append((step, x if t is None else x + step * t, sigma + step * ds))
         xs = torch.cat([m[1] for m in moves])
         levels = torch.stack([m[2] for m in moves]).repeat_interleave(size)

@@ -128,10 +128,9 @@ def statistics(source: Source, extract: Extractor, *, cache: Path | None = None,
         cache: folder for downloads and computed statistics; None is ``references`` in the download cache.
         offline: never touch the network.
     """
-    cache = cache or cache_dir() / "references"
     if source.kind == "npz":
-        return load_npz(_npz_path(source, cache, offline), source.sha256, source.count)
-    record = _record(source, extract, offline)
+        return load_npz(fetch(source, cache, offline=offline), source.sha256, source.count)
+    cache, record = cache or cache_dir() / "references", _record(source, extract, offline)
     if record["weights_sha256"] is None:  # code under this name may change: nothing to find the numbers by later
         return _compute(source, extract, offline, record)
     key = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
@@ -225,9 +224,11 @@ def _check(path: Path, mu: np.ndarray[Any, Any], sigma: np.ndarray[Any, Any]) ->
         raise Error(f"{path}: 'sigma' is not symmetric with a diagonal that is not negative: not a covariance")
 
 
-def _npz_path(source: Source, cache: Path, offline: bool) -> Path:
+def fetch(source: Source, cache: Path | None = None, *, offline: bool = False) -> Path:
+    """The npz file of a source: local, or fetched into ``cache`` (see ``statistics``) unless it is there."""
     if source.where.startswith(("https://", "http://")):
         place = hashlib.sha256(source.where.encode()).hexdigest()[:8]  # two addresses may end in one name
+        cache = cache or cache_dir() / "references"
         return download(source.where, cache / place / source.where.rsplit("/", 1)[-1], source.sha256, offline=offline)
     if Path(source.where).is_file():
         return Path(source.where)

@@ -94,20 +94,29 @@ def gits(
         u: [nfe+1]; only its length matters.
         denoise: the network, of any process.
         shape: of one sample, without the batch.
-        teacher: its nodes are the candidates; default iPNDM of order 4 with 60 steps on the EDM grid.
+        teacher: its nodes are the candidates; default ``gits_teacher``.
         warmup: trajectories that the costs are averaged over, from ``s4s.noise(seed, ...)``.
         metric, coeff: see ``gits_cost`` and ``gits_path``.
         options: ``batch`` (64), ``device`` and ``dtype`` (CPU, float32) of the trajectories.
     """
-    if teacher is None:
-        teacher = solver("ipndm", grid("edm", process, 60), order=4)
+    teacher = gits_teacher(process) if teacher is None else teacher
     ends = torch.tensor([process.sigma_max, process.sigma_min], dtype=torch.float64)
     if not torch.allclose(teacher.sigma[[0, -1]], ends, rtol=1e-9):
         raise Error(f"grid 'gits': the teacher's levels must go from {ends[0].item():g} to {ends[1].item():g}")
     if warmup < 1:
         raise Error(f"grid 'gits': warmup = {warmup} must be at least 1")
-    cost = _warm_up(teacher, denoise, shape, warmup, seed, metric, **options)
-    return teacher.sigma[_step_ends(teacher)][gits_path(cost, len(u) - 1, coeff)]
+    cost = mean_gits_cost(teacher, denoise, shape, warmup, seed, metric, **options)
+    return step_levels(teacher)[gits_path(cost, len(u) - 1, coeff)]
+
+
+def gits_teacher(process: Any) -> Solver:
+    """The solver whose nodes are the candidates unless another is given: iPNDM of order 4, 60 steps on the EDM grid."""
+    return solver("ipndm", grid("edm", process, 60), order=4)
+
+
+def step_levels(teacher: Solver) -> Tensor:
+    """Levels that a solver's steps end at, the first node's included."""
+    return teacher.sigma[_step_ends(teacher)]
 
 
 def gits_cost(teacher: Solver, denoise: Denoise, x_T: Tensor, metric: Metric = "dev") -> Tensor:
@@ -137,6 +146,28 @@ def gits_cost(teacher: Solver, denoise: Denoise, x_T: Tensor, metric: Metric = "
             each = _deviation(x, *ends) - own if metric == "dev" else missed.norm(p=int(metric[1]), dim=1)
             cost[i, j] = each.mean()
     return cost
+
+
+def mean_gits_cost(
+    teacher: Solver,
+    denoise: Denoise,
+    shape: tuple[int, ...],
+    warmup: int,
+    seed: int,
+    metric: Metric,
+    *,
+    batch: int = 64,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """``gits_cost`` averaged over ``warmup`` trajectories, a batch at a time."""
+    total = torch.zeros(())
+    for first in range(0, warmup, batch):
+        indices = range(first, min(first + batch, warmup))
+        x_T = teacher.sigma[0].item() * noise(seed, indices, shape).to(device, dtype)
+        with torch.no_grad():
+            total = total + len(indices) / warmup * gits_cost(teacher, denoise, x_T, metric)
+    return total
 
 
 def gits_path(cost: Tensor, nfe: int, coeff: float = 1.15) -> list[int]:
@@ -233,28 +264,6 @@ def _adams_weights(lam: Tensor, at: Tensor, used: Tensor) -> Tensor:
     system = torch.where(square, powers, torch.eye(3, dtype=lam.dtype))
     solution: Tensor = torch.linalg.solve(system, torch.where(used, torch.stack(moments, 1), 0.0))
     return solution
-
-
-def _warm_up(
-    teacher: Solver,
-    denoise: Denoise,
-    shape: tuple[int, ...],
-    warmup: int,
-    seed: int,
-    metric: Metric,
-    *,
-    batch: int = 64,
-    device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> Tensor:
-    """Costs averaged over ``warmup`` trajectories, a batch at a time."""
-    total = torch.zeros(())
-    for first in range(0, warmup, batch):
-        indices = range(first, min(first + batch, warmup))
-        x_T = teacher.sigma[0].item() * noise(seed, indices, shape).to(device, dtype)
-        with torch.no_grad():
-            total = total + len(indices) / warmup * gits_cost(teacher, denoise, x_T, metric)
-    return total
 
 
 def _step_ends(teacher: Solver) -> Tensor:

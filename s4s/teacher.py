@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,6 +25,7 @@ class TeacherSet:
         seed, first: the noises are ``noise(seed, range(first, first + n))``, times ``sigma_max``.
         sigma_max: level of the starting noise.
         provenance: JSON-able record of the teacher.
+        condition: [n, ...] what the network was given with each sample; None for an unconditional one.
     """
 
     y: Tensor
@@ -32,6 +33,7 @@ class TeacherSet:
     sigma_max: float
     first: int = 0
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    condition: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -44,7 +46,8 @@ class TeacherSet:
 
     def part(self, first: int, last: int) -> TeacherSet:
         """Samples ``first`` to ``last - 1`` of this set."""
-        return replace(self, y=self.y[first:last], first=self.first + first)
+        rows = None if self.condition is None else self.condition[first:last]
+        return replace(self, y=self.y[first:last], first=self.first + first, condition=rows)
 
 
 def teacher_set(
@@ -62,33 +65,36 @@ def teacher_set(
     """
     if n < 1:
         raise Error(f"a teacher set needs at least one sample, got n = {n}")
-    y = generate(solver, denoise, range(n), shape, seed, **options)
+    y = generate(solver, lambda _: denoise, range(n), shape, seed, **options)
     record = {"name": solver.name, "nfe": solver.nfe} | dict(solver.provenance)
     return TeacherSet(y, seed, solver.sigma[0].item(), provenance=record)
 
 
 def generate(
     solver: Solver,
-    denoise: Denoise,
+    denoiser: Callable[[range], Denoise],
     indices: range,
     shape: tuple[int, ...],
     seed: int,
     *,
+    batch: int = BATCH,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     progress: str | None = None,
 ) -> Tensor:
     """Samples of consecutive indices, [len(indices), *shape].
 
-    The network always sees whole batches of ``BATCH`` whose first index is a multiple of it (surplus samples are made
-    and dropped), so a sample has the same bits whichever range, shard or machine asks for it.
+    ``denoiser`` gives the network under the conditions of some indices. It always sees whole batches of ``batch`` whose
+    first index is a multiple of it (surplus samples are made and dropped), so a sample has the same bits whichever
+    range, shard or machine asks for it.
     """
     if indices.step != 1 or len(indices) < 1 or indices.start < 0:
         raise Error(f"samples are made for a rising range of indices from 0 on, got {indices}")
-    first = indices.start - indices.start % BATCH
+    first = indices.start - indices.start % batch
     made = []
-    for start in tqdm(range(first, indices.stop, BATCH), desc=progress, disable=progress is None, mininterval=2):
-        x_T = solver.sigma[0].item() * noise(seed, range(start, start + BATCH), shape).to(device, dtype)
+    for start in tqdm(range(first, indices.stop, batch), desc=progress, disable=progress is None, mininterval=2):
+        rows = range(start, start + batch)
+        x_T = solver.sigma[0].item() * noise(seed, rows, shape).to(device, dtype)
         with torch.no_grad():
-            made.append(sample(solver, denoise, x_T))
+            made.append(sample(solver, denoiser(rows), x_T))
     return torch.cat(made)[indices.start - first :][: len(indices)]

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import s4s
+from s4s import cells as asked
 from s4s import config
 from s4s.classical import solvers
 from s4s.grid import GRIDS
@@ -26,7 +27,7 @@ def test_shipped_configs_are_valid(path: Path) -> None:
 
 
 def test_the_default_asks_for_what_the_readme_says() -> None:
-    cells = config.cells(config.load(ROOT / "config" / "digits.yaml"))
+    cells = asked.cells(config.load(ROOT / "config" / "digits.yaml"))
     count = {method: sum(cell.method == method for cell in cells) for method in {cell.method for cell in cells}}
     assert count == {"teacher": 1, "classical": 36, "ld3": 6, "s4s": 6, "s4s-alt": 6}
 
@@ -34,7 +35,7 @@ def test_the_default_asks_for_what_the_readme_says() -> None:
 def test_the_schema_knows_what_the_registries_know() -> None:
     schema = yaml.safe_load(config.SCHEMA.read_text())
     assert set(schema["$defs"]["solver"]["properties"]["name"]["enum"]) == set(solvers()) == set(config.OPTIONS)
-    assert set(schema["$defs"]["schedule"]["enum"]) == set(GRIDS)
+    assert set(schema["$defs"]["schedule"]["enum"]) == set(GRIDS) | {"dmn", "gits"}
     for name, options in config.OPTIONS.items():
         known = solvers()[name]
         for key, choices in options.items():
@@ -43,14 +44,14 @@ def test_the_schema_knows_what_the_registries_know() -> None:
 
 def test_every_cell_has_its_own_name_and_group() -> None:
     loaded = config.load(ROOT / "config" / "digits-full.yaml")
-    cells = config.cells(loaded)
+    cells = asked.cells(loaded)
     assert len({cell.name for cell in cells}) == len(cells)
-    assert sum(map(len, config.groups(loaded).values())) == len(cells)
-    assert config.cell(loaded, cells[5].name) == cells[5]
+    assert sum(map(len, asked.groups(loaded).values())) == len(cells)
+    assert asked.cell(loaded, cells[5].name) == cells[5]
 
 
 def test_shards_cover_every_sample_once() -> None:
-    made = config.shards({"sample": {"n": 1234, "shard_size": 500}})
+    made = asked.shards({"sample": {"n": 1234, "shard_size": 500}})
     assert made == [(0, 500), (500, 1000), (1000, 1234)]
 
 

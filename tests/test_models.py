@@ -61,7 +61,7 @@ def test_errors_name_what_is_accepted(tmp_path: Path) -> None:
         load_model({"type": "edm", "sigma": 1})
     with pytest.raises(Error, match="unknown class plan 'even'; choose one of: random, uniform"):
         classes("even", range(10))
-    assert set(MODELS) == {"edm", "ldm", "stable-diffusion", "diffusers"}
+    assert set(MODELS) == {"digits", "edm", "ldm", "stable-diffusion", "diffusers"}
 
 
 def test_random_classes_are_even_in_the_long_run_and_differ_by_seed() -> None:

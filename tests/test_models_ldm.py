@@ -335,5 +335,5 @@ def test_imported_files_are_checked_when_loaded(tmp_path: Path, bedroom: Any) ->
         load_model({"type": "ldm"}, path)
     with pytest.raises(Error, match="s4s import ldm"):
         load_model({"type": "ldm"})
-    with pytest.raises(Error, match="choose one of: diffusers, edm, ldm, stable-diffusion"):
+    with pytest.raises(Error, match="choose one of: diffusers, digits, edm, ldm"):
         load_model({"type": "gan"})

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from extractors import register
 from PIL import Image
-from torch import Tensor
 from torch_fidelity import registry
-from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3 as Inception
 
 import s4s
@@ -30,29 +29,6 @@ from s4s.protocol import DATA, INCEPTION, PIXELS, PROTOCOLS, inception_weights
 from s4s.reference import Resize, Source, load_npz, statistics
 
 
-class Dummy(FeatureExtractorBase):  # type: ignore[misc]
-    """Channel means and deviations, times a matrix read from the weights file."""
-
-    def __init__(self, name: str, layers: list[str], feature_extractor_weights_path: str | None = None, **_: Any):
-        super().__init__(name, layers)
-        path = feature_extractor_weights_path
-        self.matrix = torch.load(path, weights_only=True)["matrix"] if path else torch.eye(6)
-        self.calls = 0
-
-    @staticmethod
-    def get_provided_features_list() -> tuple[str, ...]:
-        return ("6",)
-
-    @staticmethod
-    def get_default_feature_layer_for_metric(metric: str) -> str:
-        return "6"
-
-    def forward(self, images: Tensor) -> tuple[Tensor]:
-        self.calls += 1
-        x = images.float().flatten(2)
-        return (torch.cat([x.mean(2), x.std(2)], 1) @ self.matrix,)
-
-
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("S4S_CACHE", str(tmp_path / "cache"))
@@ -61,8 +37,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def dummy(tmp_path: Path) -> Extractor:
-    if "dummy" not in registry.FEATURE_EXTRACTORS_REGISTRY:
-        registry.register_feature_extractor("dummy", Dummy)
+    register()
     torch.save({"matrix": torch.eye(6)}, tmp_path / "dummy.pth")
     return extractor("dummy", tmp_path / "dummy.pth", chunk=4)
 

@@ -22,7 +22,8 @@ def load_model(
 
     Args:
         spec: the ``model`` section of a config: ``type``, one of ``MODELS``, and settings of that type.
-        weights: imported file (``edm``, ``ldm``) or local folder (``stable-diffusion``, ``diffusers``).
+        weights: trained or imported file (``digits``; ``edm``, ``ldm``), or local folder (``stable-diffusion``,
+            ``diffusers``).
         device: where the network goes.
         offline: never touch the network.
 
@@ -41,6 +42,7 @@ def _lazy(module: str) -> Load:
 
 
 MODELS: dict[str, Load] = {
+    "digits": _lazy("digits_model"),
     "edm": _lazy("edm_model"),
     "ldm": _lazy("ldm"),
     "stable-diffusion": _lazy("stable_diffusion"),

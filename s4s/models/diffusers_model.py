@@ -45,6 +45,7 @@ DEFAULTS = {
 }
 NETWORKS = {"UNet2DModel": "unet", "DiTTransformer2DModel": "transformer"}
 DECODERS = {"AutoencoderKL": "vae", "VQModel": "vqvae"}
+PARTS = (*NETWORKS.values(), *DECODERS.values(), "scheduler")  # sub-folders of a repository that may be needed
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,7 @@ def _root(chosen: Mapping[str, Any], weights: Path | None, offline: bool) -> Pat
         return Path(weights if weights is not None else chosen["path"]).expanduser()
     if chosen["id"] is None:
         raise Error("a diffusers model needs 'path', a folder saved by save_pretrained, or 'id', a hub repository")
-    parts = [*NETWORKS.values(), *DECODERS.values(), "scheduler"]
-    return hub.folder(chosen["id"], chosen["revision"], parts, offline=offline)
+    return hub.folder(chosen["id"], chosen["revision"], PARTS, offline=offline)
 
 
 def _pipeline(root: Path) -> _Pipeline:

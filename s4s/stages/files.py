@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from s4s.config import Cell
+from s4s.cells import Cell
 from s4s.errors import Error
 from s4s.files import write_text
 
@@ -24,8 +24,9 @@ class Folder:
         return self.root / "models" / f"{kind}.safetensors"
 
     @property
-    def teacher(self) -> Path:
-        return self.root / "teacher" / "pairs.safetensors"
+    def weights(self) -> Path:
+        """Record of the weights that were fetched."""
+        return self.root / "models" / "weights.json"
 
     def solver(self, cell: Cell) -> Path:
         return self.root / "solvers" / f"{cell.name}.json"

@@ -2,56 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from s4s.config import Cell, made_from
-from s4s.distance import Distance, distance, feature
+from torch import Tensor
+
+from s4s.cells import Cell, made_from, teacher_of
+from s4s.distance import Distance, decoded, distance, feature, total
 from s4s.fit import fit
-from s4s.solver import Solver, load_solver
-from s4s.stages.bench import denoiser, textbook
-from s4s.stages.files import Config, Folder, expect, write_json
+from s4s.jacobian import PERTURBATION
+from s4s.models.model import identity
+from s4s.solver import Denoise, Solver, load_solver
+from s4s.stages.bench import Bench
+from s4s.stages.files import expect, write_json
 from s4s.stages.networks import network
 from s4s.stages.teacher import teacher_pairs
 
+PERTURBATIONS = {"float16": 3e-2, "bfloat16": 1e-1}  # about the square root of the rounding error; else the default
 
-def distance_of(config: Config, results: Path) -> Distance:
+
+def distance_of(bench: Bench) -> Distance:
     """The distance that fits minimise."""
-    if config["learned"]["distance"] == "feature":
-        return feature(network(config, results, "perceptual").taps)
-    return distance(config["learned"]["distance"])
+    spec = bench.config["learned"]["distance"]
+    made = _named(bench, spec) if isinstance(spec, str) else total(*((w, _named(bench, n)) for n, w in spec.items()))
+    images = bench.config["learned"]["space"] == "images" and bench.model.decode is not identity
+    return decoded(made, bench.model.decode) if images else made
 
 
-def fit_cell(config: Config, results: Path, cell: Cell) -> Path:
+def _named(bench: Bench, name: str) -> Distance:
+    if name == "feature":
+        return feature(network(bench, "perceptual").to(bench.device).taps)
+    return distance(name)
+
+
+def fit_cell(bench: Bench, cell: Cell) -> Path:
     """Write the solver of a cell: textbook numbers, or what its method learns from them."""
-    folder = Folder(config, results)
-    solver = textbook(config, cell)
+    folder = bench.folder
+    solver = bench.textbook(cell)
     if not cell.learned:
         solver.replace(provenance={**solver.provenance, "schedule": cell.schedule}).save(folder.solver(cell))
         return folder.solver(cell)
-    learned = config["learned"]
+    learned, model = bench.config["learned"], bench.model
+    teacher = teacher_pairs(bench, teacher_of(bench.config, cell.nfe))
+    condition = model.condition(range(len(teacher)))
+    denoise: Denoise | Callable[[Tensor], Denoise] = model.denoiser(None) if condition is None else model.denoiser
     result = fit(
         solver,
-        denoiser(config, results),
-        teacher_pairs(config, results),
+        denoise,
+        replace(teacher, condition=condition),
         cell.method,
-        distance=distance_of(config, results),
+        distance=distance_of(bench),
         radius=learned["radius"],
         seed=cell.seed or 0,
         rounds=learned["rounds"],
-        validation=config["teacher"]["validation"],
+        validation=bench.config["teacher"]["validation"],
+        microbatch=learned.get("microbatch"),
+        perturbation=PERTURBATIONS.get(str(model.facts["dtype"]), PERTURBATION),
         progress=cell.name,
     )
     spent = {"val_loss": result.val_loss, "start_loss": result.start_loss, "evaluations": result.evaluations}
     write_json(folder.fit(cell), spent | {"seconds": result.seconds, "history": result.history})
-    provenance = {**result.solver.provenance, "schedule": cell.schedule, "made_from": made_from(config, "fit")}
+    provenance = {**result.solver.provenance, "schedule": cell.schedule, "made_from": made_from(bench.config, "fit")}
     result.solver.replace(provenance=provenance).save(folder.solver(cell))
     return folder.solver(cell)
 
 
-def solver_of(config: Config, results: Path, cell: Cell) -> Solver:
+def solver_of(bench: Bench, cell: Cell) -> Solver:
     """The solver of a cell, as ``fit_cell`` wrote it."""
-    path = Folder(config, results).solver(cell)
+    path = bench.folder.solver(cell)
     solver = load_solver(path)
     if cell.learned:
-        expect(path, solver.provenance.get("made_from", {}), made_from(config, "fit"))
+        expect(path, solver.provenance.get("made_from", {}), made_from(bench.config, "fit"))
     return solver

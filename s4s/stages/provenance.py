@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,17 @@ import numpy as np
 import torch
 
 import s4s
-from s4s.config import Cell, digest
-from s4s.stages.files import Config
+from s4s.cells import Cell
+from s4s.config import digest
+from s4s.stages.bench import Bench
 
 
-def provenance(config: Config, cell: Cell) -> dict[str, Any]:
-    """What produced a number."""
+def provenance(bench: Bench, cell: Cell, model: Mapping[str, Any], device: str) -> dict[str, Any]:
+    """What produced a number; ``model`` and ``device`` are those of the samples."""
     import torch_fidelity
     import torchvision
 
+    config = bench.config
     commit, dirty = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
     return {
         "git_commit": commit,
@@ -35,10 +38,11 @@ def provenance(config: Config, cell: Cell) -> dict[str, Any]:
             "torch_fidelity": torch_fidelity.__version__,
             "numpy": np.__version__,
         },
-        "device": "cpu",
-        "dtype": "float32",
+        "device": device if device == "cpu" else f"{device}: {torch.cuda.get_device_name()}",
+        "dtype": model["dtype"],
+        "model": dict(model),
         "seeds": {
-            "model": config["model"]["seed"],
+            "model": config["model"].get("seed"),
             "teacher": config["teacher"]["seed"],
             "fit": cell.seed,
             "sample": config["sample"]["seed"],

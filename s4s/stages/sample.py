@@ -5,55 +5,85 @@ from __future__ import annotations
 import json
 import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from s4s import metrics
-from s4s.config import Cell, made_from, shards
+from s4s.cells import Cell, made_from, shards, uint8_rule
 from s4s.errors import Error
 from s4s.files import replacing, sha256
-from s4s.models.digits import SHAPE
-from s4s.stages.bench import denoiser
-from s4s.stages.files import Config, Folder, expect
+from s4s.stages.bench import Bench
+from s4s.stages.files import expect
 from s4s.stages.fit import solver_of
 from s4s.teacher import generate
 
+SHOWN = 16  # images of a shard that are there to look at, where the scored ones are not 8-bit
 
-def sample_cell(config: Config, results: Path, cell: Cell, first: int, last: int) -> Path:
-    """Samples ``first`` to ``last - 1`` of a cell, as uint8."""
-    spec = config["sample"]
+
+def sample_cell(bench: Bench, cell: Cell, first: int, last: int) -> Path:
+    """Samples ``first`` to ``last - 1`` of a cell: 8-bit images, or their last states if the protocol wants floats."""
+    seed, rule = bench.config["sample"]["seed"], uint8_rule(bench.config)
     started = time.perf_counter()
-    solver = solver_of(config, results, cell)
-    images = generate(solver, denoiser(config, results), range(first, last), SHAPE, spec["seed"], progress=cell.name)
-    path = Folder(config, results).samples(cell, first, last)
-    facts = {"seconds": time.perf_counter() - started, "solver_sha256": sha256(Folder(config, results).solver(cell))}
+    solver = solver_of(bench, cell)
+    x = generate(solver, bench.denoiser, range(first, last), bench.model.shape, seed,
+                 batch=bench.batch, device=bench.device, progress=cell.name)  # fmt: skip
+    if rule == "none":
+        arrays = {"states": x.float().cpu().numpy(), "images": _images(bench, x[:SHOWN], "edm")}
+    else:
+        arrays = {"images": _images(bench, x, rule)}
+    path = bench.folder.samples(cell, first, last)
+    facts = {"seconds": time.perf_counter() - started, "solver_sha256": sha256(bench.folder.solver(cell))}
+    facts |= {"made_from": made_from(bench.config, "sample"), "model": dict(bench.model.facts), "device": bench.device}
     with replacing(path) as temporary:
-        np.savez(
-            temporary,
-            images=metrics.to_uint8(images, spec["uint8"]).numpy(),
-            record=json.dumps(facts | {"made_from": made_from(config, "sample")}),
-        )
+        np.savez(temporary, **arrays, record=json.dumps(facts))
     return path
 
 
-def read_samples(config: Config, results: Path, cell: Cell) -> tuple[Tensor, float]:
-    """All samples of a cell [n, 1, 8, 8] uint8, and the seconds they took."""
-    images, seconds = [], 0.0
-    solver_of(config, results, cell)
-    expected = sha256(Folder(config, results).solver(cell))
-    for first, last in shards(config):
-        path = Folder(config, results).samples(cell, first, last)
-        try:
-            with np.load(path) as file:
-                images.append(torch.from_numpy(file["images"]))
-                facts = json.loads(str(file["record"]))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise Error(f"{path}: cannot read the samples ({error}); run `s4s sample` again") from error
-        expect(path, facts["made_from"], made_from(config, "sample"))
-        if facts["solver_sha256"] != expected or len(images[-1]) != last - first:
+def _images(bench: Bench, x: Tensor, rule: str) -> Any:
+    """Last states -> 8-bit images, a network call's worth at a time."""
+    with torch.no_grad():
+        parts = [metrics.to_uint8(bench.model.decode(part), rule).cpu() for part in x.split(bench.batch)]
+    return torch.cat(parts).numpy()
+
+
+def read_facts(bench: Bench, cell: Cell) -> list[dict[str, Any]]:
+    """What lies beside the samples of a cell, a record for each file.
+
+    Raises:
+        Error: a file is missing, damaged, or of another config or solver.
+    """
+    solver_of(bench, cell)
+    expected = sha256(bench.folder.solver(cell))
+    found = []
+    for first, last in shards(bench.config):
+        path = bench.folder.samples(cell, first, last)
+        facts = json.loads(str(_read(path, "record")))
+        expect(path, facts["made_from"], made_from(bench.config, "sample"))
+        if facts["solver_sha256"] != expected:
             raise Error(f"{path}: these samples are not of the present solver file; run `s4s sample` again")
-        seconds += facts["seconds"]
-    return torch.cat(images), seconds
+        found.append(facts)
+    return found
+
+
+def read_samples(bench: Bench, cell: Cell) -> Iterator[Tensor]:
+    """The samples of a cell, a file at a time: 8-bit images, or last states in float32 that scoring decodes."""
+    key = "states" if uint8_rule(bench.config) == "none" else "images"
+    for first, last in shards(bench.config):
+        path = bench.folder.samples(cell, first, last)
+        samples = torch.from_numpy(_read(path, key))
+        if len(samples) != last - first:
+            raise Error(f"{path}: holds {len(samples)} samples, not {last - first}; run `s4s sample` again")
+        yield samples
+
+
+def _read(path: Path, key: str) -> Any:
+    try:
+        with np.load(path) as file:
+            return file[key]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise Error(f"{path}: cannot read the samples ({error}); run `s4s sample` again") from error

@@ -1,43 +1,61 @@
-"""The teacher stage: what the strong solver makes of seeded noises."""
+"""The teacher stage: what the strong solver makes of seeded noises, in shards."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
-from s4s.config import cells, made_from
+from s4s.cells import Cell, made_from, teacher_files
 from s4s.errors import Error
 from s4s.files import replacing
-from s4s.models.digits import SHAPE
-from s4s.stages.bench import denoiser, textbook
-from s4s.stages.files import Config, Folder, expect
+from s4s.stages.bench import Bench
+from s4s.stages.files import expect
 from s4s.teacher import TeacherSet, generate
 
 
-def make_teacher(config: Config, results: Path) -> Path:
-    """Run the teacher on its noises; training samples first, then the held-out ones."""
-    spec = config["teacher"]
-    solver = textbook(config, cells(config)[0])
-    indices = range(spec["train"] + spec["validation"])
-    y = generate(solver, denoiser(config, results), indices, SHAPE, spec["seed"], progress="teacher")
-    path = Folder(config, results).teacher
-    record = {"name": solver.name, "schedule": spec["schedule"], "nfe": solver.nfe, "seed": spec["seed"]}
-    metadata = {"record": json.dumps(record), "made_from": json.dumps(made_from(config, "teacher"))}
+def make_teacher(bench: Bench, cell: Cell, first: int, last: int) -> Path:
+    """Run a teacher on noises ``first`` to ``last - 1``; training samples come first, then the held-out ones."""
+    path = _files(bench, cell)[first, last]
+    spec = bench.config["teacher"]
+    solver = bench.textbook(cell)
+    y = generate(solver, bench.denoiser, range(first, last), bench.model.shape, spec["seed"],
+                 batch=bench.batch, device=bench.device, progress=cell.name)  # fmt: skip
+    record: dict[str, Any] = {"name": solver.name, "schedule": cell.schedule, "nfe": solver.nfe, "seed": spec["seed"]}
+    if conditions := {key: value for key in ("classes", "prompts") if (value := bench.model.facts.get(key))}:
+        record["condition"] = conditions  # of sample i by its index, so nothing else needs to be stored
+    metadata = {"record": json.dumps(record), "made_from": json.dumps(made_from(bench.config, "teacher"))}
     with replacing(path) as temporary:
-        save_file({"y": y}, temporary, metadata)
+        save_file({"y": y.cpu().contiguous()}, temporary, metadata)
     return path
 
 
-def teacher_pairs(config: Config, results: Path) -> TeacherSet:
-    """The teacher set of this config."""
-    path = Folder(config, results).teacher
+def teacher_pairs(bench: Bench, cell: Cell) -> TeacherSet:
+    """All samples of a teacher, on the bench's device."""
+    parts, record = [], {}
+    for (first, last), path in _files(bench, cell).items():
+        y, metadata = _read(path)
+        expect(path, json.loads(metadata["made_from"]), made_from(bench.config, "teacher"))
+        record = json.loads(metadata["record"])
+        if len(y) != last - first or record["nfe"] != cell.nfe:
+            raise Error(f"{path}: holds other samples than its name says; run `s4s teacher` again")
+        parts.append(y)
+    y = torch.cat(parts).to(bench.device)
+    return TeacherSet(y, bench.config["teacher"]["seed"], bench.process.sigma_max, 0, record)
+
+
+def _files(bench: Bench, cell: Cell) -> dict[tuple[int, int], Path]:
+    return {part: bench.folder.root / name for name, part in teacher_files(bench.config, cell).items()}
+
+
+def _read(path: Path) -> tuple[Tensor, dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
-            metadata, y = file.metadata(), file.get_tensor("y")
+            return file.get_tensor("y"), file.metadata()
     except (OSError, SafetensorError) as error:
         raise Error(f"{path}: cannot read the teacher set ({error}); run `s4s teacher` again") from error
-    expect(path, json.loads(metadata["made_from"]), made_from(config, "teacher"))
-    return TeacherSet(y, config["teacher"]["seed"], config["process"]["sigma_max"], 0, json.loads(metadata["record"]))

@@ -3,7 +3,7 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
-from s4s import config as benchmark
+from s4s import cells as asked, config as benchmark
 from s4s.errors import Error
 
 
@@ -20,11 +20,14 @@ except Error as error:
     raise WorkflowError(str(error))
 
 FOLDER = f"results/{CONFIG['benchmark']}"
-CELLS = {cell.name: cell for cell in benchmark.cells(CONFIG)}
-GROUPS = {group: [cell.name for cell in cells] for group, cells in benchmark.groups(CONFIG).items()}
+CELLS = {cell.name: cell for cell in asked.cells(CONFIG)}
+GROUPS = {group: [cell.name for cell in cells] for group, cells in asked.groups(CONFIG).items()}
 FIXED = [name for name, cell in CELLS.items() if not cell.learned]
 LEARNED = [name for name, cell in CELLS.items() if cell.learned]
-SHARDS = benchmark.shards(CONFIG)
+SHARDS = asked.shards(CONFIG)
+TRAINED = CONFIG["model"]["type"] == "digits"
+GPU = 0 if TRAINED else 1
+NETWORK = [f"{FOLDER}/{name}" for name in asked.network_files(CONFIG)]
 
 # The effective config, command-line changes included: what every command reads. It is no rule's input: rules name the
 # part they depend on in their params, so that a changed value re-runs only what it touches.
@@ -37,7 +40,13 @@ onstart:
 
 def depends_on(stage):
     """Hash of the part of the config that a stage's result depends on."""
-    return benchmark.digest(benchmark.made_from(CONFIG, stage))
+    return benchmark.digest(asked.made_from(CONFIG, stage))
+
+
+def teacher_set(wildcards):
+    """Files of the teacher that a learned cell imitates."""
+    files = asked.teacher_files(CONFIG, asked.teacher_of(CONFIG, CELLS[wildcards.cell].nfe))
+    return [f"{FOLDER}/{name}" for name in files]
 
 
 wildcard_constraints:

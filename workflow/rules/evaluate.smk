@@ -4,7 +4,7 @@ for group, names in GROUPS.items():
         name:
             f"evaluate_{group}"
         input:
-            f"{FOLDER}/models/features.safetensors",
+            f"{FOLDER}/models/features.safetensors" if TRAINED else NETWORK,
             [f"{FOLDER}/samples/{name}/{first:06d}-{last:06d}.npz" for name in names for first, last in SHARDS],
         output:
             expand(f"{FOLDER}/metrics/{{cell}}.json", cell=names),
@@ -14,8 +14,11 @@ for group, names in GROUPS.items():
             f"logs/{CONFIG['benchmark']}/evaluate/{group}.tsv"
         conda:
             "../../environment.yml"
+        resources:
+            gpu=GPU,
         params:
             config=CONFIG_FILE,
             cells=names,
+            depends_on=depends_on("score"),
         shell:
             "s4s evaluate {params.config} {params.cells} > {log} 2>&1"

@@ -1,4 +1,6 @@
 rule textbook:
+    input:
+        [] if TRAINED else NETWORK,
     output:
         expand(f"{FOLDER}/solvers/{{cell}}.json", cell=FIXED),
     log:
@@ -7,6 +9,8 @@ rule textbook:
         f"logs/{CONFIG['benchmark']}/fit/textbook.tsv"
     conda:
         "../../environment.yml"
+    resources:
+        gpu=GPU,
     params:
         config=CONFIG_FILE,
         cells=FIXED,
@@ -17,9 +21,9 @@ rule textbook:
 
 rule fit:
     input:
-        f"{FOLDER}/models/denoiser.safetensors",
-        f"{FOLDER}/models/perceptual.safetensors",
-        f"{FOLDER}/teacher/pairs.safetensors",
+        NETWORK,
+        f"{FOLDER}/models/perceptual.safetensors" if TRAINED else [],
+        teacher_set,
     output:
         f"{FOLDER}/solvers/{{cell}}.json",
         f"{FOLDER}/fits/{{cell}}.json",
@@ -30,6 +34,8 @@ rule fit:
     priority: 50
     conda:
         "../../environment.yml"
+    resources:
+        gpu=GPU,
     params:
         config=CONFIG_FILE,
         depends_on=depends_on("fit"),

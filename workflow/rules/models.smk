@@ -1,16 +1,37 @@
-rule train:
-    output:
-        f"{FOLDER}/models/{{network}}.safetensors",
-    log:
-        f"logs/{CONFIG['benchmark']}/train/{{network}}.log",
-    benchmark:
-        f"logs/{CONFIG['benchmark']}/train/{{network}}.tsv"
-    priority: 100
-    conda:
-        "../../environment.yml"
-    threads: 2
-    params:
-        config=CONFIG_FILE,
-        depends_on=depends_on("train"),
-    shell:
-        "s4s train {params.config} {wildcards.network} > {log} 2>&1"
+if TRAINED:
+
+    rule train:
+        output:
+            f"{FOLDER}/models/{{network}}.safetensors",
+        log:
+            f"logs/{CONFIG['benchmark']}/train/{{network}}.log",
+        benchmark:
+            f"logs/{CONFIG['benchmark']}/train/{{network}}.tsv"
+        priority: 100
+        conda:
+            "../../environment.yml"
+        threads: 2
+        params:
+            config=CONFIG_FILE,
+            depends_on=depends_on("train"),
+        shell:
+            "s4s train {params.config} {wildcards.network} > {log} 2>&1"
+
+else:
+
+    # What it fetches stays in the cache directory; by hand, or without a network: `s4s download --offline CONFIG`.
+    rule download:
+        output:
+            NETWORK,
+        log:
+            f"logs/{CONFIG['benchmark']}/download.log",
+        benchmark:
+            f"logs/{CONFIG['benchmark']}/download.tsv"
+        priority: 100
+        conda:
+            "../../environment.yml"
+        params:
+            config=CONFIG_FILE,
+            depends_on=depends_on("train"),
+        shell:
+            "s4s download {params.config} > {log} 2>&1"

@@ -6,7 +6,7 @@ for group, names in GROUPS.items():
             name:
                 f"sample_{group}_{first}"
             input:
-                f"{FOLDER}/models/denoiser.safetensors",
+                NETWORK,
                 expand(f"{FOLDER}/solvers/{{cell}}.json", cell=names),
             output:
                 expand(f"{FOLDER}/samples/{{cell}}/{first:06d}-{last:06d}.npz", cell=names),
@@ -16,6 +16,8 @@ for group, names in GROUPS.items():
                 f"logs/{CONFIG['benchmark']}/sample/{group}-{first}.tsv"
             conda:
                 "../../environment.yml"
+            resources:
+                gpu=GPU,
             params:
                 config=CONFIG_FILE,
                 cells=names,

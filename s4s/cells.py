@@ -1,0 +1,149 @@
+"""What a config asks for: its cells, the files they need, and the part of the config each stage depends on.
+
+A cell is one solver that gets sampled and scored. Nothing here imports torch: Snakemake reads this on every start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from s4s.errors import Error
+
+PROTOCOLS: dict[str, tuple[str, tuple[str, ...]]] = {  # rounding rule and data sets of each; held to s4s.protocol too
+    "edm": ("edm", ("cifar10", "ffhq", "afhqv2")),
+    "adm": ("ldm", ("lsun_bedroom", "imagenet256")),
+    "torch-fidelity": ("ldm", ("cifar10",)),
+    "ld3-latent": ("none", ("lsun_bedroom", "imagenet256", "mscoco")),
+    "digits": ("edm", ("digits",)),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One solver of a benchmark: a method, the (starting) solver, its schedule, the NFE and, if learned, a seed."""
+
+    method: str
+    solver: str
+    options: Mapping[str, Any] = field(hash=False)
+    schedule: str
+    nfe: int
+    seed: int | None = None
+
+    @property
+    def learned(self) -> bool:
+        return self.method not in ("teacher", "classical")
+
+    @property
+    def start(self) -> str:
+        """Short name of the starting solver, such as ``ipndm3``."""
+        order = self.options.get("order", "")
+        extra = [f"-{value}" for key, value in self.options.items() if key != "order"]
+        return f"{self.solver}{order}{''.join(extra)}"
+
+    @property
+    def name(self) -> str:
+        """File name of the cell's results, such as ``s4s-alt_ipndm3_edm_nfe4_seed0``."""
+        parts = [self.method, self.start, self.schedule, f"nfe{self.nfe}"]
+        return "_".join(parts if self.seed is None else [*parts, f"seed{self.seed}"])
+
+    @property
+    def group(self) -> str:
+        """Cells that one job samples and scores together: a job must be longer than its start."""
+        return self.method if self.method == "teacher" else f"{self.method}_nfe{self.nfe}"
+
+
+def cells(config: Mapping[str, Any]) -> list[Cell]:
+    """Every cell of a benchmark, in the order of the tables."""
+    made = teachers(config)
+    for nfe in config["nfe"]:
+        for solver in config["classical"]["solvers"]:
+            made += [Cell("classical", *_solver(solver), s, nfe) for s in config["classical"]["schedules"]]
+        for method in config["learned"]["methods"]:
+            for start in config["learned"]["starts"]:
+                made += [
+                    Cell(method, *_solver(start["solver"]), start["schedule"], nfe, seed)
+                    for seed in config["learned"]["seeds"]
+                ]
+    return made
+
+
+def teachers(config: Mapping[str, Any]) -> list[Cell]:
+    """The teachers: one for all students, or one for each of their numbers of evaluations."""
+    return list(dict.fromkeys(teacher_of(config, nfe) for nfe in config["nfe"]))
+
+
+def teacher_of(config: Mapping[str, Any], nfe: int) -> Cell:
+    """The teacher of students with ``nfe`` evaluations."""
+    spec = config["teacher"]
+    own = nfe + 1 if spec["nfe"] == "student+1" else spec["nfe"]
+    return Cell("teacher", *_solver(spec["solver"]), spec["schedule"], own)
+
+
+def teacher_files(config: Mapping[str, Any], teacher: Cell) -> dict[str, tuple[int, int]]:
+    """Where a teacher's samples go, below the folder of results: file -> first and last (exclusive) index."""
+    spec = config["teacher"]
+    folder = f"teacher/nfe{teacher.nfe}" if spec["nfe"] == "student+1" else "teacher"
+    n = spec["train"] + spec["validation"]
+    if spec.get("shard_size", n) >= n:
+        return {f"{folder}/pairs.safetensors": (0, n)}
+    return {f"{folder}/{a:06d}-{b:06d}.safetensors": (a, b) for a, b in _ranges(n, spec["shard_size"])}
+
+
+def cell(config: Mapping[str, Any], name: str) -> Cell:
+    """The cell of that name."""
+    for candidate in cells(config):
+        if candidate.name == name:
+            return candidate
+    raise Error(f"no cell {name!r} in benchmark {config['benchmark']!r}; `s4s cells CONFIG` lists them")
+
+
+def groups(config: Mapping[str, Any]) -> dict[str, list[Cell]]:
+    """Cells by the job that samples and scores them."""
+    made: dict[str, list[Cell]] = {}
+    for candidate in cells(config):
+        made.setdefault(candidate.group, []).append(candidate)
+    return made
+
+
+def shards(config: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """First and last (exclusive) sample index of every shard."""
+    return _ranges(config["sample"]["n"], config["sample"]["shard_size"])
+
+
+def network_files(config: Mapping[str, Any]) -> list[str]:
+    """What the stages need of the network, below the folder of results: trained weights, or the record of a fetch."""
+    weights, record = "models/denoiser.safetensors", "models/weights.json"
+    if config["model"]["type"] == "digits":
+        return [weights]
+    return [record, weights, "models/denoiser.json"] if config["model"]["type"] in ("edm", "ldm") else [record]
+
+
+def uint8_rule(config: Mapping[str, Any]) -> str:
+    """How samples become images: as the protocol does, unless said otherwise."""
+    return config["sample"].get("uint8") or PROTOCOLS[config["score"]["protocol"]][0]
+
+
+def made_from(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
+    """The part of the config that a stage's result depends on."""
+    model, process = {"model": config["model"]}, {"process": config["process"]}
+    trained = config["model"]["type"] == "digits"
+    pairs = model | process | {"teacher": {k: v for k, v in config["teacher"].items() if k != "shard_size"}}
+    learned = ("distance", "radius", "rounds") if trained else ("distance", "radius", "rounds", "space")
+    return {
+        "train": model,
+        "textbook": process if trained else model | process,
+        "teacher": pairs,
+        "fit": pairs | {key: config["learned"][key] for key in learned},
+        "sample": model | process | {"seed": config["sample"]["seed"], "uint8": uint8_rule(config)},
+        "score": {"score": config["score"]},
+    }[stage]
+
+
+def _solver(entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    return entry["name"], {key: value for key, value in entry.items() if key != "name"}
+
+
+def _ranges(n: int, size: int) -> list[tuple[int, int]]:
+    return [(first, min(first + size, n)) for first in range(0, n, size)]

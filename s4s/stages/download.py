@@ -1,0 +1,130 @@
+"""The download stage: everything published that a config needs, fetched, checked and, where it must be, converted."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sys
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from s4s import lpips, reference
+from s4s.cells import made_from
+from s4s.errors import Error
+from s4s.files import replacing, sha256
+from s4s.models import captions, convert, hub, ldm, ldm_convert, stable_diffusion
+from s4s.models.diffusers_model import PARTS
+from s4s.models.download import cache_dir, download
+from s4s.protocol import inception_weights
+from s4s.stages.bench import Bench
+from s4s.stages.evaluate import protocol_of
+from s4s.stages.files import write_json
+
+MAX_MEMBER_BYTES = 16 << 30
+
+
+def download_model(bench: Bench, *, offline: bool = False) -> Path:
+    """Fetch the network, what it is scored with and what it is compared by; returns the record of the weights.
+
+    Files that are there already are not fetched again, only checked. ``offline`` never touches the network.
+
+    Raises:
+        Error: no network, a wrong hash, nothing to check a file against; names the file, its address and its place.
+    """
+    spec = bench.config["model"]
+    if bench.trained:
+        raise Error("model type digits is trained, and needs no download: run `s4s train` instead")
+    _scoring(bench, offline)
+    found = _imported(bench, offline) if spec["type"] in ("edm", "ldm") else _hub(spec, offline)
+    write_json(bench.folder.weights, {"made_from": made_from(bench.config, "train")} | found)
+    return bench.folder.weights
+
+
+def _scoring(bench: Bench, offline: bool) -> None:
+    """Feature extractor, reference statistics and LPIPS, into the cache."""
+    chosen = protocol_of(bench.config)
+    if chosen.weights is not None:
+        inception_weights(weights=chosen.weights, offline=offline)
+    if chosen.reference is not None and chosen.reference.kind == "npz":
+        reference.fetch(chosen.reference, offline=offline)
+    if bench.config["learned"]["methods"] and "lpips" in bench.config["learned"]["distance"]:
+        lpips.load(offline=offline)
+
+
+def _imported(bench: Bench, offline: bool) -> dict[str, Any]:
+    """Fetch the original files and write them as safetensors and JSON."""
+    spec, out = bench.config["model"], bench.folder.model("denoiser")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    path = original(spec["weights"], "model.weights", offline)
+    licence = spec["weights"].get("licence")
+    if spec["type"] == "edm":
+        return {"record": convert.import_edm(path, out, sha256(path), licence=licence)}
+    kind = spec["kind"]
+    if kind == "custom":
+        kind = ldm.LDMConfig.from_dict(asdict(ldm.LDMConfig()) | spec["sizes"])
+    stage = original(spec["first_stage"], "model.first_stage", offline) if "first_stage" in spec else None
+    stage_sha256 = None if stage is None else sha256(stage)
+    record = ldm_convert.import_ldm(path, out, sha256(path), kind=kind, first_stage=stage,
+                                    first_stage_sha256=stage_sha256, licence=licence)  # fmt: skip
+    return {"record": record}
+
+
+def original(spec: Mapping[str, Any], where: str, offline: bool) -> Path:
+    """A published file on this machine, its SHA-256 checked: local or fetched, itself or a member of a zip file."""
+    expected = spec.get("sha256")
+    if "path" in spec:
+        path = Path(spec["path"]).expanduser()
+        if not path.is_file():
+            raise Error(f"{path}: no such file ({where}.path)")
+        if expected and sha256(path) != expected.lower():
+            raise Error(f"{path}: has SHA-256 {sha256(path)}, not {expected.lower()}: damaged or another file")
+    else:
+        place = hashlib.sha256(spec["url"].encode()).hexdigest()[:8]  # two addresses may end in one name
+        name = Path(urlsplit(spec["url"]).path).name
+        path = cache_dir() / "weights" / place / name
+        download(spec["url"], path, expected, licence=spec.get("licence"), offline=offline)
+    if not expected and not spec["allow_unverified"]:
+        raise Error(f"{path}: no SHA-256 to check it against; this file's is {sha256(path)}: compare it with the "
+                    f"publisher's and set {where}.sha256, or set {where}.allow_unverified")  # fmt: skip
+    return _member(path, spec["member"]) if "member" in spec else path
+
+
+def _member(archive: Path, name: str) -> Path:
+    """A file inside a zip file, unpacked into the cache; again if the zip file is newer."""
+    digest = sha256(archive)
+    out = cache_dir() / "weights" / digest[:16] / Path(name).name
+    if out.exists():
+        return out
+    try:
+        with zipfile.ZipFile(archive) as file:
+            size = file.getinfo(name).file_size
+            if size > min(MAX_MEMBER_BYTES, 100 * archive.stat().st_size):
+                raise Error(f"{archive}: {name!r} would unfold to {size:,} bytes; not a file of weights")
+            print(f"{archive.name}: unpacking {name}", file=sys.stderr)
+            with replacing(out) as temporary, file.open(name) as source, temporary.open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+    except KeyError as error:
+        raise Error(f"{archive}: has no member {name!r} (model.weights.member)") from error
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+        raise Error(f"{archive}: cannot unpack {name!r} ({error})") from error
+    return out
+
+
+def _hub(spec: Mapping[str, Any], offline: bool) -> dict[str, Any]:
+    """A folder in the diffusers layout: a snapshot of the hub, or local."""
+    stable = spec["type"] == "stable-diffusion"
+    settings = (stable_diffusion.DEFAULTS if stable else {}) | dict(spec)
+    if stable:
+        captions.prompts(settings["prompts"], settings["n_prompts"], offline=offline)
+    if settings.get("path"):
+        root = Path(settings["path"]).expanduser()
+        if not root.is_dir():
+            raise Error(f"{root}: no such folder (model.path)")
+        return {"folder": str(root), "revision": None}
+    revision = settings.get("revision") or stable_diffusion.REVISIONS.get(settings["id"])
+    root = hub.folder(settings["id"], revision, stable_diffusion.PARTS if stable else PARTS, offline=offline)
+    return {"folder": str(root), "revision": hub.revision_of(root)}
