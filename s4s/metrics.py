@@ -1,88 +1,21 @@
-"""FID, KID, precision and recall on torch-fidelity's features, with our own float64 arithmetic.
+"""FID, KID, precision and recall of features, with our own float64 arithmetic.
 
-Everything after the features works on tensors [n, d] float64 in memory, on their device, in chunks of bounded size.
+Features are tensors [n, d] float64 in memory; the work is done on their device, in chunks of bounded size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from s4s.errors import Error, choose
+from s4s.errors import Error
 
-CHUNK = 250  # images per forward pass of the extractor, aligned to the sample index: features do not depend on shards
 BLOCK = 1 << 24  # float64 values held at a time in pairwise distances and weighted sums: 128 MiB
-
-UINT8_RULES = {
-    "edm": lambda x: (127.5 * x + 128).floor(),  # Karras et al. 2022; also AMED, GAS in pixel space
-    "ldm": lambda x: (127.5 * (x + 1)).floor(),  # CompVis, LD3, GAS in latent space
-    "diffusers": lambda x: (127.5 * (x + 1)).round(),
-}
-
-
-def to_uint8(x: Tensor, rule: str = "edm") -> Tensor:
-    """Images in [-1, 1] -> uint8. The rule matters: ``ldm`` differs from ``edm`` in half of all pixels."""
-    if rule not in UINT8_RULES:
-        raise choose("uint8 rule", rule, UINT8_RULES)
-    return UINT8_RULES[rule](x).clamp(0, 255).to(torch.uint8)
-
-
-@dataclass(frozen=True)
-class Extractor:
-    """A feature extractor from torch-fidelity's registry, and what identifies it.
-
-    Args:
-        network: on its device; images are moved there, features come back.
-        layer: the features' name.
-        identity: JSON-able: name, layer, SHA-256 of the weights.
-        dtype: of the images it takes: uint8, or float32 in [0, 1].
-        chunk: images per forward pass; float32 features change in the 8th digit with it.
-    """
-
-    network: torch.nn.Module
-    layer: str
-    identity: dict[str, Any]
-    dtype: torch.dtype = torch.uint8
-    chunk: int = CHUNK
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Images [n, C, H, W] of ``dtype`` -> features [n, d] float64."""
-        if images.dtype != self.dtype:
-            raise Error(f"features are taken from {str(self.dtype)[6:]} images, got {images.dtype}")
-        device = next(self.network.parameters(), images).device
-        with torch.no_grad():
-            rows = [self.network(chunk.to(device))[0].to(images.device) for chunk in _chunks(images, self.chunk)]
-        return torch.cat(rows)[: len(images)].double()
-
-
-def extractor(name: str, weights: Path | None = None, layer: str | None = None, chunk: int = CHUNK) -> Extractor:
-    """Build a registered extractor: ``digits`` or an Inception (these need ``weights``), or any of torch-fidelity's.
-
-    Weights that torch-fidelity would unpickle are read here, as plain tensors; it gets those and never sees the file.
-    """
-    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY as registry
-    from torch_fidelity.utils import create_feature_extractor
-
-    from s4s.protocol import open_weights
-
-    _register_digits()
-    if name not in registry:
-        raise choose("feature extractor", name, registry)
-    source, digest = open_weights(name, weights)
-    layer = layer or str(registry[name].get_default_feature_layer_for_metric("fid"))
-    options = {"feature_extractor_weights_path": source, "verbose": False}
-    try:
-        network = create_feature_extractor(name, [layer], cuda=torch.cuda.is_available(), **options)
-    except RuntimeError as error:  # tensors of another network
-        raise Error(f"{weights or name}: not weights of {name!r} ({str(error).splitlines()[0][:200]})") from error
-    identity = {"extractor": name, "layer": layer, "weights_sha256": digest}
-    return Extractor(network, layer, identity, getattr(network, "image_dtype", torch.uint8), chunk)
 
 
 class Gaussian(Protocol):
@@ -255,44 +188,3 @@ def _distances(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
 def fid_label(count: int, full: int = 50_000) -> str:
     """``FID`` at the usual sample count, ``FID@n`` below it."""
     return "FID" if count >= full else f"FID@{count}"
-
-
-def _chunks(images: Tensor, size: int) -> Iterable[Tensor]:
-    """Chunks of one fixed size, the last filled up with blanks: every image meets the same arithmetic."""
-    for chunk in images.split(size):
-        missing = size - len(chunk)
-        yield torch.cat([chunk, chunk.new_zeros(missing, *chunk.shape[1:])]) if missing else chunk
-
-
-def _register_digits() -> None:
-    """Register the digits classifier with torch-fidelity, once a process."""
-    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
-
-    from s4s.models.digits import Classifier
-    from s4s.models.weights import load
-
-    if "digits" in FEATURE_EXTRACTORS_REGISTRY:
-        return
-
-    class DigitsExtractor(FeatureExtractorBase):  # type: ignore[misc]
-        def __init__(
-            self, name: str, features_list: list[str], feature_extractor_weights_path: str | None = None, **_: Any
-        ):
-            super().__init__(name, features_list)
-            if feature_extractor_weights_path is None:
-                raise Error("the feature extractor 'digits' needs the weights that `s4s train` wrote")
-            self.classifier = load(Path(feature_extractor_weights_path), Classifier)
-
-        @staticmethod
-        def get_provided_features_list() -> tuple[str, ...]:
-            return ("64",)
-
-        @staticmethod
-        def get_default_feature_layer_for_metric(metric: str) -> str:
-            return "64"
-
-        def forward(self, images: Tensor) -> tuple[Tensor]:
-            return (self.classifier.features(images.float() / 127.5 - 1),)
-
-    register_feature_extractor("digits", DigitsExtractor)

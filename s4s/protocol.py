@@ -5,9 +5,6 @@ Papers leave most of it unsaid, and it moves the number more than many a method 
 
 from __future__ import annotations
 
-import hashlib
-import io
-import pickle
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -15,17 +12,24 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from s4s.errors import Error, choose
-from s4s.files import sha256
-from s4s.metrics import CHUNK, Extractor, extractor, fid_label, to_uint8
-from s4s.models.download import cache_dir, download
-from s4s.reference import UNREADABLE, Resize, Source, Statistics
+from s4s.features import (
+    CHUNK,
+    INCEPTION,
+    PYTORCH_FID,
+    Extractor,
+    Resize,
+    Weights,
+    check_weights,
+    extractor,
+    inception_weights,
+    to_uint8,
+)
+from s4s.metrics import fid_label
+from s4s.reference import Source, Statistics
 
-PYTORCH_FID = "inception-v3-pytorch-fid"
-UNPICKLED = ("inception-v3-compat", PYTORCH_FID, "vgg16")  # torch-fidelity reads their weights as a pickle
 CLASSES = ("none", "uniform", "random")
 PIXELS = {
     "edm": "floor(127.5 x + 128)",
@@ -33,80 +37,6 @@ PIXELS = {
     "diffusers": "round(127.5 (x + 1))",
     "none": "float32 (x + 1) / 2",
 }  # of x in [-1, 1], clamped afterwards
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A published weights file. ``sha256_prefix`` is the part of its hash that is known, or all of it."""
-
-    file: str
-    url: str
-    sha256_prefix: str
-    licence: str
-
-
-INCEPTION = Weights(
-    file="weights-inception-2015-12-05-6726825d.pth",
-    url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
-    sha256_prefix="6726825d",  # by the file's own name
-    licence="Apache-2.0",
-)
-
-
-def inception_weights(path: Path | None = None, *, weights: Weights = INCEPTION, offline: bool = False) -> Path:
-    """The Inception weights of torch-fidelity and pytorch-fid, fetched unless they are there, and checked.
-
-    Raises:
-        Error: not there and not to be had, with the address, the place to put it and its hash; or another file.
-    """
-    path = path or cache_dir() / weights.file
-    try:
-        download(weights.url, path, None, licence=weights.licence, offline=offline)
-    except Error as error:
-        raise Error(f"{error} (SHA-256 begins with {weights.sha256_prefix})") from error
-    check_weights(path, sha256(path), weights)
-    return path
-
-
-def check_weights(path: Path | str, digest: str | None, weights: Weights) -> None:
-    """Raise unless a file's SHA-256 is the expected one, as far as it is known."""
-    if not (digest or "").startswith(weights.sha256_prefix):
-        raise Error(f"{path}: has SHA-256 {digest}, which should begin with {weights.sha256_prefix}; remove the file")
-
-
-def open_weights(name: str, path: Path | None) -> tuple[Any, str | None]:
-    """What torch-fidelity may read the weights of an extractor from, and their SHA-256."""
-    if path is not None:
-        return plain_weights(path) if name in UNPICKLED else (str(path), sha256(path))
-    if name.startswith("inception-v3"):
-        raise Error(f"the feature extractor {name!r} needs its weights; s4s.protocol.inception_weights() fetches them")
-    return None, None
-
-
-def plain_weights(path: Path) -> tuple[io.BytesIO, str]:
-    """A state dict, written anew from the plain tensors of a file, and the file's SHA-256. No code in it is run."""
-    try:
-        data = path.read_bytes()
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise Error(f"{path}: cannot read the weights ({error.strerror or error})") from error
-    except (*UNREADABLE, AttributeError, pickle.UnpicklingError) as error:
-        raise Error(f"{path}: refused, not a plain file of tensors ({error!r:.200})") from error
-    if not isinstance(state, dict) or not all(_is_plain(value, len(data)) for value in state.values()):
-        raise Error(f"{path}: refused, not a plain file of tensors by name")
-    for name, value in state.items():
-        if not value.isfinite().all():
-            raise Error(f"{path}: refused, {name!r} holds NaN or infinity")
-    torch.save(dict(state), buffer := io.BytesIO())
-    buffer.seek(0)
-    return buffer, hashlib.sha256(data).hexdigest()
-
-
-def _is_plain(value: object, size: int) -> bool:
-    """A dense tensor no larger than the file: not sparse, not quantised, not one number repeated a billion times."""
-    if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_quantized or not value.is_cpu:
-        return False
-    return value.numel() * value.element_size() <= size
 
 
 @dataclass(frozen=True)
@@ -170,7 +100,6 @@ class Protocol:
 
     def build(self, weights: Path | None = None, *, offline: bool = False, chunk: int = CHUNK) -> Extractor:
         """The extractor, its published weights fetched and checked."""
-        _register_pytorch_fid()
         if self.weights is None:
             return extractor(self.extractor, weights, self.layer, chunk)
         path = inception_weights(weights, weights=self.weights, offline=offline)
@@ -248,27 +177,3 @@ def protocol(name: str, data: str | None = None, **changes: Any) -> Protocol:
     free = {"seed", "first"} | ({"reference"} if plain.reference is None else set())
     changed = [key for key, value in changes.items() if key not in free and value != getattr(plain, key)]
     return replace(plain, **changes, changed=tuple(sorted(changed)))
-
-
-def _register_pytorch_fid() -> None:
-    """torch-fidelity's Inception fed as pytorch-fid does: float images in [0, 1], half-pixel bilinear, 2x - 1."""
-    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
-
-    if PYTORCH_FID in FEATURE_EXTRACTORS_REGISTRY:
-        return
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-    class PytorchFid(FeatureExtractorInceptionV3):  # type: ignore[misc]
-        image_dtype = torch.float32
-
-        @staticmethod
-        def get_provided_features_list() -> tuple[str, ...]:
-            return ("2048",)
-
-        def forward(self, images: Tensor) -> tuple[Tensor]:
-            x = 2 * F.interpolate(images, (299, 299), mode="bilinear", align_corners=False) - 1
-            for name, layer in self.named_children():
-                x = x if name == "fc" else layer(x)
-            return (x.flatten(1),)
-
-    register_feature_extractor(PYTORCH_FID, PytorchFid)

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
 import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,62 +20,12 @@ from PIL import Image
 from torch import Tensor
 
 from s4s.errors import Error, choose
-from s4s.files import replacing
-from s4s.metrics import Extractor, Moments, to_uint8
+from s4s.features import Extractor, Resize, pixels, to_uint8
+from s4s.files import UNREADABLE, replacing
+from s4s.metrics import Moments
 from s4s.models.download import cache_dir, download, parse_sha256
 
 FORMAT, MAX_DIMENSION = 1, 8192
-UNREADABLE = (OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, struct.error, zlib.error)
-
-
-def _torch_fidelity(image: Image.Image, size: int) -> Image.Image:
-    """Smaller side to ``size`` (bilinear, antialiased), then the centre: torch-fidelity's samples_resize_and_crop."""
-    from torchvision.transforms.v2.functional import center_crop, resize
-
-    return center_crop(resize(image, [size]), [size, size])
-
-
-def _adm(image: Image.Image, size: int) -> Image.Image:
-    """Halved by box means while twice too large, smaller side to ``size`` (bicubic), then the centre: ADM's rule."""
-    while min(image.size) >= 2 * size:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = size / min(image.size)
-    width, height = (round(side * scale) for side in image.size)
-    left, top = (width - size) // 2, (height - size) // 2
-    return image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
-
-
-Rule = Callable[[Image.Image, int], Image.Image]
-RESIZE_RULES: dict[str, Rule] = {"none": lambda image, _: image, "torch-fidelity": _torch_fidelity, "adm": _adm}
-
-
-@dataclass(frozen=True)
-class Resize:
-    """How an image gets its size before the extractor, which has a resize of its own to 299 pixels."""
-
-    rule: str = "none"
-    size: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.rule not in RESIZE_RULES:
-            raise choose("resize rule", self.rule, RESIZE_RULES)
-        if (self.rule == "none") != (self.size is None) or (self.size is not None and self.size < 1):
-            raise Error(f"resize rule {self.rule!r} with size {self.size}: every rule but 'none' needs a positive size")
-
-    def __call__(self, image: Image.Image) -> Image.Image:
-        """The resized image."""
-        return RESIZE_RULES[self.rule](image, self.size or 0)
-
-    def batch(self, images: Tensor) -> Tensor:
-        """uint8 images [n, 3, H, W], each resized."""
-        if self.rule == "none":
-            return images
-        return torch.stack([pixels(self(Image.fromarray(image.permute(1, 2, 0).numpy()))) for image in images])
-
-
-def pixels(image: Image.Image) -> Tensor:
-    """An RGB image as uint8 [3, H, W]."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,6 @@
-"""Distances against closed forms and torch-fidelity, merging, bootstrap, 8-bit rules, the registry."""
+"""Distances against closed forms and torch-fidelity, merging, bootstrap."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,8 +8,6 @@ import torch
 import s4s
 from s4s import metrics
 from s4s.metrics import Moments, frechet
-from s4s.models import weights
-from s4s.models.digits import Classifier
 
 
 def test_frechet_agrees_with_its_definition() -> None:
@@ -42,31 +38,6 @@ def test_moments_merge_exactly() -> None:
     whole, parts = Moments.of(x), Moments.merge(Moments.of(part) for part in x.split([10, 60, 27]))
     assert torch.equal(whole.outer, parts.outer) and torch.equal(whole.total, parts.total)
     assert torch.allclose(whole.covariance, torch.cov(x.T))
-
-
-def test_uint8_rules_differ_as_documented() -> None:
-    x = torch.linspace(-1, 1, 100_001, dtype=torch.float64)
-    edm, ldm, diffusers = (metrics.to_uint8(x, rule).int() for rule in ("edm", "ldm", "diffusers"))
-    assert ((edm != ldm).double().mean() - 0.5).abs() < 0.01
-    assert (edm != diffusers).double().mean() < 1e-2
-    assert edm.min() == 0 and edm.max() == 255
-
-
-def test_features_do_not_depend_on_the_split(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    weights.save(Classifier(), tmp_path / "features.safetensors")
-    extract = metrics.extractor("digits", tmp_path / "features.safetensors")
-    images = torch.randint(0, 256, (610, 1, 8, 8), dtype=torch.uint8)
-    assert torch.equal(extract(images)[250:500], extract(images[250:500]))
-    assert extract(images).shape == (610, 64)
-
-
-def test_refusals(tmp_path: Path) -> None:
-    with pytest.raises(s4s.Error, match="unknown feature extractor 'inception9'; choose one of: "):
-        metrics.extractor("inception9")
-    with pytest.raises(s4s.Error, match="at least two samples"):
-        frechet(Moments.of(torch.ones(1, 2).double()), Moments.of(torch.ones(5, 2).double()))
-    assert metrics.fid_label(5000) == "FID@5000" and metrics.fid_label(50_000) == "FID"
 
 
 def pair(n: int = 400, m: int = 300, d: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
@@ -153,5 +124,9 @@ def test_metric_refusals() -> None:
         metrics.bootstrap(a, Moments.of(b), replicates=1)
     with pytest.raises(s4s.Error, match="features of 8 and of 5 dimensions"):
         frechet(Moments.of(a), Moments.of(b[:, :5]))
-    with pytest.raises(s4s.Error, match="unknown uint8 rule 'round'; choose one of: diffusers, edm, ldm"):
-        metrics.to_uint8(a, "round")
+    with pytest.raises(s4s.Error, match="at least two samples"):
+        frechet(Moments.of(torch.ones(1, 2).double()), Moments.of(torch.ones(5, 2).double()))
+
+
+def test_label() -> None:
+    assert metrics.fid_label(5000) == "FID@5000" and metrics.fid_label(50_000) == "FID"

@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 from s4s import lpips, reference
 from s4s.cells import made_from
 from s4s.errors import Error
+from s4s.features import inception_weights
 from s4s.files import replacing, sha256
 from s4s.models import captions, convert, hub, ldm, ldm_convert, stable_diffusion
 from s4s.models.diffusers_model import PARTS
 from s4s.models.download import cache_dir, download
-from s4s.protocol import inception_weights
 from s4s.stages.bench import Bench
 from s4s.stages.evaluate import protocol_of
 from s4s.stages.files import write_json

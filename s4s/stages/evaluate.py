@@ -15,9 +15,10 @@ from torch import Tensor
 
 from s4s import metrics, reference
 from s4s.cells import Cell, uint8_rule
+from s4s.features import Resize
 from s4s.metrics import Moments
 from s4s.protocol import Protocol, protocol
-from s4s.reference import Resize, Source, Statistics
+from s4s.reference import Source, Statistics
 from s4s.solver import load_solver
 from s4s.stages.bench import Bench
 from s4s.stages.files import Config, write_json

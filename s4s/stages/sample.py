@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from s4s import metrics
 from s4s.cells import Cell, made_from, shards, uint8_rule
 from s4s.errors import Error
+from s4s.features import to_uint8
 from s4s.files import replacing, sha256
 from s4s.stages.bench import Bench
 from s4s.stages.files import expect
@@ -47,7 +47,7 @@ def sample_cell(bench: Bench, cell: Cell, first: int, last: int) -> Path:
 def _images(bench: Bench, x: Tensor, rule: str) -> Any:
     """Last states -> 8-bit images, a network call's worth at a time."""
     with torch.no_grad():
-        parts = [metrics.to_uint8(bench.model.decode(part), rule).cpu() for part in x.split(bench.batch)]
+        parts = [to_uint8(bench.model.decode(part), rule).cpu() for part in x.split(bench.batch)]
     return torch.cat(parts).numpy()
 
 
