@@ -34,10 +34,25 @@ UINT8_RULES = {
 
 
 def to_uint8(x: Tensor, rule: str = "edm") -> Tensor:
-    """Images in [-1, 1] -> uint8. The rule matters: ``ldm`` differs from ``edm`` in half of all pixels."""
+    """Images [n, ...] in [-1, 1] -> uint8. The rule matters: ``ldm`` differs from ``edm`` in half of all pixels.
+
+    Raises:
+        Error: unknown rule, or NaN or infinity in an image, which would turn into a valid colour.
+    """
     if rule not in UINT8_RULES:
         raise choose("uint8 rule", rule, UINT8_RULES)
-    return UINT8_RULES[rule](x).clamp(0, 255).to(torch.uint8)
+    return UINT8_RULES[rule](finite(x)).clamp(0, 255).to(torch.uint8)
+
+
+def finite(x: Tensor) -> Tensor:
+    """``x`` [n, ...] itself, or ``Error`` with the number of the first image that holds NaN or infinity."""
+    if not x.isfinite().all():
+        bad = (~x.isfinite()).reshape(len(x), -1).any(1).nonzero().flatten()
+        raise Error(
+            f"{len(bad):,} of {len(x):,} images hold NaN or infinity, the first is number {int(bad[0]):,}: the network "
+            "or the solver overflowed; look at that sample, or use dtype float32"
+        )
+    return x
 
 
 def _torch_fidelity(image: Image.Image, size: int) -> Image.Image:

@@ -24,6 +24,7 @@ from s4s.features import (
     Weights,
     check_weights,
     extractor,
+    finite,
     inception_weights,
     to_uint8,
 )
@@ -95,7 +96,7 @@ class Protocol:
     def images(self, x: Tensor) -> Tensor:
         """Samples [n, C, H, W] in [-1, 1] -> what the extractor takes."""
         if self.uint8 == "none":
-            return ((x + 1) / 2).clamp(0, 1).float()
+            return ((finite(x) + 1) / 2).clamp(0, 1).float()
         return self.resize.batch(to_uint8(x, self.uint8).cpu())
 
     def build(self, weights: Path | None = None, *, offline: bool = False, chunk: int = CHUNK) -> Extractor:

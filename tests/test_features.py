@@ -34,6 +34,19 @@ def test_unknown_uint8_rule() -> None:
         features.to_uint8(torch.zeros(2), "round")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_images_that_are_not_finite_are_refused(value: float) -> None:
+    x = torch.zeros(5, 3, 2, 2)
+    x[3, 1, 0, 0] = x[4, 2, 1, 1] = x[4, 0, 0, 0] = value
+    refuse = [lambda rule=rule: features.to_uint8(x, rule) for rule in features.UINT8_RULES]
+    refuse += [lambda name=name: protocol.protocol(name).images(x) for name in ("edm", "ld3-latent")]
+    for images in refuse:
+        with pytest.raises(s4s.Error, match="2 of 5 images hold NaN or infinity, the first is number 3: ") as caught:
+            images()
+        one_line(caught)
+    assert torch.equal(features.to_uint8(x[:3]), torch.full((3, 3, 2, 2), 128, dtype=torch.uint8))
+
+
 def test_features_do_not_depend_on_the_split(tmp_path: Path) -> None:
     torch.manual_seed(0)
     weights.save(Classifier(), tmp_path / "features.safetensors")

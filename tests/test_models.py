@@ -36,6 +36,7 @@ def test_an_edm_network_is_its_own_denoiser(tmp_path: Path) -> None:
     assert torch.equal(model.denoiser(None)(x, sigma), net(x, sigma))
     assert (model.process.sigma_min, model.process.sigma_max, model.shape) == (0.002, 80.0, (3, 8, 8))  # type: ignore[attr-defined]
     assert model.condition(range(4)) is None and torch.equal(model.decode(x), x)
+    assert model.facts_of(range(4)) == model.facts
     assert model.facts["weights_sha256"] == sha256(path) and json.loads(json.dumps(model.facts)) == model.facts
     x.requires_grad_()
     solver = s4s.solver("ddim", s4s.grid("edm", model.process, 3))

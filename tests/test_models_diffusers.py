@@ -372,6 +372,17 @@ def test_embeddings_depend_on_the_index_alone(stable: Any, tmp_path: Path) -> No
     assert torch.equal(whole[20:40], whole[:20]) and not torch.equal(whole[0], whole[1])
 
 
+def test_more_samples_than_prompts_are_on_record(stable: Any, tmp_path: Path) -> None:
+    model = load_model({"type": "stable-diffusion", "prompts": str(listed(tmp_path, 4)), "n_prompts": 4}, stable[0])
+    for indices, repeat in ((range(4), False), (range(6, 10), False), (range(5), True), (range(50_000, 50_005), True)):
+        facts = model.facts_of(indices)
+        assert facts["prompts_repeat"] is repeat and facts["prompts"]["rule"].endswith(
+            "sample i gets prompt i modulo n"
+        )
+        assert json.loads(json.dumps(facts)) == facts
+    assert "prompts_repeat" not in model.facts
+
+
 def test_stable_diffusion_says_what_it_is(stable: Any, tmp_path: Path) -> None:
     spec = {"type": "stable-diffusion", "prompts": str(listed(tmp_path, 2)), "n_prompts": 2, "dtype": "bfloat16"}
     v15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"

@@ -45,6 +45,16 @@ class Model:
     condition: Condition
     facts: Mapping[str, Any] = field(default_factory=dict)
 
+    def facts_of(self, indices: range) -> dict[str, Any]:
+        """The facts that belong beside a number from these samples.
+
+        A model with prompts adds ``prompts_repeat``: whether some prompt has more than one of the samples, as it has
+        when there are more samples than prompts.
+        """
+        prompts = self.facts.get("prompts")
+        repeat = {} if prompts is None else {"prompts_repeat": len(indices) > prompts["n"]}
+        return dict(self.facts) | repeat
+
 
 @dataclass(frozen=True)
 class Guidance:

@@ -102,6 +102,7 @@ class Scorer:
             or found["sha256"],
             "classes": facts.get("classes") or "unconditional",
             "prompts": facts.get("prompts"),
+            "prompts_repeat": facts.get("prompts_repeat"),
             "guidance": facts.get("guidance"),
             "sample_seed": self.bench.config["sample"]["seed"],
             "sigma_range": [process.sigma_max, process.sigma_min],

@@ -38,7 +38,8 @@ def sample_cell(bench: Bench, cell: Cell, first: int, last: int) -> Path:
         arrays = {"images": _images(bench, x, rule)}
     path = bench.folder.samples(cell, first, last)
     facts = {"seconds": time.perf_counter() - started, "solver_sha256": sha256(bench.folder.solver(cell))}
-    facts |= {"made_from": made_from(bench.config, "sample"), "model": dict(bench.model.facts), "device": bench.device}
+    model = bench.model.facts_of(range(bench.config["sample"]["n"]))
+    facts |= {"made_from": made_from(bench.config, "sample"), "model": model, "device": bench.device}
     with replacing(path) as temporary:
         np.savez(temporary, **arrays, record=json.dumps(facts))
     return path
