@@ -24,6 +24,13 @@ RESULTS = click.option(
 CELLS = click.argument("names", metavar="CELL...", nargs=-1, required=True)
 
 
+OUT = click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="NAME.safetensors to write, and NAME.json."
+)
+SHA256 = click.option("--sha256", help="Expected hash of the file, checked before it is read.")
+ALLOW_UNVERIFIED = click.option("--allow-unverified", is_flag=True, help="Read a file whose hash you do not know.")
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="s4s")
 def cli() -> None:
@@ -210,9 +217,9 @@ def import_() -> None:
 
 @import_.command("edm")
 @click.argument("pickle", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="NAME.safetensors to write, and NAME.json.")
-@click.option("--sha256", help="Expected hash of the pickle, checked before it is read.")
-@click.option("--allow-unverified", is_flag=True, help="Read a pickle whose hash you do not know.")
+@OUT
+@SHA256
+@ALLOW_UNVERIFIED
 def import_edm(pickle: Path, out: Path, sha256: str | None, allow_unverified: bool) -> None:
     """An EDM pickle (CIFAR-10, FFHQ, AFHQv2) as NVIDIA publishes it.
 
@@ -222,6 +229,28 @@ def import_edm(pickle: Path, out: Path, sha256: str | None, allow_unverified: bo
 
     convert.import_edm(pickle, out, sha256, allow_unverified=allow_unverified)
     click.echo(out)
+
+
+@import_.command("ldm")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@OUT
+@click.option("--kind", required=True, help="Which model it is: lsun_bedroom or imagenet256.")
+@click.option("--first-stage", type=click.Path(path_type=Path), help="VQ-f4 checkpoint, if not inside the other.")
+@SHA256
+@click.option("--first-stage-sha256", help="Expected hash of the first stage's file.")
+@ALLOW_UNVERIFIED
+def import_ldm(checkpoint: Path, out: Path, allow_unverified: bool, **options: Any) -> None:
+    """A latent diffusion checkpoint (LSUN-Bedroom, ImageNet-256) as CompVis publishes it.
+
+    EMA weights are taken when the file has them; the second line of the output says so.
+
+    Example: s4s import ldm model.ckpt --kind lsun_bedroom --out lsun_bedroom.safetensors --allow-unverified
+    """
+    from s4s.models import ldm_convert
+
+    record = ldm_convert.import_ldm(checkpoint, out, allow_unverified=allow_unverified, **options)
+    click.echo(out)
+    click.echo(f"weights: {record['ema']}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from s4s.errors import Error, choose
-from s4s.files import UNREADABLE, sha256
+from s4s.files import sha256
+from s4s.models import checkpoint
 from s4s.models.download import cache_dir, download
 
 CHUNK = 250  # images per forward pass of the extractor, aligned to the sample index: features do not depend on shards
@@ -208,11 +208,9 @@ def plain_weights(path: Path) -> tuple[io.BytesIO, str]:
     """A state dict, written anew from the plain tensors of a file, and the file's SHA-256. No code in it is run."""
     try:
         data = path.read_bytes()
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except OSError as error:
         raise Error(f"{path}: cannot read the weights ({error.strerror or error})") from error
-    except (*UNREADABLE, AttributeError, pickle.UnpicklingError) as error:
-        raise Error(f"{path}: refused, not a plain file of tensors ({error!r:.200})") from error
+    state = checkpoint.load(path, io.BytesIO(data), len(data))
     if not isinstance(state, dict) or not all(_is_plain(value, len(data)) for value in state.values()):
         raise Error(f"{path}: refused, not a plain file of tensors by name")
     for name, value in state.items():

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import struct
 import tempfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-# what readers of binary formats raise on a damaged file
-UNREADABLE = (OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, struct.error, zlib.error)
 
 
 @contextmanager

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,11 +23,12 @@ from torch import Tensor
 
 from s4s.errors import Error, choose
 from s4s.features import Extractor, Resize, pixels, to_uint8
-from s4s.files import UNREADABLE, replacing
+from s4s.files import replacing
 from s4s.metrics import Moments
 from s4s.models.download import cache_dir, download, parse_sha256
 
 FORMAT, MAX_DIMENSION = 1, 8192
+UNREADABLE = (OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, struct.error, zlib.error)
 
 
 @dataclass(frozen=True)

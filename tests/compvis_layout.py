@@ -10,9 +10,11 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from io import BytesIO
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +22,7 @@ from torch import Tensor
 
 from s4s.models.ldm import LDMConfig
 
+Target = TypeVar("Target", Path, BytesIO)
 GROUPS = 32
 TINY = LDMConfig(
     size=8, width=32, mult=(1, 2), blocks=1, head_dim=32, vq_width=32, vq_mult=(1, 2), vq_blocks=1, codebook=16
@@ -192,7 +195,7 @@ def state_dict(net: Weights, stage: Weights, table: Tensor | None, ema: Weights 
     return state | {"betas": betas.float(), "alphas_cumprod": (1 - betas).cumprod(0).float()}
 
 
-def save(path: Path, state: Any, **options: Any) -> Path:
+def save(path: Target, state: Any, **options: Any) -> Target:
     """A checkpoint as Lightning writes it: with its callbacks, keyed by their class."""
     with _lightning() as callback:
         top = {
@@ -203,6 +206,18 @@ def save(path: Path, state: Any, **options: Any) -> Path:
         }
         torch.save(top, path, **options)
     return path
+
+
+@cache
+def honest() -> bytes:
+    """A small file without EMA weights."""
+    return dump(state_dict(*draw(TINY)))
+
+
+def dump(state: Any, **options: Any) -> bytes:
+    """What ``save`` writes."""
+    save(file := BytesIO(), state, **options)
+    return file.getvalue()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import warnings
 from collections import OrderedDict
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -170,3 +171,28 @@ def child(call: Call, path: str) -> Call:
     for name in path.split("."):
         call = state(call)["_modules"][name]
     return call
+
+
+@cache
+def honest() -> bytes:
+    """An honest file."""
+    return dump(network()[1])
+
+
+def changed(change: Callable[[dict[str, Any]], Any]) -> bytes:
+    """An otherwise honest file in which ``change`` altered the top dictionary."""
+    top = network()[1]
+    change(top)
+    return dump(top)
+
+
+def with_storage(data: bytes) -> bytes:
+    """A file in which one tensor's nested torch file is ``data``."""
+    args = (Call(LOAD_BYTES, (data,)), 0, (16,), (1,), False, OrderedDict())
+    weight = Call(PARAMETER, (Call(TENSOR, args), False, OrderedDict()))
+    return changed(lambda top: state(child(top["ema"], "model.map_layer0"))["_parameters"].update(bias=weight))
+
+
+def start(code: bytes) -> bytes:
+    """Opcodes after the head of a pickle of protocol 4."""
+    return pickle.PROTO + b"\x04" + code

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import stat
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from s4s.errors import Error
-from s4s.files import replacing, sha256
 from s4s.models.ddpmpp import UNetConfig
-from s4s.models.download import parse_sha256
 from s4s.models.edm import EDMNetwork, check_layout, dump_record, skeleton
 from s4s.models.nvidia import Layer, LazyTensor, read_pickle, tensors
+from s4s.models.source import check_hash, check_request, opened, write
 
 MAX_PICKLE_BYTES = 1 << 30
 
@@ -71,47 +65,26 @@ def import_edm(
         Error: wrong or missing hash; not a DDPM++ network of EDM; anything unknown, missing or not finite in it.
     """
     pkl, out = Path(pkl), Path(out)
-    if out.suffix != ".safetensors" or out.is_dir():
-        raise Error(f"{out}: the output must be a file name that ends in .safetensors")
-    expected = None if sha256 is None else parse_sha256(sha256)
+    check_request(out, sha256)
     data = _read_file(pkl)
     actual = hashlib.sha256(data).hexdigest()
-    _check_hash(pkl, actual, expected, allow_unverified)
+    check_hash(pkl, actual, sha256, allow_unverified)
     try:
         net, state = _read_network(memoryview(data))
     except Error as error:
         raise Error(f"{pkl}: {error}") from error
     del data
     source = {"file": pkl.name, "sha256": actual, "entry": "ema", "class": "EDMPrecond", "licence": licence}
-    return _write(out, net, state, source)
+    parameters = sum(value.numel() for value in net.parameters())
+    return write(out, state, parameters, lambda about: dump_record(net, about, source))
 
 
 def _read_file(path: Path) -> bytearray:
-    """The whole of a regular file, opened once: what is hashed is what is parsed."""
-    flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    try:
-        with open(path, "rb", opener=lambda name, mode: os.open(name, mode | flags)) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise Error(f"{path}: is not a regular file")
-            if not 0 < status.st_size <= MAX_PICKLE_BYTES:
-                raise Error(f"{path}: has {status.st_size:,} bytes; a network has between 1 and {MAX_PICKLE_BYTES:,}")
-            data = bytearray(status.st_size)
-            if file.readinto(data) != len(data) or file.read(1):
-                raise Error(f"{path}: changed while it was read; try again")
-    except OSError as error:
-        if path.is_symlink():
-            raise Error(f"{path}: is a symbolic link; give the file itself") from error
-        raise Error(f"{path}: cannot read the file ({error.strerror})") from error
-    return data
-
-
-def _check_hash(path: Path, actual: str, expected: str | None, allow_unverified: bool) -> None:
-    if expected is None and not allow_unverified:
-        raise Error(f"{path}: no SHA-256 to check it against; this file's is {actual}: compare it with the publisher's "
-                    f"and pass it with --sha256, or pass --allow-unverified")  # fmt: skip
-    if expected is not None and expected != actual:
-        raise Error(f"{path}: has SHA-256 {actual}, not {expected}: damaged or another file; get it again")
+    with opened(path, MAX_PICKLE_BYTES) as (file, size):
+        data = bytearray(size)
+        if file.readinto(data) != size or file.read(1):  # type: ignore[attr-defined]
+            raise Error(f"{path}: changed while it was read; try again")
+        return data
 
 
 def _read_network(data: memoryview) -> tuple[EDMNetwork, dict[str, Tensor]]:
@@ -157,17 +130,3 @@ def _read_tensor(name: str, lazy: LazyTensor) -> Tensor:
     if name.endswith("resample_filter") and not (value == 0.25).all():
         raise Error(f"tensor '{name}' is not the filter [1, 1]; only DDPM++ networks are supported")
     return value
-
-
-def _write(out: Path, net: EDMNetwork, state: dict[str, Tensor], source: dict[str, Any]) -> dict[str, Any]:
-    parameters = sum(value.numel() for value in net.parameters())
-    try:
-        with replacing(out.with_suffix(".json")) as record, replacing(out) as weights:
-            save_file(state, weights, {"format": "pt"})
-            about = {"sha256": sha256(weights), "tensors": len(state), "parameters": parameters, "dtype": "float32"}
-            text = dump_record(net, about, source)
-            record.write_text(text, encoding="utf-8")
-    except (OSError, SafetensorError) as error:
-        raise Error(f"{out}: cannot write the network ({error})") from error
-    result: dict[str, Any] = json.loads(text)
-    return result

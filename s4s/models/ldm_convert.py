@@ -6,41 +6,28 @@ The mapping of names is derived from our own networks: every tensor of theirs ha
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import re
-import stat
-import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from s4s.errors import Error, choose
-from s4s.files import replacing, sha256
+from s4s.models.checkpoint import state_dict
 from s4s.models.compvis import Source, unet_source, vae_source
-from s4s.models.download import parse_sha256
 from s4s.models.ldm import KINDS, LDMConfig, dump_record, networks, process
+from s4s.models.source import check_hash, check_request, opened, write
 
 MAX_CKPT_BYTES = 16 << 30
-LIGHTNING = "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"
 UNET, FIRST_STAGE, CLASSES = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.embedding."
 EMA_COUNTERS = frozenset({"model_ema.decay", "model_ema.num_updates"})
 
 State = Mapping[str, Any]
 Layout = Mapping[str, tuple[int, ...]]
 T = TypeVar("T")
-
-
-class _Inert:
-    """Stands where old checkpoints name a Lightning callback as a dictionary key."""
 
 
 def import_ldm(
@@ -72,8 +59,7 @@ def import_ldm(
         Error: wrong or missing hash; anything unknown, missing, of another shape or not finite in the file.
     """
     ckpt, out = Path(ckpt), Path(out)
-    if out.suffix != ".safetensors" or out.is_dir():
-        raise Error(f"{out}: the output must be a file name that ends in .safetensors")
+    check_request(out, sha256, first_stage_sha256)
     if isinstance(kind, str) and kind not in KINDS:
         raise choose("kind of latent diffusion model", kind, KINDS)
     config = KINDS[kind] if isinstance(kind, str) else kind
@@ -82,7 +68,7 @@ def import_ldm(
     stage_path = ckpt if first_stage is None else Path(first_stage)
     stage: State = _part(state, FIRST_STAGE)
     if first_stage is not None:
-        stage, digest = _read(stage_path, first_stage_sha256, allow_unverified)
+        stage, digest = _read(stage_path, first_stage_sha256, allow_unverified, "--first-stage-sha256")
         source["first_stage"] = {"file": stage_path.name, "sha256": digest}
     expected = {key: tuple(value.shape) for key, value in networks(config).state_dict().items()}
     with _naming(f"{ckpt}: "):
@@ -92,7 +78,8 @@ def import_ldm(
         vae = _convert(stage, _part(expected, "vae."), vae_source(config))
     tensors |= {f"vae.{key}": value for key, value in vae.items()}
     facts = {"kind": kind if isinstance(kind, str) else "custom", "ema": ema, "source": source}
-    return _write(out, tensors, config, facts)
+    count = sum(value.numel() for value in tensors.values())
+    return write(out, tensors, count, lambda about: dump_record(config, facts | {"weights": about}))
 
 
 @contextmanager
@@ -104,54 +91,12 @@ def _naming(where: str) -> Iterator[None]:
         raise Error(f"{where}{error}") from error
 
 
-def _read(path: Path, expected: str | None, allow_unverified: bool) -> tuple[State, str]:
+def _read(path: Path, sha256: str | None, allow_unverified: bool, option: str = "--sha256") -> tuple[State, str]:
     """The state dictionary of a checkpoint, and the file's hash: one open file is hashed, then read."""
-    expected = None if expected is None else parse_sha256(expected)
-    flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    try:
-        with open(path, "rb", opener=lambda name, mode: os.open(name, mode | flags)) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode) or not 0 < status.st_size <= MAX_CKPT_BYTES:
-                raise Error(f"{path}: is not a regular file of 1 to {MAX_CKPT_BYTES:,} bytes")
-            actual = hashlib.file_digest(file, "sha256").hexdigest()
-            if expected is None and not allow_unverified:
-                raise Error(f"{path}: no SHA-256 to check it against; this file's is {actual}: compare it with the "
-                            f"publisher's and pass it, or allow unverified files")  # fmt: skip
-            if expected not in (None, actual):
-                raise Error(f"{path}: has SHA-256 {actual}, not {expected}: damaged or another file; get it again")
-            return _state(path, file, status.st_size), actual
-    except OSError as error:
-        reason = "a symbolic link; give the file itself" if path.is_symlink() else f"not readable ({error.strerror})"
-        raise Error(f"{path}: is {reason}") from error
-
-
-def _state(path: Path, file: IO[bytes], size: int) -> State:
-    _check_zip(path, file, size)
-    file.seek(0)
-    try:
-        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals([(_Inert, LIGHTNING)]):
-            top = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or hostile file makes the reader raise anything
-        name = re.search(r"GLOBAL ([\w.]+)", str(error)) or re.search(r"global:? ([\w.]+)", str(error))
-        why = f"refers to {name[1][:100]}, which is not allowed; nothing was run" if name else "damaged or truncated"
-        raise Error(f"{path}: not a checkpoint that can be read safely: {why}") from error
-    state = top.get("state_dict") if isinstance(top, dict) else None
-    if not isinstance(state, dict) or not all(type(key) is str for key in state):
-        raise Error(f"{path}: holds no 'state_dict', as CompVis checkpoints do")
-    return state
-
-
-def _check_zip(path: Path, file: IO[bytes], size: int) -> None:
-    """Torch stores its files uncompressed: anything else could unfold to any size in memory."""
-    file.seek(0)
-    if not zipfile.is_zipfile(file):
-        return
-    try:
-        members = zipfile.ZipFile(file).infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise Error(f"{path}: damaged or truncated archive") from error
-    if any(m.compress_type != zipfile.ZIP_STORED for m in members) or sum(m.file_size for m in members) > size:
-        raise Error(f"{path}: its members are compressed or overlap; torch never writes such a checkpoint")
+    with opened(path, MAX_CKPT_BYTES) as (file, size):
+        actual = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        check_hash(path, actual, sha256, allow_unverified, option)
+        return state_dict(path, file, size), actual
 
 
 def _check_schedule(state: State) -> None:
@@ -219,17 +164,3 @@ def _checked(name: str, value: Any, shape: tuple[int, ...]) -> Tensor:
     if not value.isfinite().all():
         raise Error(f"tensor {name[:100]!a} holds NaN or infinity")
     return value.detach()
-
-
-def _write(out: Path, tensors: dict[str, Tensor], config: LDMConfig, facts: dict[str, Any]) -> dict[str, Any]:
-    count = sum(value.numel() for value in tensors.values())
-    try:
-        with replacing(out.with_suffix(".json")) as record, replacing(out) as weights:
-            save_file(tensors, weights, {"format": "pt"})
-            about = {"sha256": sha256(weights), "tensors": len(tensors), "parameters": count, "dtype": "float32"}
-            text = dump_record(config, facts | {"weights": about})
-            record.write_text(text, encoding="utf-8")
-    except (OSError, SafetensorError) as error:
-        raise Error(f"{out}: cannot write the model ({error})") from error
-    result: dict[str, Any] = json.loads(text)
-    return result
