@@ -14,6 +14,7 @@ from s4s import __version__
 from s4s.cells import Cell, shards, teacher_files, teachers
 from s4s.cells import cell as find_cell
 from s4s.cells import cells as all_cells
+from s4s.cli_import import import_
 from s4s.config import load
 from s4s.errors import Error
 
@@ -22,13 +23,6 @@ RESULTS = click.option(
     "--results", default="results", show_default=True, type=click.Path(path_type=Path), help="Folder of all results."
 )
 CELLS = click.argument("names", metavar="CELL...", nargs=-1, required=True)
-
-
-OUT = click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="NAME.safetensors to write, and NAME.json."
-)
-SHA256 = click.option("--sha256", help="Expected hash of the file, checked before it is read.")
-ALLOW_UNVERIFIED = click.option("--allow-unverified", is_flag=True, help="Read a file whose hash you do not know.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -207,50 +201,26 @@ def show(solver: Path) -> None:
     click.echo(describe(load_solver(solver)))
 
 
-@cli.group("import")
-def import_() -> None:
-    """Turn published weights into safetensors. Nothing in the files is executed.
+@cli.command()
+@click.argument("configs", metavar="[CONFIG]...", nargs=-1, type=click.Path(path_type=Path))
+@RESULTS
+@click.option("--tflops", type=click.FloatRange(min=0, min_open=True), help="Sustained TFLOP/s of your GPU.")
+def doctor(configs: Sequence[Path], results: Path, tflops: float | None) -> None:
+    """Say what is here, what is missing and how to get it, and what each benchmark costs.
 
-    Example: s4s import edm edm-cifar10-32x32-uncond-vp.pkl --out edm-cifar10.safetensors --sha256 4d5d...
+    Without configs: all of config/*.yaml. Uses no network. Exit status 1 when something is missing.
+
+    Example: s4s doctor config/digits.yaml
     """
+    from s4s.doctor import report
+
+    lines, whole = report(list(configs) or sorted(Path("config").glob("*.yaml")), results, tflops)
+    click.echo("\n".join(lines))
+    if not whole:
+        sys.exit(1)
 
 
-@import_.command("edm")
-@click.argument("pickle", type=click.Path(path_type=Path))
-@OUT
-@SHA256
-@ALLOW_UNVERIFIED
-def import_edm(pickle: Path, out: Path, sha256: str | None, allow_unverified: bool) -> None:
-    """An EDM pickle (CIFAR-10, FFHQ, AFHQv2) as NVIDIA publishes it.
-
-    Example: s4s import edm edm-ffhq-64x64-uncond-vp.pkl --out edm-ffhq.safetensors --allow-unverified
-    """
-    from s4s.models import convert
-
-    convert.import_edm(pickle, out, sha256, allow_unverified=allow_unverified)
-    click.echo(out)
-
-
-@import_.command("ldm")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
-@OUT
-@click.option("--kind", required=True, help="Which model it is: lsun_bedroom or imagenet256.")
-@click.option("--first-stage", type=click.Path(path_type=Path), help="VQ-f4 checkpoint, if not inside the other.")
-@SHA256
-@click.option("--first-stage-sha256", help="Expected hash of the first stage's file.")
-@ALLOW_UNVERIFIED
-def import_ldm(checkpoint: Path, out: Path, allow_unverified: bool, **options: Any) -> None:
-    """A latent diffusion checkpoint (LSUN-Bedroom, ImageNet-256) as CompVis publishes it.
-
-    EMA weights are taken when the file has them; the second line of the output says so.
-
-    Example: s4s import ldm model.ckpt --kind lsun_bedroom --out lsun_bedroom.safetensors --allow-unverified
-    """
-    from s4s.models import ldm_convert
-
-    record = ldm_convert.import_ldm(checkpoint, out, allow_unverified=allow_unverified, **options)
-    click.echo(out)
-    click.echo(f"weights: {record['ema']}")
+cli.add_command(import_)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

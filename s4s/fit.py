@@ -229,7 +229,7 @@ class _Fitter:
 
     def batch(self, k: int, iterations: int) -> Tensor:
         """Indices of iteration k: a growing slice of seeded permutations, so small early and large late."""
-        size = min(len(self.y), 64 if k < iterations // 3 else 256)
+        size = batch_size(k, iterations, len(self.y))
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + k)
         return torch.randperm(len(self.y), generator=generator)[:size]
 
@@ -272,6 +272,11 @@ class _Fitter:
                 shift = shift - self.reach / 2 * slope / _norm(slope).clamp(min=1e-30)
                 self.moved[part] = shift * (self.reach / _norm(shift).clamp(min=1e-30)).clamp(max=1)
         self.evaluations += 2 * solver.nfe * len(index)
+
+
+def batch_size(k: int, iterations: int, train: int) -> int:
+    """Samples of iteration ``k``: few while every step is a gain, more when steps are small."""
+    return min(train, 64 if k < iterations // 3 else 256)
 
 
 def _norm(x: Tensor) -> Tensor:

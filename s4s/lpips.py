@@ -93,10 +93,15 @@ def load(path: Path | str | None = None, *, offline: bool = False) -> VGG16:
     return _network(state, str(path))
 
 
+def sources(*, offline: bool = False) -> tuple[Path, Path]:
+    """The published backbone and heads, fetched into the cache directory unless they are there, and checked."""
+    heads = download(HEADS, cache_dir() / "lpips-vgg-heads.pth", HEADS_SHA256, licence="BSD-2-Clause", offline=offline)
+    return download(BACKBONE, None, BACKBONE_SHA256, licence="BSD-3-Clause", offline=offline), heads
+
+
 def convert(path: Path, *, offline: bool = False) -> None:
     """Make the safetensors file from the published backbone and heads, fetched into the cache directory."""
-    heads = download(HEADS, cache_dir() / "lpips-vgg-heads.pth", HEADS_SHA256, licence="BSD-2-Clause", offline=offline)
-    backbone = download(BACKBONE, None, BACKBONE_SHA256, licence="BSD-3-Clause", offline=offline)
+    backbone, heads = sources(offline=offline)
     published, weights = _read(backbone), _read(heads)
     layers = sorted({int(key.split(".")[1]) for key in published if key.startswith("features.")})
     state = {f"heads.{i}": weights.get(f"lin{i}.model.1.weight", torch.empty(0)).flatten() for i in range(len(BLOCKS))}

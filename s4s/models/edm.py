@@ -146,6 +146,12 @@ def dump_record(net: EDMNetwork, weights: dict[str, Any], source: dict[str, Any]
     return json.dumps(head | body, indent=2) + "\n"
 
 
+def read_config(path: Path) -> UNetConfig:
+    """The configuration in the ``.json`` file beside imported weights."""
+    config: UNetConfig = _read_record(path)["config"]
+    return config
+
+
 def _read_record(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:

@@ -74,7 +74,13 @@ def _imported(bench: Bench, offline: bool) -> dict[str, Any]:
 
 
 def original(spec: Mapping[str, Any], where: str, offline: bool) -> Path:
-    """A published file on this machine, its SHA-256 checked: local or fetched, itself or a member of a zip file."""
+    """A published file on this machine, or the member of the zip file that it is."""
+    path = published(spec, where, offline)
+    return _member(path, spec["member"]) if "member" in spec else path
+
+
+def published(spec: Mapping[str, Any], where: str, offline: bool) -> Path:
+    """A published file on this machine, its SHA-256 checked: local or fetched."""
     expected = spec.get("sha256")
     if "path" in spec:
         path = Path(spec["path"]).expanduser()
@@ -90,7 +96,7 @@ def original(spec: Mapping[str, Any], where: str, offline: bool) -> Path:
     if not expected and not spec["allow_unverified"]:
         raise Error(f"{path}: no SHA-256 to check it against; this file's is {sha256(path)}: compare it with the "
                     f"publisher's and set {where}.sha256, or set {where}.allow_unverified")  # fmt: skip
-    return _member(path, spec["member"]) if "member" in spec else path
+    return path
 
 
 def _member(archive: Path, name: str) -> Path:

@@ -32,7 +32,8 @@ def protocol_of(config: Config, plan: str = "none") -> Protocol:
     score = config["score"]
     changes: dict[str, Any] = {"seed": config["sample"]["seed"], "uint8": uint8_rule(config), "classes": plan}
     if "reference" in score:
-        given = dict(score["reference"])
+        known = protocol(score["protocol"], score.get("data")).reference
+        given = dict(score["reference"]) | {"note": known.note if known else ""}
         changes["reference"] = Source(**given | ({"resize": Resize(**given["resize"])} if "resize" in given else {}))
     if "extractor" in score:
         changes |= {"extractor": score["extractor"]["name"], "layer": score["extractor"]["layer"], "weights": None}
