@@ -1,0 +1,53 @@
+"""Prompts: the first of a list in file order, under a hash."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from s4s.errors import Error
+from s4s.models import captions, hub
+
+
+def test_captions_are_the_first_in_file_order_and_have_a_hash(tmp_path: Path) -> None:
+    data = {"annotations": [{"image_id": 9 - i, "caption": f"caption {i}\n"} for i in range(5)]}
+    path = tmp_path / "captions.json"
+    path.write_text(json.dumps(data))
+    found = captions.prompts(str(path), 3)
+    assert found == ["caption 0 ", "caption 1 ", "caption 2 "]
+    text = tmp_path / "list.txt"
+    text.write_bytes(b"caption 0 \ncaption 1 \ncaption 2 \n")
+    assert captions.prompts(str(text), 3) == found
+    assert captions.sha256(found) == hub.sha256(text)
+    assert captions.facts("x", found)["sha256"] == hub.sha256(text)
+
+
+def test_the_coco_list_is_fetched_and_checked(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("S4S_CACHE", str(tmp_path))
+    with pytest.raises(Error, match=r"coco_captions\.txt: cannot fetch https://.*edabd2a5"):
+        captions.prompts("coco", 5, offline=True)
+    (tmp_path / "coco_captions.txt").write_text("not it\n")
+    with pytest.raises(Error, match="has SHA-256"):
+        captions.prompts("coco", 5, offline=True)
+    known = captions.CaptionList("https://localhost/list.txt", captions.sha256(["a", "b"]), 2)
+    monkeypatch.setattr(captions, "COCO_30K", known)
+    (tmp_path / "list.txt").write_text("a\nb\n")
+    assert captions.prompts("coco", 2, offline=True) == ["a", "b"]
+    assert captions.facts("coco", ["a", "b"])["known_as"]
+
+
+def test_damaged_caption_files_are_refused(tmp_path: Path) -> None:
+    for name, data, message in (
+        ("a.json", b"{", "not a COCO caption file"),
+        ("b.json", b'{"annotations": [{"caption": 3}]}', "not a COCO caption file"),
+        ("c.txt", b"\xff\xfe", "not UTF-8"),
+        ("d.txt", b"a\n", "holds 1 captions; 2 are asked for"),
+    ):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(Error, match=message):
+            captions.prompts(str(tmp_path / name), 2)
+    with pytest.raises(Error, match="cannot read the prompts"):
+        captions.prompts(str(tmp_path / "none.txt"), 1)
