@@ -110,7 +110,8 @@ def check_record(record: dict[str, Any], made: dict[str, Any]) -> None:
     if record["benchmark"] == "imagenet256":
         assert protocol["classes"]["plan"] == "uniform" and protocol["classes"]["count"] == 10
     if record["benchmark"] == "mscoco":
-        assert protocol["prompts"]["n"] == 7 and len(protocol["prompts"]["sha256"]) == 64
+        assert protocol["prompts"]["n"] == 7 and protocol["prompts_repeat"] is True  # 40 samples
+        assert len(protocol["prompts"]["sha256"]) == 64
     if "kid" in made["score"].get("metrics", []):
         assert math.isfinite(record["kid"]) and record["kid_subset_size"] == 30
         assert 0 <= record["precision"] <= 1 and record["fid_interval"]["replicates"] == 5
