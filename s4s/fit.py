@@ -6,6 +6,7 @@ one). A method is a family and a cycle of parameter blocks: S4S-Alt alternates w
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from s4s.distance import Distance, distance
 from s4s.errors import Error, choose
 from s4s.family import Family, family
-from s4s.jacobian import PERTURBATION, ROWS, gauss_newton, mean
+from s4s.jacobian import PERTURBATION, ROWS, gauss_newton, mean, robust
 from s4s.solver import Denoise, Solver, sample
 from s4s.teacher import TeacherSet
 
@@ -32,6 +33,7 @@ class Method:
     source: str
 
 
+TOLERANCE = 4.0  # of the median distance: where a sample begins to count less, see ``robust``
 EVERYTHING = (("weight", "grid", "shift"),)
 METHODS = {
     "s4s": Method("lms", (("weight",),), "S4S, arXiv:2502.17423"),
@@ -73,8 +75,8 @@ def fit(
     radius: float = 0.0,
     order: int | None = None,
     seed: int = 0,
-    rounds: int = 8,
-    patience: int = 3,
+    rounds: int = 12,
+    patience: int = 5,
     validation: int | None = None,
     microbatch: int | None = None,
     perturbation: float = PERTURBATION,
@@ -192,8 +194,13 @@ class _Fitter:
         """The samples of an iteration, starting from ``x_T``."""
         return x_T[index], self.y[index], None if self.condition is None else self.condition[index]
 
-    def loss(self, theta: Tensor, batch: Batch) -> float:
-        """Mean distance of the student to the teacher; infinite where the solver breaks down."""
+    def loss(self, theta: Tensor, batch: Batch, tolerance: float = math.inf) -> float:
+        """Mean robust distance of the student to the teacher; infinite where the solver breaks down."""
+        value = robust(self.distances(theta, batch), tolerance).mean().item()
+        return value if value == value else math.inf
+
+    def distances(self, theta: Tensor, batch: Batch) -> Tensor:
+        """[B] float64 distances of the student to the teacher."""
         self.evaluations += self.family.start.nfe * len(batch[0])
         with torch.no_grad():
             solver = self.family.solver(theta)
@@ -201,8 +208,7 @@ class _Fitter:
                 self.d(sample(solver, self.network.under(c), x_T, check=False), y).double()
                 for x_T, y, c in self.network.parts(batch, 256)
             ]
-        value = torch.cat(parts).mean().item()
-        return value if value == value else float("inf")
+        return torch.cat(parts)
 
     def run(self, rounds: int, patience: int, progress: str | None) -> _Best:
         """Go through the cycle until the rounds are spent or validation stops gaining."""
@@ -242,10 +248,11 @@ class _Fitter:
         def of_block(part: Tensor) -> Any:
             return arrays(theta.index_put((columns,), part))
 
-        net = self.network
+        net, tolerance = self.network, TOLERANCE * self.distances(theta, batch).median().item()
+        tolerance = tolerance if 0 < tolerance < math.inf else math.inf
         g = mean([
             (len(y), gauss_newton(of_block, theta[columns], net.under(c), self.d, x_T, y,
-                                  rows=net.microbatch or ROWS, perturbation=net.perturbation))
+                                  tolerance=tolerance, rows=net.microbatch or ROWS, perturbation=net.perturbation))
             for x_T, y, c in net.parts(batch, len(index))
         ])  # fmt: skip
         self.evaluations += g.evaluations * len(index)
@@ -253,7 +260,7 @@ class _Fitter:
         for _ in range(8):
             damped = g.curvature + self.damping[turn] * torch.diag(scale)
             moved = theta.index_put((columns,), theta[columns] - torch.linalg.solve(damped, g.gradient))
-            loss = self.loss(moved, batch)
+            loss = self.loss(moved, batch, tolerance)
             if loss < g.loss:
                 self.damping[turn] = max(self.damping[turn] / 4, 1e-7)
                 return moved, loss

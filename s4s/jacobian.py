@@ -39,14 +39,16 @@ def gauss_newton(
     x_T: Tensor,
     y: Tensor,
     *,
+    tolerance: float = float("inf"),
     rows: int = ROWS,
     perturbation: float = PERTURBATION,
 ) -> GaussNewton:
-    """Linearise the mean distance of the samples to ``y`` in the parameters.
+    """Linearise the mean robust distance of the samples to ``y`` in the parameters.
 
     Args:
         arrays: parameters [p] -> arrays of a solver, differentiable.
         x_T, y: [B, ...] starting noises and teacher outputs.
+        tolerance: of ``robust``; infinite is the distance itself.
         rows: rows of a network call that differentiates; at least B are taken.
         perturbation: of the level in differences of two calls; more than the default for networks in half precision.
     """
@@ -61,9 +63,21 @@ def gauss_newton(
         none = torch.zeros_like(residual)  # of a parameter that is felt nowhere
         J = torch.stack([(none if c is None else c).flatten() for c in columns]).double()
         r = residual.flatten().double()
-        JW = J if d.weight is None else J * d.weight(r)
+        each = d.penalty(residual).double().mean(1)
+        JW = J * (1 / (1 + each / tolerance)).repeat_interleave(residual.shape[1])
+        if d.weight is not None:
+            JW *= d.weight(r)
         gradient, curvature = JW @ r / len(r), JW @ J.T / len(r)
-        return GaussNewton(d.penalty(r).mean().item(), gradient.cpu(), curvature.cpu(), evaluations)
+        return GaussNewton(robust(each, tolerance).mean().item(), gradient.cpu(), curvature.cpu(), evaluations)
+
+
+def robust(distances: Tensor, tolerance: float) -> Tensor:
+    """Cauchy's loss of each sample, ``c log(1 + d / c)``: samples the student sends elsewhere do not rule the fit.
+
+    Where a teacher's path splits (one digit or another), a few-step solver sends some noises to the other side. They
+    are the largest distances and the steepest, and no solver brings them back.
+    """
+    return distances if tolerance == float("inf") else tolerance * torch.log1p(distances / tolerance)
 
 
 def mean(parts: Sequence[tuple[int, GaussNewton]]) -> GaussNewton:
