@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +14,7 @@ import s4s
 from s4s.distance import distance, perceptual, total
 from s4s.family import FAMILIES, family
 from s4s.fit import METHODS
-from s4s.jacobian import gauss_newton
+from s4s.jacobian import gauss_newton, robust
 
 PROCESS = s4s.EDM(0.002, 80.0)
 STARTS = [("ddim", {}), *((name, {"order": 3}) for name in ("dpmpp", "unipc", "ipndm", "deis"))]
@@ -72,16 +74,27 @@ def test_levels_fall_whatever_the_parameters(values: list[float]) -> None:
     assert ((moved[1:] - lam[1:-1]).abs() <= torch.maximum(lam.diff()[1:], lam.diff()[:-1]) / 2 + 1e-12).all()
 
 
+@pytest.mark.parametrize("tolerance", [math.inf, 0.02])
 @pytest.mark.parametrize("kind", sorted(FAMILIES))
-def test_gauss_newton_gradient_is_the_losses(kind: str, teacher: s4s.TeacherSet) -> None:
+def test_gauss_newton_gradient_is_the_losses(kind: str, tolerance: float, teacher: s4s.TeacherSet) -> None:
     name, steps = ("heun", 3) if kind == "ss" else ("ipndm", 5)
     made = family(s4s.solver(name, s4s.grid("edm", PROCESS, steps)), kind)
     x_T, y, d = teacher.x_T[:32], teacher.y[:32], distance("l2")
     theta = (made.theta + 0.01).requires_grad_(True)
-    (exact,) = torch.autograd.grad(d(s4s.sample(made.solver(theta), denoise, x_T), y).mean() / 2, theta)
-    g = gauss_newton(made.arrays, theta.detach(), denoise, d, x_T, y)
+    loss = robust(d(s4s.sample(made.solver(theta), denoise, x_T), y), tolerance).mean()
+    (exact,) = torch.autograd.grad(loss / 2, theta)
+    g = gauss_newton(made.arrays, theta.detach(), denoise, d, x_T, y, tolerance=tolerance)
+    assert g.loss == pytest.approx(loss.item(), rel=1e-6)
     assert (g.gradient - exact).abs().max() < 5e-3 * exact.abs().max()
     assert torch.linalg.eigvalsh(g.curvature).min() > -1e-12
+
+
+def test_robust_loss_counts_near_samples_in_full_and_far_ones_less() -> None:
+    d = torch.tensor([1e-6, 1.0, 1e3], dtype=torch.float64)
+    assert robust(d, math.inf) is d
+    near, middle, far = robust(d, 0.5).tolist()
+    assert near == pytest.approx(1e-6, rel=1e-5)
+    assert middle == pytest.approx(0.5 * math.log(3)) and far < 4
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
