@@ -17,6 +17,7 @@ from typing import Any
 import compvis_layout as compvis
 import numpy as np
 import nvidia_pickle as nvidia
+import pytest
 import torch
 import yaml
 from extractors import register
@@ -45,6 +46,17 @@ def serving(folder: Path) -> Iterator[str]:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, str]]:
+    """An empty folder to work in; one in it whose files are served, and its address."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "files").mkdir()
+    threads = torch.get_num_threads()
+    with serving(tmp_path / "files") as url:
+        yield tmp_path / "files", url
+    torch.set_num_threads(threads)  # commands take one
 
 
 def shipped(name: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from s4s.distance import distance, perceptual, total
 from s4s.family import FAMILIES, family
 from s4s.fit import METHODS
 from s4s.jacobian import gauss_newton, robust
+from s4s.solver import Denoise
 
 PROCESS = s4s.EDM(0.002, 80.0)
 STARTS = [("ddim", {}), *((name, {"order": 3}) for name in ("dpmpp", "unipc", "ipndm", "deis"))]
@@ -199,3 +201,44 @@ def test_distances() -> None:
     assert torch.allclose(lpips(a, b), expected)
     both = total((0.5, distance("l2")), (2.0, lpips))
     assert torch.allclose(both(a, b), 0.5 * distance("l2")(a, b) + 2 * lpips(a, b))
+
+
+def test_microbatches_make_the_same_fit(teacher: s4s.TeacherSet) -> None:
+    start = s4s.solver("ipndm", s4s.grid("edm", PROCESS, 4), order=3)
+    whole, parts = (
+        s4s.fit(start, denoise, teacher, "s4s-alt", rounds=2, validation=40, radius=0.1, microbatch=size)
+        for size in (None, 7)
+    )
+    assert parts.val_loss == pytest.approx(whole.val_loss, rel=1e-2) and whole.val_loss < whole.start_loss
+    assert torch.allclose(parts.solver.weight, whole.solver.weight, rtol=1e-2, atol=1e-3)
+    assert parts.evaluations == whole.evaluations
+    with pytest.raises(s4s.Error, match="microbatch = 0"):
+        s4s.fit(start, denoise, teacher, microbatch=0)
+
+
+def test_every_sample_meets_its_own_condition() -> None:
+    n, start = 96, s4s.solver("ipndm", s4s.grid("edm", PROCESS, 4), order=3)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+    shifts = torch.linspace(-1, 1, n, dtype=torch.float64)[order, None].expand(n, 4)
+
+    def under(rows: Tensor) -> Denoise:
+        """The network moved by each sample's own shift; takes stacked copies of the rows."""
+
+        def moved(x: Tensor, sigma: Tensor) -> Tensor:
+            offset = rows.repeat(len(x) // len(rows), 1).to(x)
+            return denoise(x - offset, sigma) + offset
+
+        return moved
+
+    strong = s4s.solver("dpmpp", s4s.grid("logsnr", PROCESS, 40), order=3)
+    made = s4s.teacher_set(strong, under(shifts[:1]), n, (4,), dtype=torch.float64)
+    x_T = made.x_T
+    conditional = replace(made, y=s4s.sample(strong, under(shifts), x_T), condition=shifts)
+    results = [
+        s4s.fit(start, under, conditional, "s4s", rounds=2, validation=32, microbatch=size) for size in (None, 10)
+    ]
+    assert results[0].val_loss < 0.8 * results[0].start_loss
+    assert results[1].val_loss == pytest.approx(results[0].val_loss, rel=1e-3)
+    wrong = s4s.fit(start, under, replace(conditional, condition=shifts.flip(0)), "s4s", rounds=2, validation=32)
+    assert wrong.start_loss > 2 * results[0].start_loss, "the conditions matter"
+    assert conditional.part(3, 5).condition is not None and torch.equal(conditional.part(3, 5).condition, shifts[3:5])  # type: ignore[arg-type]

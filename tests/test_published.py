@@ -7,17 +7,16 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from click.testing import CliRunner
-from published import NAMES, ROOT, random_lpips, scaled, serving
-from test_models_diffusers import stable as stable  # a fixture
+from published import NAMES, ROOT, random_lpips, scaled
+from published import world as world
+from test_models_stable_diffusion import stable as stable
 
 from s4s import cells as asked
 from s4s import config
@@ -46,18 +45,6 @@ def run(*arguments: str) -> str:
     done = CliRunner().invoke(cli, list(arguments), catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return done.output
-
-
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, str]]:
-    """A folder to work in, whose files are served, with a cache of its own; and its address."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("S4S_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "files").mkdir()
-    threads = torch.get_num_threads()
-    with serving(tmp_path / "files") as url:
-        yield tmp_path / "files", url
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -48,6 +48,11 @@ class Bench:
             return "cuda" if torch.cuda.is_available() and not self.trained else "cpu"
         return wanted
 
+    @property
+    def device_name(self) -> str:
+        """The device with its maker's name, for the record."""
+        return self.device if self.device == "cpu" else f"{self.device}: {torch.cuda.get_device_name()}"
+
     @cached_property
     def model(self) -> Model:
         """The network to sample from, frozen; it must be of this config."""
@@ -58,7 +63,7 @@ class Bench:
             made = load_model(spec, weights, device=self.device)
             self.require_trained(weights)
             return made
-        expect(self.folder.weights, self._fetched()["made_from"], made_from(self.config, "train"))
+        expect(self.folder.weights, self._fetched().get("made_from"), made_from(self.config, "train"))
         imported = self.config["model"]["type"] in ("edm", "ldm")
         return load_model(spec, weights if imported else None, device=self.device, offline=True)
 
@@ -67,15 +72,15 @@ class Bench:
         with safe_open(weights, framework="pt") as file:
             expect(weights, json.loads(file.metadata()["record"])["made_from"], made_from(self.config, "train"))
 
-    def _fetched(self) -> Any:
+    def _fetched(self) -> dict[str, Any]:
+        path = self.folder.weights
         try:
-            return json.loads(self.folder.weights.read_text(encoding="utf-8"))
+            record = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise Error(
-                f"{self.folder.weights}: cannot read it ({error.strerror}); run `s4s download` first"
-            ) from error
+            raise Error(f"{path}: cannot read it ({error.strerror}); run `s4s download` first") from error
         except ValueError as error:
-            raise Error(f"{self.folder.weights}: damaged; run `s4s download` again") from error
+            raise Error(f"{path}: damaged or truncated; run `s4s download` again") from error
+        return record if isinstance(record, dict) else {}
 
     @cached_property
     def process(self) -> Any:

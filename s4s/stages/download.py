@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import sys
 import zipfile
@@ -38,19 +39,42 @@ def download_model(bench: Bench, *, offline: bool = False) -> Path:
     spec = bench.config["model"]
     if bench.trained:
         raise Error("model type digits is trained, and needs no download: run `s4s train` instead")
-    _scoring(bench, offline)
+    _beside(bench, offline)
+    if _is_there(bench):
+        return bench.folder.weights
     found = _imported(bench, offline) if spec["type"] in ("edm", "ldm") else _hub(spec, offline)
     write_json(bench.folder.weights, {"made_from": made_from(bench.config, "train")} | found)
     return bench.folder.weights
 
 
-def _scoring(bench: Bench, offline: bool) -> None:
-    """Feature extractor, reference statistics and LPIPS, into the cache."""
+def _is_there(bench: Bench) -> bool:
+    """Whether an earlier call has done all of it: files that do not change do not make later stages run again."""
+    try:
+        record = json.loads(bench.folder.weights.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    if not isinstance(record, dict) or record.get("made_from") != made_from(bench.config, "train"):
+        return False
+    if "folder" in record:
+        return Path(record["folder"]).is_dir()
+    weights = bench.folder.model("denoiser")
+    paths = (weights, weights.with_suffix(".json"))
+    return all(path.is_file() for path in paths) and sha256(weights) == record["record"]["weights"]["sha256"]
+
+
+def _beside(bench: Bench, offline: bool) -> None:
+    """Feature extractor, reference, LPIPS and prompts, into the cache."""
+    model = bench.config["model"]
+    if model["type"] == "stable-diffusion":
+        settings = stable_diffusion.DEFAULTS | model
+        captions.prompts(settings["prompts"], settings["n_prompts"], offline=offline)
     chosen = protocol_of(bench.config)
     if chosen.weights is not None:
         inception_weights(weights=chosen.weights, offline=offline)
     if chosen.reference is not None and chosen.reference.kind == "npz":
         reference.fetch(chosen.reference, offline=offline)
+    elif chosen.reference is not None:
+        next(reference.images(chosen.reference, 1, offline))
     if bench.config["learned"]["methods"] and "lpips" in bench.config["learned"]["distance"]:
         lpips.load(offline=offline)
 
@@ -124,8 +148,6 @@ def _hub(spec: Mapping[str, Any], offline: bool) -> dict[str, Any]:
     """A folder in the diffusers layout: a snapshot of the hub, or local."""
     stable = spec["type"] == "stable-diffusion"
     settings = (stable_diffusion.DEFAULTS if stable else {}) | dict(spec)
-    if stable:
-        captions.prompts(settings["prompts"], settings["n_prompts"], offline=offline)
     if settings.get("path"):
         root = Path(settings["path"]).expanduser()
         if not root.is_dir():

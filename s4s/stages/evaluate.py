@@ -94,26 +94,25 @@ class Scorer:
         return made
 
     def record(self, facts: Mapping[str, Any], count: int) -> dict[str, Any]:
-        """The protocol as it was used."""
-        process, found = self.bench.process, dict(self.found.record)
-        inception = "inception" in self.extract.identity["extractor"]
+        """The protocol as it was used; ``facts`` lie beside the samples."""
+        name, model, found = self.extract.identity["extractor"], facts["model"], dict(self.found.record)
+        images = found.get("images_sha256") or (found.get("made_from") or {}).get("images_sha256")
         return self.protocol.describe(self.extract, self.found, count) | {
-            "feature_space": "Inception" if inception else f"{self.extract.identity['extractor']}, not Inception",
-            "reference_sha256": found.get("images_sha256") or (found.get("made_from") or {}).get("images_sha256")
-            or found["sha256"],
-            "classes": facts.get("classes") or "unconditional",
-            "prompts": facts.get("prompts"),
-            "prompts_repeat": facts.get("prompts_repeat"),
-            "guidance": facts.get("guidance"),
+            "feature_space": "Inception" if "inception" in name else f"{name}, not Inception",
+            "reference_sha256": images or found["sha256"],
+            "classes": model.get("classes") or "unconditional",
+            "prompts": model.get("prompts"),
+            "prompts_repeat": model.get("prompts_repeat"),
+            "guidance": model.get("guidance"),
             "sample_seed": self.bench.config["sample"]["seed"],
-            "sigma_range": [process.sigma_max, process.sigma_min],
-        }  # fmt: skip
+            "sigma_range": facts["sigma_range"],
+        }
 
 
 def evaluate_cell(bench: Bench, cell: Cell) -> Path:
     """Score a cell's samples and write its metrics with the full protocol."""
     folder, facts = bench.folder, read_facts(bench, cell)
-    model, device = facts[0]["model"], facts[0]["device"]
+    model = facts[0]["model"]
     scorer = _scorer(bench, (model.get("classes") or {"plan": "none"})["plan"])
     features = scorer.features(read_samples(bench, cell))
     spent = json.loads(folder.fit(cell).read_text()) if cell.learned else {}
@@ -123,7 +122,8 @@ def evaluate_cell(bench: Bench, cell: Cell) -> Path:
             "seed": cell.seed, **scorer.scores(features), "fid_label": scorer.protocol.label(len(features)),
             "n_samples": len(features), "val_loss": spent.get("val_loss"), "fit_seconds": spent.get("seconds"),
             "fit_nfe": spent.get("evaluations"), "sample_seconds": sum(f["seconds"] for f in facts)}  # fmt: skip
-    record = {"protocol": scorer.record(model, len(features)), "provenance": provenance(bench, cell, model, device)}
+    record = {"protocol": scorer.record(facts[0], len(features)),
+              "provenance": provenance(bench, cell, model, facts[0]["device"])}  # fmt: skip
     write_json(folder.metrics(cell), head | record)
     return folder.metrics(cell)
 

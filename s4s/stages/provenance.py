@@ -38,7 +38,7 @@ def provenance(bench: Bench, cell: Cell, model: Mapping[str, Any], device: str) 
             "torch_fidelity": torch_fidelity.__version__,
             "numpy": np.__version__,
         },
-        "device": device if device == "cpu" else f"{device}: {torch.cuda.get_device_name()}",
+        "device": device,
         "dtype": model["dtype"],
         "model": dict(model),
         "seeds": {

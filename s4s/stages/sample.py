@@ -37,9 +37,15 @@ def sample_cell(bench: Bench, cell: Cell, first: int, last: int) -> Path:
     else:
         arrays = {"images": _images(bench, x, rule)}
     path = bench.folder.samples(cell, first, last)
-    facts = {"seconds": time.perf_counter() - started, "solver_sha256": sha256(bench.folder.solver(cell))}
-    model = bench.model.facts_of(range(bench.config["sample"]["n"]))
-    facts |= {"made_from": made_from(bench.config, "sample"), "model": model, "device": bench.device}
+    process = bench.process
+    facts = {
+        "seconds": time.perf_counter() - started,
+        "solver_sha256": sha256(bench.folder.solver(cell)),
+        "made_from": made_from(bench.config, "sample"),
+        "model": bench.model.facts_of(range(bench.config["sample"]["n"])),
+        "device": bench.device_name,
+        "sigma_range": [process.sigma_max, process.sigma_min],
+    }
     with replacing(path) as temporary:
         np.savez(temporary, **arrays, record=json.dumps(facts))
     return path
@@ -60,13 +66,15 @@ def read_facts(bench: Bench, cell: Cell) -> list[dict[str, Any]]:
     """
     solver_of(bench, cell)
     expected = sha256(bench.folder.solver(cell))
-    found = []
+    found: list[dict[str, Any]] = []
     for first, last in shards(bench.config):
         path = bench.folder.samples(cell, first, last)
         facts = json.loads(str(_read(path, "record")))
         expect(path, facts["made_from"], made_from(bench.config, "sample"))
         if facts["solver_sha256"] != expected:
             raise Error(f"{path}: these samples are not of the present solver file; run `s4s sample` again")
+        if found and facts["model"] != found[0]["model"]:
+            raise Error(f"{path}: these samples are of another network than the first ones; run `s4s sample` again")
         found.append(facts)
     return found
 
