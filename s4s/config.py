@@ -88,8 +88,8 @@ def _with_defaults(schema: Any, value: Any, root: Mapping[str, Any]) -> Any:
 
     schema = _resolved(schema, root)
     for case in schema.get("allOf", []):
-        holds = Draft202012Validator(case["if"]).is_valid(value)
-        value = _with_defaults(case.get("then" if holds else "else", {}), value, root)
+        if Draft202012Validator(case["if"]).is_valid(value):
+            value = _with_defaults(case["then"], value, root)
     if isinstance(value, list):
         return [_with_defaults(schema.get("items", {}), item, root) for item in value]
     if not isinstance(value, dict):

@@ -13,7 +13,11 @@ import s4s
 from s4s import cells as asked
 from s4s import config
 from s4s.classical import solvers
+from s4s.features import RESIZE_RULES
 from s4s.grid import GRIDS
+from s4s.models import MODELS, diffusers_model, edm_model, ldm, stable_diffusion
+from s4s.protocol import DATA, PIXELS, PROTOCOLS, protocol
+from s4s.stages.bench import FETCHING
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
@@ -40,6 +44,34 @@ def test_the_schema_knows_what_the_registries_know() -> None:
         known = solvers()[name]
         for key, choices in options.items():
             assert set(choices) <= set(known[key].get("choices", choices)), (name, key)
+
+
+def test_the_schema_knows_every_protocol_and_setting() -> None:
+    schema = yaml.safe_load(config.SCHEMA.read_text())
+    score = schema["properties"]["score"]["properties"]
+    assert set(score["protocol"]["enum"]) == set(PROTOCOLS) == set(asked.PROTOCOLS)
+    for name, (rule, data) in asked.PROTOCOLS.items():
+        assert PROTOCOLS[name].uint8 == rule and set(DATA[name]) == set(data) <= set(score["data"]["enum"])
+        kinds = {protocol(name, known).reference.kind for known in data}  # type: ignore[union-attr]
+        assert (kinds == {"npz"}) == (name in config.OF_STATISTICS)
+    assert set(score["reference"]["properties"]["resize"]["properties"]["rule"]["enum"]) == set(RESIZE_RULES) - {"none"}
+    assert set(schema["properties"]["sample"]["properties"]["uint8"]["enum"]) == set(PIXELS)
+    assert set(schema["properties"]["model"]["properties"]["type"]["enum"]) == set(MODELS)
+    ends = {"sigma_min", "sigma_max", "t_min", "t_max"}
+    for kind, module in (("edm", edm_model), ("ldm", ldm), ("stable-diffusion", stable_diffusion),
+                         ("diffusers", diffusers_model)):  # fmt: skip
+        settings = set(schema["$defs"][kind]["properties"]) - {"type", *FETCHING}
+        assert settings == set(module.DEFAULTS) - ends, kind
+
+
+def test_a_teacher_for_each_student() -> None:
+    loaded = config.load(ROOT / "config" / "mscoco.yaml")
+    assert [cell.nfe for cell in asked.teachers(loaded)] == [5, 6, 7, 8, 9]
+    assert asked.teacher_of(loaded, 8).name == "teacher_ipndm2_gits_nfe9"
+    files = asked.teacher_files(loaded, asked.teacher_of(loaded, 4))
+    assert next(iter(files)) == "teacher/nfe5/000000-000500.safetensors" and list(files.values())[-1] == (1500, 1912)
+    digits = config.load(ROOT / "config" / "digits.yaml")
+    assert asked.teacher_files(digits, asked.teachers(digits)[0]) == {"teacher/pairs.safetensors": (0, 1912)}
 
 
 def test_every_cell_has_its_own_name_and_group() -> None:
@@ -76,9 +108,45 @@ BAD: list[tuple[list[Any], Any, str]] = [
 ]
 
 
+PUBLISHED: list[tuple[str, list[Any], Any, str]] = [
+    ("cifar10", ["model", "type"], "edmm", "model.type: 'edmm' is not possible; choose one of: digits, edm, ldm"),
+    ("cifar10", ["model", "guidance"], 2.0, "model: unknown key 'guidance'; choose one of: batch, channels_last"),
+    ("cifar10", ["model", "weights"], {"url": "ftp://x/y"}, "model.weights.url: 'ftp://x/y' does not match"),
+    ("cifar10", ["model", "weights"], {}, "model.weights: needs either 'url' or 'path'"),
+    ("cifar10", ["model", "weights", "sha256"], "4d5d", "model.weights.sha256: '4d5d' does not match"),
+    ("cifar10", ["model", "dtype"], "float64", "model.dtype: 'float64' is not possible; choose one of: float32"),
+    ("cifar10", ["process", "t_min"], 0.1, "process: unknown key 't_min'; choose one of: sigma_max, sigma_min"),
+    ("cifar10", ["score"], {"protocol": "edm"}, "score: needs 'data', one of cifar10, ffhq, afhqv2, or a 'reference'"),
+    ("cifar10", ["score", "data"], "mscoco", "score.data: protocol 'edm' has no reference for 'mscoco'; choose one"),
+    ("cifar10", ["score", "metrics"], ["fid", "kid"], "score.metrics: kid and precision-recall compare with images"),
+    ("cifar10", ["score", "metrics"], ["kid"], "score.metrics: fid must be among them"),
+    ("cifar10", ["score", "bootstrap"], 1, "score.bootstrap: 1 is not valid"),
+    ("cifar10", ["score", "protocol"], "digits", "score.data: protocol 'digits' has no reference for 'cifar10'"),
+    ("cifar10", ["learned", "distance"], "feature", "learned.distance feature and protocol digits use networks that"),
+    ("cifar10", ["learned", "distance"], {"l1": 1.0}, "learned.distance: unknown key 'l1'; choose one of: feature, l2"),
+    ("cifar10", ["teacher", "nfe"], "more", "teacher.nfe: 'more' is not possible; choose one of: student+1"),
+    ("cifar10", ["device"], "tpu", "device: 'tpu' is not possible; choose one of: auto, cpu, cuda"),
+    ("imagenet256", ["model", "kind"], "custom", "model.kind: 'custom', and no other kind, needs 'sizes'"),
+    ("imagenet256", ["process"], {"t_min": 0.5, "t_max": 0.2}, "process.t_min: 0.5 must be below t_max, which is 0.2"),
+    ("imagenet256", ["process", "sigma_min"], 0.1, "process: unknown key 'sigma_min'; choose one of: t_max, t_min"),
+    ("mscoco", ["model", "type"], "diffusers", "model: unknown key 'n_prompts'; choose one of: batch, channels_last"),
+    ("mscoco", ["model"], {"type": "diffusers"}, "model: a diffusers model needs either 'path', a local folder, or"),
+]
+
+
+@pytest.mark.parametrize(("name", "path", "value", "message"), PUBLISHED)
+def test_bad_values_of_published_models_are_named(name: str, path: list[Any], value: Any, message: str) -> None:
+    refused(config.load(ROOT / "config" / f"{name}.yaml"), path, value, message)
+
+
 @pytest.mark.parametrize(("path", "value", "message"), BAD)
 def test_bad_values_are_named(path: list[Any], value: Any, message: str) -> None:
-    bad = copy.deepcopy(config.load(ROOT / "config" / "digits.yaml"))
+    refused(config.load(ROOT / "config" / "digits.yaml"), path, value, message)
+
+
+def refused(loaded: dict[str, Any], path: list[Any], value: Any, message: str) -> None:
+    """The config with one value changed is refused, in one line."""
+    bad = copy.deepcopy(loaded)
     target: Any = bad
     for key in path[:-1]:
         target = target[key]
