@@ -228,7 +228,8 @@ def fit_evaluations(config: Config, cell: Cell) -> int:
     for k in range(iterations):
         batch = batch_size(k, iterations, config["teacher"]["train"])
         relaxed = 2 * cell.nfe if learned["radius"] else 0
-        total += batch * (blocks[k % len(blocks)] + cell.nfe + relaxed) + cell.nfe * held_out
+        update = cell.nfe + blocks[k % len(blocks)] + cell.nfe  # the median distance, the curvature, one trial
+        total += batch * (update + relaxed) + cell.nfe * held_out
     return total
 
 
