@@ -20,6 +20,7 @@ from s4s.distance import Distance, distance
 from s4s.errors import Error, choose
 from s4s.family import Family, family
 from s4s.jacobian import PERTURBATION, ROWS, gauss_newton, mean, robust
+from s4s.memory import recompute
 from s4s.solver import Denoise, Solver, sample
 from s4s.teacher import TeacherSet
 
@@ -80,6 +81,7 @@ def fit(
     validation: int | None = None,
     microbatch: int | None = None,
     perturbation: float = PERTURBATION,
+    checkpoint: bool | None = None,
     progress: str | None = None,
 ) -> FitResult:
     """Learn a few-step solver that imitates a teacher, starting from ``solver``.
@@ -97,6 +99,8 @@ def fit(
         patience: stop after this many rounds without a gain of half a percent on validation.
         microbatch: rows of a network call, for networks that leave no memory for whole batches.
         perturbation: of the network's input in derivatives, see ``gauss_newton``.
+        checkpoint: with radius > 0, whether the backward pass computes each evaluation again instead of keeping its
+            activations; None does so for those that do not fit into half of the free memory.
 
     Raises:
         Error: unknown method or distance, shapes or levels that do not fit the teacher, a start the family cannot hold.
@@ -116,9 +120,8 @@ def fit(
         raise Error(f"validation = {held_out} must leave some of the teacher's {len(teacher)} samples to train on")
     if microbatch is not None and microbatch < 1:
         raise Error(f"microbatch = {microbatch} must be at least 1")
-    fitter = _Fitter(
-        made, spec, _Network(denoise, microbatch, perturbation), teacher, held_out, _distance(distance), radius, seed
-    )
+    network = _Network(denoise, microbatch, perturbation, checkpoint)
+    fitter = _Fitter(made, spec, network, teacher, held_out, _distance(distance), radius, seed)
     started = time.perf_counter()
     best = fitter.run(rounds, patience, progress)
     record = {"method": method, "start": solver.name, "start_provenance": dict(solver.provenance), "family": made.kind,
@@ -139,14 +142,19 @@ Batch = tuple[Tensor, Tensor, Tensor | None]
 
 @dataclass(frozen=True)
 class _Network:
-    """The frozen network, how many rows it sees at a time, and how far its input moves in derivatives."""
+    """The frozen network, how many rows it sees at a time, how far its input moves in derivatives, and recomputation."""
 
     denoise: Any
     microbatch: int | None
     perturbation: float
+    checkpoint: bool | None
 
     def under(self, condition: Tensor | None) -> Denoise:
         return self.denoise if condition is None else self.denoise(condition)
+
+    def with_gradient(self, condition: Tensor | None) -> Denoise:
+        denoise = self.under(condition)
+        return denoise if self.checkpoint is False else recompute(denoise, 0 if self.checkpoint else None)
 
     def parts(self, batch: Batch, most: int) -> list[Batch]:
         """A batch in pieces of at most ``most`` samples, or of ``microbatch`` if that is less."""
@@ -273,7 +281,7 @@ class _Fitter:
         for part in index.split(self.network.microbatch or len(index)):
             shift = self.moved[part].requires_grad_(True)
             x_T, y, c = self.rows(part, self.x_T)
-            value = self.d(sample(solver, self.network.under(c), x_T + shift, check=False), y).sum()
+            value = self.d(sample(solver, self.network.with_gradient(c), x_T + shift, check=False), y).sum()
             (slope,) = torch.autograd.grad(value, shift)
             with torch.no_grad():
                 shift = shift - self.reach / 2 * slope / _norm(slope).clamp(min=1e-30)

@@ -1,0 +1,113 @@
+"""Memory of a gradient through the sampler: steps that are computed again instead of kept.
+
+Autograd keeps the activations of every step, so memory grows with the number of evaluations. ``recompute(denoise)``
+keeps a step's state alone and computes the activations again in the backward pass (gradient checkpointing, Chen et al.
+2016, arXiv:1604.06174), unless they fit into a budget. It goes well with ``lean(net)``, which keeps less of each step.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint
+
+from s4s.errors import Error
+from s4s.lean import lean, unlean
+from s4s.solver import Denoise
+
+__all__ = ["SavedBytes", "lean", "plenty", "recompute", "unlean"]
+
+PLENTY = 0.5  # share of the free memory that ``plenty`` gives to activations
+
+
+class SavedBytes(saved_tensors_hooks):
+    """Counts, in a ``with`` block, what autograd keeps: each storage once, parameters not, freed ones no more.
+
+    ``now`` is what is kept at present, ``peak`` the most that ever was. Tensors kept inside ``recompute`` are counted
+    only where they outlive the forward pass.
+    """
+
+    def __init__(self) -> None:
+        self.now = self.peak = 0
+        self._holders: Counter[int] = Counter()
+        super().__init__(self._pack, lambda held: held.tensor)
+
+    def __enter__(self) -> Self:  # type: ignore[override]
+        super().__enter__()
+        return self
+
+    def _pack(self, tensor: Tensor) -> _Held:
+        held = _Held(tensor.detach())  # not the tensor: an output would hold its own graph alive
+        if not isinstance(tensor if tensor._base is None else tensor._base, nn.Parameter):
+            storage = tensor.untyped_storage()
+            self._add(storage._cdata, storage.nbytes(), 1)
+            held.release = lambda: self._add(storage._cdata, storage.nbytes(), -1)
+        return held
+
+    def _add(self, key: int, size: int, holders: int) -> None:
+        before = self._holders[key]
+        self._holders[key] = after = before + holders
+        if not after:
+            del self._holders[key]
+        self.now += size * (bool(after) - bool(before))
+        self.peak = max(self.peak, self.now)
+
+
+class _Held:
+    """What autograd holds in place of a tensor; alive as long as the graph needs it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self.release: Callable[[], None] = lambda: None
+
+    def __del__(self) -> None:
+        self.release()
+
+
+def recompute(denoise: Denoise, budget: float | None = 0) -> Denoise:
+    """The same denoiser, whose activations are computed again in the backward pass: twice the forward passes.
+
+    Gradients are the same. Without a gradient to record it does nothing.
+
+    Args:
+        denoise: the frozen network. It must be a function of its arguments: called twice, it gives the same.
+        budget: bytes of activations that may be kept at a time; evaluations that fit are not computed again. The size
+            of one is measured at the first, which is kept if anything may be. None: ``plenty`` of where the states are.
+
+    Raises:
+        Error: a negative budget.
+    """
+    if budget is not None and not budget >= 0:
+        raise Error(f"budget = {budget} bytes must not be negative")
+    saved, row = SavedBytes(), 0.0
+
+    def again(x: Tensor, sigma: Tensor) -> Tensor:
+        nonlocal row
+        if not torch.is_grad_enabled() or not (x.requires_grad or sigma.requires_grad):
+            return denoise(x, sigma)
+        room = (plenty(x.device) + saved.now if budget is None else budget) - saved.now
+        if room < 2 * row * len(x) or not room:  # what it takes, and what a recomputed one takes later
+            made: Tensor = checkpoint(denoise, x, sigma, use_reentrant=False, preserve_rng_state=False)
+            return made
+        before = saved.now
+        with saved:
+            D = denoise(x, sigma)
+        row = (saved.now - before) / len(x)
+        return D
+
+    return again
+
+
+def plenty(device: torch.device) -> float:
+    """Bytes that activations may take without a second thought: half of what is free; no limit where unknown."""
+    if device.type == "cuda":
+        return PLENTY * torch.cuda.mem_get_info(device)[0]
+    if device.type == "cpu" and "SC_AVPHYS_PAGES" in os.sysconf_names:
+        return PLENTY * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return float("inf")
