@@ -142,7 +142,7 @@ Batch = tuple[Tensor, Tensor, Tensor | None]
 
 @dataclass(frozen=True)
 class _Network:
-    """The frozen network, how many rows it sees at a time, how far its input moves in derivatives, and recomputation."""
+    """The frozen network, rows it sees at a time, how far its input moves in derivatives, and recomputation."""
 
     denoise: Any
     microbatch: int | None

@@ -178,6 +178,7 @@ class VPDiscrete(_Variance, Process):
     t_max: float = 1.0
     _time: Tensor = field(init=False, repr=False)
     _table: Tensor = field(init=False, repr=False)
+    _copies: dict[torch.device, tuple[Tensor, Tensor]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         acp = torch.as_tensor(self.alphas_cumprod, dtype=torch.float64).detach().cpu()
@@ -185,21 +186,33 @@ class VPDiscrete(_Variance, Process):
             raise Error("alphas_cumprod must be a falling sequence of at least two numbers between 0 and 1")
         object.__setattr__(self, "_table", acp.log() / 2)
         object.__setattr__(self, "_time", torch.arange(1, len(acp) + 1, dtype=torch.float64) / len(acp))
+        object.__setattr__(self, "_copies", {})
         object.__setattr__(self, "t_min", max(self.t_min, 1 / len(acp)))
         _check_range("t_min", self.t_min, "t_max", self.t_max)
 
     def alpha(self, t: Number) -> Tensor:
-        return _interpolate(_double(t), self._time, self._table).exp()
+        return self._log_alpha(t).exp()
 
     def sigma(self, t: Number) -> Tensor:
-        return (-torch.expm1(2 * _interpolate(_double(t), self._time, self._table))).sqrt()
+        return (-torch.expm1(2 * self._log_alpha(t))).sqrt()
 
     def time(self, level: Number) -> Tensor:
         log_alpha = -torch.log1p(_double(level) ** 2) / 2
-        return _interpolate(log_alpha, self._table.flip(0), self._time.flip(0))
+        time, table = self._on(log_alpha.device)
+        return _interpolate(log_alpha, table.flip(0), time.flip(0))
 
     def model_time(self, level: Number) -> Tensor:
         return len(self._time) * self.time(level) - 1
+
+    def _log_alpha(self, t: Number) -> Tensor:
+        t = _double(t)
+        return _interpolate(t, *self._on(t.device))
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Times and table on a device, copied there once: a copy a step would make the host wait for the device."""
+        if device not in self._copies:
+            self._copies[device] = (self._time.to(device), self._table.to(device))
+        return self._copies[device]
 
 
 @dataclass(frozen=True)
@@ -241,8 +254,10 @@ def _check_range(low_name: str, low: float, high_name: str, high: float) -> None
 
 
 def _interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
-    """Piecewise linear through (xs, ys), xs rising; continued linearly outside. Differentiable in x."""
-    xs, ys = xs.to(x.device), ys.to(x.device)
+    """Piecewise linear through (xs, ys), xs rising; continued linearly outside. Differentiable in x.
+
+    ``take`` and not ``xs[i]``, which would fetch a scalar ``i`` from the device.
+    """
     i = torch.searchsorted(xs, x.detach().contiguous()).clamp(1, len(xs) - 1)
-    fraction = (x - xs[i - 1]) / (xs[i] - xs[i - 1])
-    return ys[i - 1] + fraction * (ys[i] - ys[i - 1])
+    x0, x1, y0, y1 = xs.take(i - 1), xs.take(i), ys.take(i - 1), ys.take(i)
+    return y0 + (x - x0) / (x1 - x0) * (y1 - y0)

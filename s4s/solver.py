@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,13 @@ class Solver:
     def detach(self) -> Solver:
         """The same numbers, cut from any autograd graph and on the CPU."""
         return self.replace(**{key: getattr(self, key).detach().cpu() for key in ARRAYS})
+
+    def to(self, device: torch.device | str) -> Solver:
+        """The same solver with its arrays on a device: ``sample`` then copies nothing, so a CUDA graph can hold it."""
+        moved = copy(self)  # checked already, and a check reads numbers from the device
+        for key in ARRAYS:
+            object.__setattr__(moved, key, getattr(self, key).to(device))
+        return moved
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able form; floats survive exactly (shortest repr of a float64 is lossless)."""

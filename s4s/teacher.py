@@ -94,7 +94,14 @@ def generate(
     made = []
     for start in tqdm(range(first, indices.stop, batch), desc=progress, disable=progress is None, mininterval=2):
         rows = range(start, start + batch)
-        x_T = solver.sigma[0].item() * noise(seed, rows, shape).to(device, dtype)
+        x_T = solver.sigma[0].item() * _sent(noise(seed, rows, shape).to(dtype), device)
         with torch.no_grad():
             made.append(sample(solver, denoiser(rows), x_T))
     return torch.cat(made)[indices.start - first :][: len(indices)]
+
+
+def _sent(x: Tensor, device: str | torch.device) -> Tensor:
+    """To a device; to a GPU from pinned memory, without waiting for it."""
+    if torch.device(device).type == "cuda":
+        x = x.pin_memory()
+    return x.to(device, non_blocking=True)

@@ -18,6 +18,7 @@ from s4s.errors import Error, choose
 from s4s.models import hub
 from s4s.models.model import (
     DTYPES,
+    RUN,
     Guidance,
     Model,
     Network,
@@ -25,6 +26,7 @@ from s4s.models.model import (
     freeze,
     identity,
     make_denoiser,
+    running,
     settings,
     unconditional,
 )
@@ -37,8 +39,7 @@ DEFAULTS = {
     "null_class": None,
     "classes": "uniform",
     "class_seed": 0,
-    "dtype": "float32",
-    "channels_last": False,
+    **RUN,
     "t_min": None,
     "t_max": None,
     "licence": None,
@@ -79,7 +80,7 @@ def load(spec: Mapping[str, Any], weights: Path | None, *, device: str = "cpu", 
         vae = hub.component(getattr(diffusers, pipeline.decoder), pipeline.root / pipeline.decoder_part, dtype)
         decode = hub.decoder(freeze(vae, device), dtype)
     numbers, guidance = _classes(net, chosen)
-    network = _network(net, scale, conditional=bool(numbers))
+    network = running(_network(net, scale, conditional=bool(numbers)), chosen)
     plan = classes(chosen["classes"], numbers, chosen["class_seed"]) if numbers else unconditional
     return Model(
         process,
@@ -168,8 +169,7 @@ def _facts(chosen: Mapping[str, Any], pipeline: _Pipeline, prediction: str, coun
         "scheduler": pipeline.scheduler,
         "prediction": prediction,
         "ema": "whatever the folder holds",
-        "dtype": chosen["dtype"],
-        "channels_last": chosen["channels_last"],
+        **{key: chosen[key] for key in RUN},
         "guidance": chosen["guidance"],
         "classes": plan if count else None,
         "licence": chosen["licence"],

@@ -11,14 +11,13 @@ from torch import Tensor
 
 from s4s.errors import Error
 from s4s.models.edm import load_edm
-from s4s.models.model import DTYPES, Model, classes, identity, make_denoiser, settings, unconditional
+from s4s.models.model import DTYPES, RUN, Model, classes, identity, make_denoiser, running, settings, unconditional
 from s4s.process import EDM
 
 DEFAULTS = {
     "sigma_min": 0.002,
     "sigma_max": 80.0,
-    "dtype": "float32",
-    "channels_last": False,
+    **RUN,
     "classes": "uniform",
     "class_seed": 0,
 }
@@ -32,7 +31,7 @@ def load(spec: Mapping[str, Any], weights: Path | None, *, device: str = "cpu", 
     net = load_edm(weights, device=device, dtype=DTYPES[chosen["dtype"]], channels_last=chosen["channels_last"])
     count = net.config.label_dim
     record = json.loads(Path(weights).with_suffix(".json").read_text(encoding="utf-8"))
-    facts = {key: chosen[key] for key in ("dtype", "channels_last")} | {
+    facts = {key: chosen[key] for key in RUN} | {
         "type": "edm",
         "weights_sha256": record["weights"]["sha256"],
         "source": record["source"],
@@ -49,7 +48,7 @@ def load(spec: Mapping[str, Any], weights: Path | None, *, device: str = "cpu", 
     return Model(
         process,
         (net.config.channels, net.config.resolution, net.config.resolution),
-        make_denoiser(process, network, "x0", conditional=bool(count)),
+        make_denoiser(process, running(network, chosen), "x0", conditional=bool(count)),
         identity,
         classes(chosen["classes"], range(count), chosen["class_seed"]) if count else unconditional,
         facts,

@@ -20,7 +20,18 @@ from torch import Tensor, nn
 from s4s.errors import Error
 from s4s.files import sha256
 from s4s.models.hub import betas, decoder, read_json
-from s4s.models.model import DTYPES, Guidance, Model, classes, freeze, make_denoiser, settings, unconditional
+from s4s.models.model import (
+    DTYPES,
+    RUN,
+    Guidance,
+    Model,
+    classes,
+    freeze,
+    make_denoiser,
+    running,
+    settings,
+    unconditional,
+)
 from s4s.process import VPDiscrete
 
 SCHEMA = "s4s-ldm"
@@ -31,8 +42,7 @@ DEFAULTS = {
     "guidance": 2.0,
     "classes": "uniform",
     "class_seed": 0,
-    "dtype": "float32",
-    "channels_last": False,
+    **RUN,
     "t_min": 0.0,
     "t_max": 1.0,
 }
@@ -152,11 +162,12 @@ def load(spec: Mapping[str, Any], weights: Path | None, *, device: str = "cpu", 
         out: Tensor = nets["unet"](x, model_time, **context).sample
         return out
 
+    run = running(network, chosen)
     noise_process = process(chosen["t_min"], chosen["t_max"])
     return Model(
         noise_process,
         (LATENT_CHANNELS, config.size, config.size),
-        make_denoiser(noise_process, network, "eps", dtype=dtype, conditional=bool(count), guidance=guidance),
+        make_denoiser(noise_process, run, "eps", dtype=dtype, conditional=bool(count), guidance=guidance),
         decoder(nets["vae"], dtype),
         classes(chosen["classes"], range(count), chosen["class_seed"]) if count else unconditional,
         _facts(chosen, record, count),
@@ -171,8 +182,7 @@ def _facts(chosen: Mapping[str, Any], record: Mapping[str, Any], count: int) -> 
         "weights_sha256": record["weights"]["sha256"],
         "ema": record["ema"],
         "source": record["source"],
-        "dtype": chosen["dtype"],
-        "channels_last": chosen["channels_last"],
+        **{key: chosen[key] for key in RUN},
         "guidance": chosen["guidance"] if count else None,
         "classes": plan if count else None,
         "decoder": "quantises to the codebook first, as CompVis does",

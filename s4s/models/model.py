@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,7 +15,8 @@ from s4s.errors import Error, choose
 from s4s.process import Process
 from s4s.solver import Denoise
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "tf32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+RUN = {"dtype": "float32", "channels_last": False, "compile": False}  # settings of every type: how its network runs
 CLASS_DRAW = 0x636C6173  # keeps the draw of a class apart from the starting noise of the same (seed, index)
 
 Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -90,19 +92,26 @@ def make_denoiser(
     def denoiser(condition: Tensor | None) -> Denoise:
         if (condition is not None) != conditional:
             raise Error("this model needs a condition" if conditional else "this model is unconditional; give it None")
+        on = _copies(condition, None if guidance is None else guidance.null)
 
         def net(x: Tensor, model_time: Tensor) -> Tensor:
-            rows, given = _stacked(condition, x), x.to(dtype or x.dtype)
-            if guidance is None or guidance.scale == 1 or rows is None:
+            placed, null = on(x.device)
+            rows, given = _stacked(placed, x), x.to(dtype or x.dtype)
+            if guidance is None or guidance.scale == 1 or rows is None or null is None:
                 return network(given, model_time, rows).to(x.dtype)
-            null = guidance.null.to(rows).expand_as(rows)
-            out = network(torch.cat([given, given]), model_time.repeat(2), torch.cat([null, rows]))
+            both = torch.cat([null.to(rows.dtype).expand_as(rows), rows])
+            out = network(torch.cat([given, given]), model_time.repeat(2), both)
             without, with_ = out.to(x.dtype).chunk(2)
             return without + guidance.scale * (with_ - without)
 
         return process.denoiser(net, prediction)
 
     return denoiser
+
+
+def _copies(*tensors: Tensor | None) -> Callable[[torch.device], tuple[Tensor | None, ...]]:
+    """The tensors on a device, copied there once: a copy a step would make the host wait for the device."""
+    return cache(lambda device: tuple(None if value is None else value.to(device) for value in tensors))
 
 
 def _stacked(condition: Tensor | None, x: Tensor) -> Tensor | None:
@@ -112,7 +121,7 @@ def _stacked(condition: Tensor | None, x: Tensor) -> Tensor | None:
     copies, rest = divmod(len(x), max(len(condition), 1))
     if rest or not copies:
         raise Error(f"a condition of {len(condition)} samples does not fit a batch of {len(x)}")
-    return condition.to(x.device).repeat(copies, *[1] * (condition.ndim - 1))
+    return condition.repeat(copies, *[1] * (condition.ndim - 1))
 
 
 def classes(plan: str, numbers: range | list[int], seed: int = 0) -> Condition:
@@ -164,6 +173,29 @@ def freeze(net: Net, device: str | torch.device, channels_last: bool = False) ->
     return net.eval().requires_grad_(False)
 
 
+def running(network: Network, chosen: Mapping[str, Any]) -> Network:
+    """The network as the settings ``RUN`` have it run.
+
+    ``tf32`` lets convolutions and matrix products of float32 round their factors to TensorFloat-32 on GPUs that have
+    it; ``float32`` forbids it, which PyTorch alone does not for convolutions. Backward passes are outside and round as
+    the process does. ``compile`` is ``torch.compile``.
+    """
+    compiled: Network = torch.compile(network) if chosen["compile"] else network
+    flags: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+
+    def run(x: Tensor, model_time: Tensor, condition: Tensor | None) -> Tensor:
+        before = [flag.allow_tf32 for flag in flags]
+        try:
+            for flag in flags:
+                flag.allow_tf32 = chosen["dtype"] == "tf32"
+            return compiled(x, model_time, condition)
+        finally:
+            for flag, value in zip(flags, before, strict=True):
+                flag.allow_tf32 = value
+
+    return run
+
+
 def settings(spec: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of one model type, with defaults; unknown keys are errors."""
     for key in spec:
@@ -172,4 +204,7 @@ def settings(spec: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, 
     made = {**defaults, **{key: value for key, value in spec.items() if key != "type"}}
     if made.get("dtype", "float32") not in DTYPES:
         raise choose("dtype", made["dtype"], DTYPES)
+    for key in ("channels_last", "compile"):
+        if not isinstance(made.get(key, False), bool):
+            raise Error(f"{key} = {made[key]!r} must be true or false")
     return made

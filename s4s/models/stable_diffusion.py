@@ -11,7 +11,7 @@ from torch import Tensor
 
 from s4s.errors import Error
 from s4s.models import captions, hub
-from s4s.models.model import DTYPES, Condition, Guidance, Model, freeze, make_denoiser, settings
+from s4s.models.model import DTYPES, RUN, Condition, Guidance, Model, freeze, make_denoiser, running, settings
 
 V1_4 = "CompVis/stable-diffusion-v1-4"
 V1_5 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -27,8 +27,7 @@ DEFAULTS = {
     "guidance": 7.5,
     "prompts": "coco",
     "n_prompts": captions.COCO_30K.count,
-    "dtype": "float32",
-    "channels_last": False,
+    **RUN,
     "t_min": None,
     "t_max": None,
 }
@@ -67,7 +66,7 @@ def load(spec: Mapping[str, Any], weights: Path | None, *, device: str = "cpu", 
     return Model(
         process,
         (unet.config.in_channels, size, size),
-        make_denoiser(process, network, prediction, dtype=dtype, conditional=True, guidance=guidance),
+        make_denoiser(process, running(network, chosen), prediction, dtype=dtype, conditional=True, guidance=guidance),
         hub.decoder(vae, dtype),
         by_index(lines, embed),
         _facts(chosen, root, lines, local is not None),
@@ -115,9 +114,8 @@ def _facts(chosen: Mapping[str, Any], root: Path, lines: Sequence[str], local: b
         "revision": hub.revision_of(root) or ("local folder" if local else chosen["revision"]),
         "files_sha256": hub.hashes(root, PARTS),
         "ema": "the published weights",
-        "dtype": chosen["dtype"],
+        **{key: chosen[key] for key in RUN},
         "text_encoder_dtype": "float32",
-        "channels_last": chosen["channels_last"],
         "guidance": chosen["guidance"],
         "prompts": captions.facts(chosen["prompts"], lines),
         "licence": LICENCE,
