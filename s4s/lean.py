@@ -49,7 +49,7 @@ class _Lean(nn.Module):
     """Mixed into the class of a lean network."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if _unusual():
+        if not reverse_mode() or any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda")):
             return super().forward(*args, **kwargs)
         with _LeanOperations():
             return super().forward(*args, **kwargs)
@@ -181,7 +181,7 @@ class _Conv(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
-        _first_order()
+        first_order("a lean network")
         (slope,), (weight,), (stride, padding, dilation, groups) = slopes, ctx.saved_tensors, ctx.geometry
         short = [
             ctx.size[i]
@@ -206,7 +206,7 @@ class _Again(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
-        _first_order()
+        first_order("a lean network")
         needed = ctx.needs_input_grad[2:]
         with torch.enable_grad():
             inputs = [x.detach().requires_grad_(need) for x, need in zip(ctx.saved_tensors, needed, strict=True)]
@@ -225,7 +225,7 @@ class _MeanPool(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
-        _first_order()
+        first_order("a lean network")
         height, width = ctx.window
         share = slopes[0] / (height * width)
         return F.interpolate(share, scale_factor=(float(height), float(width))), None
@@ -235,15 +235,13 @@ def _only_input(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> bool:
     return x.requires_grad and not any(p is not None and p.requires_grad for p in (weight, bias))
 
 
-def _unusual() -> bool:
-    """Whether something other than plain reverse mode is going on, which the functions above do not know."""
+def reverse_mode() -> bool:
+    """Whether autograd records a graph, and nothing else is going on that the functions of this module do not know."""
     return (
-        not torch.is_grad_enabled()
-        or torch.compiler.is_compiling()
-        or torch.autograd.forward_ad._current_level >= 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch.is_autocast_enabled("cpu")
-        or torch.is_autocast_enabled("cuda")
+        torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and torch.autograd.forward_ad._current_level < 0
+        and torch._C._functorch.peek_interpreter_stack() is None
     )
 
 
@@ -251,8 +249,7 @@ def _pair(value: Any) -> Pair:
     return (value, value) if isinstance(value, int) else (value[0], value[-1])
 
 
-def _first_order() -> None:
+def first_order(what: str) -> None:
+    """Raise inside the backward pass of a gradient that is to be differentiated again."""
     if torch.is_grad_enabled():
-        raise Error(
-            "a lean network has no second derivatives (create_graph=True); undo it first: s4s.memory.unlean(net)"
-        )
+        raise Error(f"{what} has no second derivatives (create_graph=True); take the plain one for them")
