@@ -8,7 +8,7 @@ IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 UV := uv==0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test lint golden format lock clean
+.PHONY: help setup reproduce test lint golden bench format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -32,6 +32,9 @@ lint: $(STAMP) ## check style, types and workflow only
 golden: $(STAMP) ## compare with the official solver implementations' numbers in DIR
 	@test -d "$(DIR)" || { echo "make golden: name the folder of golden files, as in: make golden DIR=golden" >&2; exit 2; }
 	$(IN_VENV) S4S_GOLDEN="$(DIR)" pytest tests/test_golden.py $(ARGS)
+
+bench: $(STAMP) ## measure speed and memory against their floors: results/benchmark.md
+	$(IN_VENV) OMP_NUM_THREADS=1 python benchmarks/bench.py $(ARGS)
 
 format: $(STAMP) ## rewrite the code in the project's format
 	$(IN_VENV) ruff check --fix .

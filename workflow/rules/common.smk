@@ -1,5 +1,6 @@
 import os
 import sys
+import time
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -36,6 +37,23 @@ CONFIG_FILE = f"{FOLDER}/config.yaml"
 
 onstart:
     benchmark.save(CONFIG, CONFIG_FILE)
+
+
+def note_own_time():
+    """Snakemake's own CPU time, beside the benchmark files of the jobs; one row a run."""
+    path = Path(f"logs/{CONFIG['benchmark']}/snakemake.tsv")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = "" if path.exists() else "cpu_time\n"
+    with path.open("a") as file:
+        file.write(f"{head}{time.process_time():.2f}\n")
+
+
+onsuccess:
+    note_own_time()
+
+
+onerror:
+    note_own_time()
 
 
 def depends_on(stage):

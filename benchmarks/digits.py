@@ -1,0 +1,136 @@
+"""Fits on digits: our Levenberg-Marquardt beside a plain Adam loop over the same family, from the same start."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import s4s
+from s4s.distance import distance
+from s4s.family import family
+from s4s.fit import METHODS
+from s4s.models import weights
+from s4s.models.digits import SHAPE, DigitsUNet
+from s4s.solver import Denoise
+from s4s.train import train_denoiser
+
+PROCESS = s4s.EDM(0.002, 80.0)
+TRAIN, HELD_OUT = 1400, 512  # samples of the teacher
+LR = 2e-2  # the best of 5e-3, 1e-2, 2e-2, 5e-2 for 300 steps
+
+
+@dataclass(frozen=True)
+class Point:
+    """Cost of a fit so far, validation not counted, and its validation loss: network-forward-equivalents, seconds."""
+
+    evaluations: float
+    seconds: float
+    loss: float
+
+
+def denoiser(models: Path, steps: int) -> tuple[Denoise, str]:
+    """The pipeline's network if it has been trained, else one trained here; and which it is."""
+    path = models / "denoiser.safetensors"
+    if path.exists():
+        return PROCESS.denoiser(weights.load(path, DigitsUNet), prediction="x0"), f"{path}"
+    net = train_denoiser(0, steps).requires_grad_(False)
+    return PROCESS.denoiser(net, prediction="x0"), f"trained here, {steps} steps"
+
+
+def teacher(denoise: Denoise) -> s4s.TeacherSet:
+    solver = s4s.solver("dpmpp", s4s.grid("logsnr", PROCESS, 40), order=3)
+    return s4s.teacher_set(solver, denoise, n=TRAIN + HELD_OUT, shape=SHAPE, seed=0)
+
+
+def start(nfe: int) -> s4s.Solver:
+    return s4s.solver("ipndm", s4s.grid("edm", PROCESS, nfe), order=3)
+
+
+class Clock:
+    """A denoiser that notes the CPU time after every call, beside the samples evaluated until then."""
+
+    def __init__(self, denoise: Denoise) -> None:
+        self.denoise, self.rows, self.started = denoise, 0, time.process_time()
+        self.marks: list[tuple[int, float]] = [(0, 0.0)]
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        D = self.denoise(x, sigma)
+        self.rows += len(x)
+        self.marks.append((self.rows, time.process_time() - self.started))
+        return D
+
+    def between(self, first: int, last: int) -> float:
+        """Seconds from the moment when ``first`` samples were evaluated to that of ``last``."""
+        of = dict(self.marks)
+        return of[last] - of[first]
+
+
+def levenberg_marquardt(
+    denoise: Denoise, samples: s4s.TeacherSet, method: str, nfe: int, seed: int, rounds: int
+) -> list[Point]:
+    """``s4s.fit`` with its defaults, L2. The best validation loss so far after every iteration."""
+    clock = Clock(denoise)
+    result = s4s.fit(start(nfe), clock, samples, method, seed=seed, rounds=rounds, validation=HELD_OUT)
+    validation = nfe * HELD_OUT
+    points, best, spent = [Point(0, 0.0, result.start_loss)], result.start_loss, 0.0
+    before = validation
+    for record in result.history:
+        now = int(record["evaluations"])
+        spent += clock.between(before, now - validation)
+        best, evaluations = min(best, record["val_loss"]), now - validation * (len(points) + 1)
+        points.append(Point(evaluations, spent, best))
+        before = now
+    return points
+
+
+def adam(
+    denoise: Denoise,
+    samples: s4s.TeacherSet,
+    method: str,
+    nfe: int,
+    seed: int,
+    steps: int,
+    batch: int = 64,
+    lr: float = LR,
+) -> list[Point]:
+    """Adam on every block of the method at once or, as S4S-Alt has it, on each in turn; step size falls as a cosine.
+
+    The best validation loss so far, taken ten times.
+    """
+    spec = METHODS[method]
+    made, d = family(start(nfe), spec.family), distance("l2")
+    x_T, y = samples.x_T, samples.y
+    theta = made.theta.clone().requires_grad_(True)
+    optimisers = [torch.optim.Adam([theta], lr=lr, betas=(0.9, 0.99)) for _ in spec.cycle]
+    masks = [torch.zeros_like(theta).index_fill(0, made.columns(*blocks), 1.0) for blocks in spec.cycle]
+    draw = torch.Generator().manual_seed(seed)
+
+    def validation() -> float:
+        with torch.no_grad():
+            return d(s4s.sample(made.solver(theta), denoise, x_T[TRAIN:]), y[TRAIN:]).mean().item()
+
+    points, spent = [Point(0, 0.0, validation())], 0.0
+    for k in range(steps):
+        started = time.process_time()
+        turn = k % len(optimisers)
+        index = torch.randperm(TRAIN, generator=draw)[:batch]
+        x = s4s.sample(made.solver(theta), denoise, x_T[index], check=False)
+        (slope,) = torch.autograd.grad(d(x, y[index]).mean(), theta)
+        theta.grad = slope * masks[turn]
+        for group in optimisers[turn].param_groups:
+            group["lr"] = lr * (1 + math.cos(math.pi * k / steps)) / 2
+        optimisers[turn].step()
+        spent += time.process_time() - started
+        if (k + 1) % max(steps // 10, 1) == 0:
+            points.append(Point((k + 1) * batch * nfe * 2, spent, min(points[-1].loss, validation())))
+    return points
+
+
+def reach(points: list[Point], loss: float) -> Point | None:
+    """The first point at or below a loss."""
+    return next((point for point in points if point.loss <= loss), None)
