@@ -147,7 +147,7 @@ def _member(archive: Path, name: str) -> Path:
 def _hub(spec: Mapping[str, Any], offline: bool) -> dict[str, Any]:
     """A folder in the diffusers layout: a snapshot of the hub, or local."""
     stable = spec["type"] == "stable-diffusion"
-    settings = (stable_diffusion.DEFAULTS if stable else {}) | dict(spec)
+    settings: dict[str, Any] = (stable_diffusion.DEFAULTS if stable else {}) | dict(spec)
     if settings.get("path"):
         root = Path(settings["path"]).expanduser()
         if not root.is_dir():
