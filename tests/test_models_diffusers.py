@@ -243,3 +243,23 @@ def test_a_repository_without_safetensors_is_fetched_once_more(tmp_path: Path, m
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: 1 / 0)
     with pytest.raises(Error, match="cannot be fetched: division by zero; fetch the folders unet"):
         hub.folder("a/b", "abc", ["unet"])
+
+
+class Room:
+    """Pickles to a call that asks for memory; torch's restricted reader allows it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return bytearray, (1 << 33,)
+
+
+def test_bin_weights_are_read_as_data_alone(tmp_path: Path) -> None:
+    folder = ddpm_folder(tmp_path / "m", unet(), ddim())
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    state = load_file(weights)
+    weights.unlink()
+    torch.save(state, weights.with_suffix(".bin"))
+    assert load_model({"type": "diffusers", "path": str(folder)}).shape == (3, 8, 8)
+    torch.save(state | {"room": Room()}, weights.with_suffix(".bin"))
+    with pytest.raises(Error, match=r"\.bin: refused, refers to '__builtin__.bytearray'") as caught:
+        load_model({"type": "diffusers", "path": str(folder)})
+    assert "\n" not in str(caught.value)

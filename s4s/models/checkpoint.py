@@ -45,8 +45,7 @@ def load(path: Path, file: IO[bytes], size: int) -> Any:
         Error: damaged, compressed, or a reference to anything that is not on the list; nothing was run.
     """
     try:
-        for stream in _pickles(path, file, size):
-            _check_names(path, stream)
+        check(path, file, size)
         file.seek(0)
         with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals([(_Inert, LIGHTNING)]):
             return torch.load(file, map_location="cpu", weights_only=True)
@@ -54,6 +53,12 @@ def load(path: Path, file: IO[bytes], size: int) -> Any:
         raise
     except Exception as error:  # a damaged or hostile file makes the readers raise anything
         raise Error(f"{path}: refused, a damaged or truncated file of tensors ({error!r:.200})") from error
+
+
+def check(path: Path, file: IO[bytes], size: int) -> None:
+    """Refuse a checkpoint that refers to anything that is not on the list; runs nothing, leaves ``file`` anywhere."""
+    for stream in _pickles(path, file, size):
+        _check_names(path, stream)
 
 
 def state_dict(path: Path, file: IO[bytes], size: int) -> Mapping[str, Any]:

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from s4s.errors import Error, choose
 from s4s.files import sha256
+from s4s.models import checkpoint
 from s4s.models.model import in_chunks
 from s4s.process import Flow, Process, VPDiscrete
 
 MAX_CONFIG_BYTES = 4 << 20
-WEIGHTS = ("*.safetensors", "*.bin")  # in order of preference; .bin is read with weights_only
+WEIGHTS = ("*.safetensors", "*.bin")  # in order of preference
 DECODE_BATCH = 8
 
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
@@ -92,8 +93,13 @@ def component(make: Any, path: Path, dtype: torch.dtype) -> Any:
     options: dict[str, Any] = {"local_files_only": True, "output_loading_info": True}
     options["torch_dtype" if library == "diffusers" else "dtype"] = dtype
     try:
+        for file in path.glob("*.bin"):
+            with file.open("rb") as opened:
+                checkpoint.check(file, opened, file.stat().st_size)
         with _quiet(library):
             net, info = make.from_pretrained(path, **options)
+    except Error:
+        raise
     except Exception as error:  # whatever a damaged file makes these libraries raise
         raise Error(f"{path}: not the weights and configuration of a {make.__name__}: {_line(error)}") from error
     for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
