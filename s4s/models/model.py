@@ -16,7 +16,11 @@ from s4s.process import Process
 from s4s.solver import Denoise
 
 DTYPES = {"float32": torch.float32, "tf32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-RUN = {"dtype": "float32", "channels_last": False, "compile": False}  # settings of every type: how its network runs
+RUN: dict[str, Any] = {
+    "dtype": "float32",
+    "channels_last": False,
+    "compile": False,
+}  # settings of every type: how its network runs
 CLASS_DRAW = 0x636C6173  # keeps the draw of a class apart from the starting noise of the same (seed, index)
 
 Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
