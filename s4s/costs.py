@@ -36,7 +36,7 @@ from s4s.teacher import BATCH
 
 Config = Mapping[str, Any]
 Make = Callable[[Config, Path], "list[Pass]"]
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+BYTES = {"float32": 4, "tf32": 4, "float16": 2, "bfloat16": 2}
 DECODE_BATCH = 8  # of s4s.models.hub, whose import takes seconds
 
 

@@ -19,7 +19,7 @@ from s4s.models.download import cache_dir
 from s4s.present import Item, network, scoring, version
 
 Config = Mapping[str, Any]
-TFLOPS = {"float32": 10.0, "float16": 80.0, "bfloat16": 80.0}  # a guess for a GPU of the A100's class
+TFLOPS = {"float32": 10.0, "tf32": 40.0, "float16": 80.0, "bfloat16": 80.0}  # a guess for a GPU of the A100's class
 CPU_TFLOPS = 0.04  # one core of 2020 or later; measured on a network as small as the digits'
 VERSIONS = ("torch", "torchvision", "torch-fidelity", "numpy", "safetensors", "diffusers", "transformers", "snakemake")
 ADVICE = "`s4s download CONFIG` fetches missing files that have an address, where there is a network."

@@ -19,7 +19,11 @@ from s4s.stages.files import expect, write_json
 from s4s.stages.networks import network
 from s4s.stages.teacher import teacher_pairs
 
-PERTURBATIONS = {"float16": 3e-2, "bfloat16": 1e-1}  # about the square root of the rounding error; else the default
+PERTURBATIONS = {
+    "tf32": 3e-2,
+    "float16": 3e-2,
+    "bfloat16": 1e-1,
+}  # about the square root of the rounding error; else the default
 
 
 def distance_of(bench: Bench) -> Distance:
