@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from s4s.train import train_denoiser
 
 PROCESS = s4s.EDM(0.002, 80.0)
 TRAIN, HELD_OUT = 1400, 512  # samples of the teacher
-LR = 2e-2  # the best of 5e-3, 1e-2, 2e-2, 5e-2 for 300 steps
+LR = 1e-2  # of 5e-3, 1e-2, 2e-2 and 5e-2 the one that is never far from the best after 300 steps
 
 
 @dataclass(frozen=True)
@@ -98,16 +97,17 @@ def adam(
     batch: int = 64,
     lr: float = LR,
 ) -> list[Point]:
-    """Adam on every block of the method at once or, as S4S-Alt has it, on each in turn; step size falls as a cosine.
+    """Adam on all parameters of the method at once, its step size falling as a cosine; betas 0.9 and 0.99.
 
-    The best validation loss so far, taken ten times.
+    For S4S-Alt too, where it does better than on the blocks in turn. The best validation loss so far, taken ten times.
     """
-    spec = METHODS[method]
-    made, d = family(start(nfe), spec.family), distance("l2")
+    made, d = family(start(nfe), METHODS[method].family), distance("l2")
     x_T, y = samples.x_T, samples.y
+    moving = torch.zeros_like(made.theta)
+    moving[made.columns(*{block for blocks in METHODS[method].cycle for block in blocks})] = 1
     theta = made.theta.clone().requires_grad_(True)
-    optimisers = [torch.optim.Adam([theta], lr=lr, betas=(0.9, 0.99)) for _ in spec.cycle]
-    masks = [torch.zeros_like(theta).index_fill(0, made.columns(*blocks), 1.0) for blocks in spec.cycle]
+    optimiser = torch.optim.Adam([theta], lr=lr, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     draw = torch.Generator().manual_seed(seed)
 
     def validation() -> float:
@@ -117,14 +117,12 @@ def adam(
     points, spent = [Point(0, 0.0, validation())], 0.0
     for k in range(steps):
         started = time.process_time()
-        turn = k % len(optimisers)
         index = torch.randperm(TRAIN, generator=draw)[:batch]
         x = s4s.sample(made.solver(theta), denoise, x_T[index], check=False)
         (slope,) = torch.autograd.grad(d(x, y[index]).mean(), theta)
-        theta.grad = slope * masks[turn]
-        for group in optimisers[turn].param_groups:
-            group["lr"] = lr * (1 + math.cos(math.pi * k / steps)) / 2
-        optimisers[turn].step()
+        theta.grad = slope * moving
+        optimiser.step()
+        schedule.step()
         spent += time.process_time() - started
         if (k + 1) % max(steps // 10, 1) == 0:
             points.append(Point((k + 1) * batch * nfe * 2, spent, min(points[-1].loss, validation())))
