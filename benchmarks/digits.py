@@ -12,7 +12,7 @@ from torch import Tensor
 import s4s
 from s4s.distance import distance
 from s4s.family import family
-from s4s.fit import METHODS
+from s4s.methods import METHODS
 from s4s.models import weights
 from s4s.models.digits import SHAPE, DigitsUNet
 from s4s.solver import Denoise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ from s4s.cells import cell as find_cell
 from s4s.cells import cells as all_cells
 from s4s.cli_import import import_
 from s4s.config import load
-from s4s.errors import Error
+from s4s.errors import Error, Notice
 
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
 RESULTS = click.option(
     "--results", default="results", show_default=True, type=click.Path(path_type=Path), help="Folder of all results."
 )
+_PRINTED = warnings.formatwarning
 CELLS = click.argument("names", metavar="CELL...", nargs=-1, required=True)
 
 
@@ -225,6 +227,7 @@ cli.add_command(import_)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; bad input ends with one line on stderr and exit status 1."""
+    warnings.formatwarning = _notice
     try:
         cli.main(args=None if arguments is None else list(arguments), prog_name="s4s")
     except Error as error:
@@ -233,6 +236,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(str(error))
     except OSError as error:
         _fail(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "))
+
+
+def _notice(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """How a warning is printed: our own in one line, others as ever."""
+    if issubclass(category, Notice):
+        return f"s4s: {message}\n"
+    return _PRINTED(message, category, filename, lineno, line)
 
 
 def _fail(message: str) -> None:

@@ -28,9 +28,10 @@ from s4s import classical
 from s4s.cells import Cell, cells, uint8_rule
 from s4s.distance import distance
 from s4s.family import family
-from s4s.fit import METHODS, batch_size
+from s4s.fit import batch_size
 from s4s.grid import grid
 from s4s.jacobian import ROWS, gauss_newton
+from s4s.methods import METHODS
 from s4s.process import EDM
 from s4s.teacher import BATCH
 

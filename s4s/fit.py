@@ -7,6 +7,7 @@ one). A method is a family and a cycle of parameter blocks: S4S-Alt alternates w
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,34 +17,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from s4s import __version__
 from s4s.distance import Distance, distance
 from s4s.errors import Error, choose
 from s4s.family import Family, family
+from s4s.frozen import Batch, Frozen
 from s4s.jacobian import PERTURBATION, ROWS, gauss_newton, mean, robust
-from s4s.memory import recompute
-from s4s.solver import Denoise, Solver, sample
+from s4s.methods import METHODS, Method
+from s4s.solver import ARRAYS, Denoise, Solver, sample
 from s4s.teacher import TeacherSet
+from s4s.unfinished import State, Unfinished, content
 
-
-@dataclass(frozen=True)
-class Method:
-    """What is learned: a family, and the blocks of parameters that each iteration of the cycle moves."""
-
-    family: str
-    cycle: tuple[tuple[str, ...], ...]
-    source: str
-
-
+KEPT = ("start_loss", "evaluations", "damping", "history")  # of a fit's state, beside its tensors
 TOLERANCE = 4.0  # of the median distance: where a sample begins to count less, see ``robust``
-EVERYTHING = (("weight", "grid", "shift"),)
-METHODS = {
-    "s4s": Method("lms", (("weight",),), "S4S, arXiv:2502.17423"),
-    "ld3": Method("classical", (("grid", "shift"),), "LD3, arXiv:2405.15506"),
-    "s4s-alt": Method("lms", (("weight",), ("grid", "shift")), "S4S-Alt, arXiv:2502.17423"),
-    "joint": Method("lms", EVERYTHING, "S4S Algorithm 3, arXiv:2502.17423"),
-    "guided": Method("guided", EVERYTHING, "GS, arXiv:2510.17699"),
-    "bns": Method("full", EVERYTHING, "BNS, arXiv:2403.01329"),
-}
 
 
 @dataclass(frozen=True)
@@ -83,6 +69,7 @@ def fit(
     perturbation: float = PERTURBATION,
     checkpoint: bool | None = None,
     progress: str | None = None,
+    resume: str | os.PathLike[str] | None = None,
 ) -> FitResult:
     """Learn a few-step solver that imitates a teacher, starting from ``solver``.
 
@@ -101,6 +88,8 @@ def fit(
         perturbation: of the network's input in derivatives, see ``gauss_newton``.
         checkpoint: with radius > 0, whether the backward pass computes each evaluation again instead of keeping its
             activations; None does so for those that do not fit into half of the free memory.
+        resume: a file that holds the fit while it runs. A killed fit goes on from it when called again, to the result
+            of an unbroken one; a file of another fit is ignored, with a ``Notice``. ``microbatch`` may change.
 
     Raises:
         Error: unknown method or distance, shapes or levels that do not fit the teacher, a start the family cannot hold.
@@ -120,48 +109,29 @@ def fit(
         raise Error(f"validation = {held_out} must leave some of the teacher's {len(teacher)} samples to train on")
     if microbatch is not None and microbatch < 1:
         raise Error(f"microbatch = {microbatch} must be at least 1")
-    network = _Network(denoise, microbatch, perturbation, checkpoint)
+    network = Frozen(denoise, microbatch, perturbation, checkpoint)
     fitter = _Fitter(made, spec, network, teacher, held_out, _distance(distance), radius, seed)
-    started = time.perf_counter()
-    best = fitter.run(rounds, patience, progress)
     record = {"method": method, "start": solver.name, "start_provenance": dict(solver.provenance), "family": made.kind,
               "distance": fitter.d.name, "radius": radius, "seed": seed, "teacher": dict(teacher.provenance),
-              "teacher_samples": len(teacher) - held_out, "val_loss": best.loss, "start_loss": fitter.start_loss,
-              "evaluations": fitter.evaluations, "source": spec.source}  # fmt: skip
-    fitted = made.solver(best.theta).replace(name=f"{method}({solver.name})", provenance=record)
-    seconds = time.perf_counter() - started
-    return FitResult(fitted.detach(), best.loss, fitter.start_loss, fitter.evaluations, seconds, fitter.history)
+              "teacher_samples": len(teacher) - held_out, "start_loss": fitter.start_loss,
+              "source": spec.source}  # fmt: skip
+    settings = {"order": order, "rounds": rounds, "patience": patience, "perturbation": perturbation}
+    unfinished = Unfinished(resume, {} if resume is None else record | settings | _contents(solver, teacher))
+    best = fitter.run(rounds, patience, progress, unfinished)
+    found: dict[str, Any] = {"val_loss": best.loss, "start_loss": fitter.start_loss, "evaluations": fitter.evaluations}
+    fitted = made.solver(best.theta).replace(name=f"{method}({solver.name})", provenance=record | found)
+    unfinished.remove()
+    return FitResult(fitted.detach(), **found, seconds=fitter.seconds, history=fitter.history)
+
+
+def _contents(solver: Solver, teacher: TeacherSet) -> dict[str, Any]:
+    """What makes a fit another one although its settings are the same."""
+    numbers = content(*(getattr(solver, key) for key in ARRAYS))
+    samples = [teacher.seed, teacher.first, content(teacher.y, teacher.condition)]
+    return {"version": __version__, "start_numbers": numbers, "teacher_set": samples}
 
 
 _distance = distance
-
-
-Batch = tuple[Tensor, Tensor, Tensor | None]
-"""Starting noises, teacher outputs and, for a conditional network, conditions: a row of each for every sample."""
-
-
-@dataclass(frozen=True)
-class _Network:
-    """The frozen network, rows it sees at a time, how far its input moves in derivatives, and recomputation."""
-
-    denoise: Any
-    microbatch: int | None
-    perturbation: float
-    checkpoint: bool | None
-
-    def under(self, condition: Tensor | None) -> Denoise:
-        return self.denoise if condition is None else self.denoise(condition)
-
-    def with_gradient(self, condition: Tensor | None) -> Denoise:
-        denoise = self.under(condition)
-        return denoise if self.checkpoint is False else recompute(denoise, 0 if self.checkpoint else None)
-
-    def parts(self, batch: Batch, most: int) -> list[Batch]:
-        """A batch in pieces of at most ``most`` samples, or of ``microbatch`` if that is less."""
-        size = min(most, self.microbatch or most)
-        x_T, y, condition = batch
-        rows = [None] * len(x_T.split(size)) if condition is None else condition.split(size)
-        return list(zip(x_T.split(size), y.split(size), rows, strict=True))
 
 
 @dataclass
@@ -177,7 +147,7 @@ class _Fitter:
         self,
         made: Family,
         spec: Method,
-        network: _Network,
+        network: Frozen,
         teacher: TeacherSet,
         held_out: int,
         d: Distance,
@@ -197,6 +167,7 @@ class _Fitter:
         self.damping = [1e-2] * len(self.cycle)
         self.start_loss = self.loss(made.theta, self.val)
         self.best = _Best(made.theta, self.start_loss)
+        self.started = time.perf_counter()
 
     def rows(self, index: Tensor, x_T: Tensor) -> Batch:
         """The samples of an iteration, starting from ``x_T``."""
@@ -218,12 +189,16 @@ class _Fitter:
             ]
         return torch.cat(parts)
 
-    def run(self, rounds: int, patience: int, progress: str | None) -> _Best:
+    def run(self, rounds: int, patience: int, progress: str | None, unfinished: Unfinished) -> _Best:
         """Go through the cycle until the rounds are spent or validation stops gaining."""
-        theta, mark = self.family.theta, (0, self.start_loss)
+        state = unfinished.load()
+        first, theta, mark = (0, self.family.theta, (0, self.start_loss)) if state is None else self.restored(state)
         iterations = rounds * len(self.cycle)
-        bar = tqdm(range(iterations), desc=progress, disable=progress is None, mininterval=2)
+        bar = tqdm(range(first, iterations), desc=progress, initial=first, total=iterations, disable=progress is None,
+                   mininterval=2)  # fmt: skip
         for k in bar:
+            if k - 1 - mark[0] >= patience * len(self.cycle):
+                break
             index = self.batch(k, iterations)
             theta, loss = self.step(theta, k % len(self.cycle), index)
             if self.reach:
@@ -237,9 +212,30 @@ class _Fitter:
             bar.set_postfix_str(f"validation {self.best.loss:.3g} of {self.start_loss:.3g}")
             if self.best.loss < 0.995 * mark[1]:
                 mark = (k, self.best.loss)
-            if k - mark[0] >= patience * len(self.cycle):
-                break
+            if (k + 1) % len(self.cycle) == 0:
+                unfinished.save(self.state(k + 1, theta, mark))
         return self.best
+
+    @property
+    def seconds(self) -> float:
+        """Wall time so far, that of earlier runs of the same fit included."""
+        return time.perf_counter() - self.started
+
+    def state(self, k: int, theta: Tensor, mark: tuple[int, float]) -> State:
+        """What iteration k and those after it depend on."""
+        tensors = {"theta": theta, "best": self.best.theta} | ({"moved": self.moved} if self.reach else {})
+        numbers = {"best_loss": self.best.loss, "seconds": self.seconds} | {key: getattr(self, key) for key in KEPT}
+        return State(tensors, numbers | {"k": k, "mark": mark})
+
+    def restored(self, state: State) -> tuple[int, Tensor, tuple[int, float]]:
+        """Inverse of ``state``."""
+        tensors, numbers = state.tensors, state.numbers
+        self.best = _Best(tensors["best"], numbers["best_loss"])
+        self.moved = tensors["moved"].to(self.moved) if self.reach else self.moved
+        self.started -= numbers["seconds"]
+        for key in KEPT:
+            setattr(self, key, numbers[key])
+        return numbers["k"], tensors["theta"], tuple(numbers["mark"])
 
     def batch(self, k: int, iterations: int) -> Tensor:
         """Indices of iteration k: a growing slice of seeded permutations, so small early and large late."""

@@ -14,8 +14,8 @@ from torch import Tensor
 import s4s
 from s4s.distance import distance, perceptual, total
 from s4s.family import FAMILIES, family
-from s4s.fit import METHODS
 from s4s.jacobian import gauss_newton, robust
+from s4s.methods import METHODS
 from s4s.solver import Denoise
 
 PROCESS = s4s.EDM(0.002, 80.0)

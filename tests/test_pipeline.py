@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,6 +97,35 @@ def test_a_fit_has_the_same_bytes_again(finished: Path, tmp_path: Path) -> None:
     path.unlink()
     assert s4s(tmp_path, "fit", str(TINY), S4S_ALT).returncode == 0
     assert path.read_bytes() == before
+
+
+def test_a_killed_fit_goes_on(finished: Path, tmp_path: Path) -> None:
+    """Killed by the system after a round, in the middle of another; then once more from the start."""
+    shutil.copytree(finished / "results", tmp_path / "results")
+    config, folder = changed(tmp_path, "rounds: 1", "rounds: 12"), tmp_path / "results" / "tiny"
+    unfinished, fit = folder / "fits" / f"{S4S_ALT}.unfinished.safetensors", ["fit", config, S4S_ALT]
+    with subprocess.Popen([sys.executable, "-m", "s4s", *fit], cwd=tmp_path, stderr=subprocess.DEVNULL) as job:
+        while not unfinished.exists() and job.poll() is None:
+            time.sleep(0.005)
+        job.kill()
+    assert job.returncode == -9 and unfinished.exists()
+    results = []
+    for _ in range(2):
+        done = s4s(tmp_path, *fit)
+        assert done.returncode == 0 and not unfinished.exists(), done.stderr
+        spent = json.loads((folder / "fits" / f"{S4S_ALT}.json").read_text())
+        results.append(((folder / "solvers" / f"{S4S_ALT}.json").read_bytes(), spent["history"], spent["evaluations"]))
+    assert results[0] == results[1]
+
+
+def test_a_fit_left_by_another_config_starts_anew(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "results", tmp_path / "results")
+    left = tmp_path / "results" / "tiny" / "fits" / f"{S4S_ALT}.unfinished.safetensors"
+    left.write_bytes(b"half a fi")
+    done = s4s(tmp_path, "fit", str(TINY), S4S_ALT)
+    notices = [line for line in done.stderr.splitlines() if "starts anew" in line]
+    assert done.returncode == 0 and len(notices) == 1 and not left.exists()
+    assert notices[0].endswith(f"s4s: results/tiny/fits/{left.name}: damaged or truncated; this fit starts anew")
 
 
 def test_show_prints_grid_and_weights(finished: Path) -> None:

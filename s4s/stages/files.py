@@ -34,6 +34,10 @@ class Folder:
     def fit(self, cell: Cell) -> Path:
         return self.root / "fits" / f"{cell.name}.json"
 
+    def unfinished(self, cell: Cell) -> Path:
+        """Of a fit, while it runs."""
+        return self.root / "fits" / f"{cell.name}.unfinished.safetensors"
+
     def samples(self, cell: Cell, first: int, last: int) -> Path:
         return self.root / "samples" / cell.name / f"{first:06d}-{last:06d}.npz"
 

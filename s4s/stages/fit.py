@@ -41,7 +41,7 @@ def _named(bench: Bench, name: str) -> Distance:
 
 
 def fit_cell(bench: Bench, cell: Cell) -> Path:
-    """Write the solver of a cell: textbook numbers, or what its method learns from them."""
+    """Write the solver of a cell: textbook numbers, or what its method learns from them; a killed fit goes on."""
     folder = bench.folder
     solver = bench.textbook(cell)
     if not cell.learned:
@@ -64,6 +64,7 @@ def fit_cell(bench: Bench, cell: Cell) -> Path:
         microbatch=learned.get("microbatch"),
         perturbation=PERTURBATIONS.get(str(model.facts["dtype"]), PERTURBATION),
         progress=cell.name,
+        resume=folder.unfinished(cell),
     )
     spent = {"val_loss": result.val_loss, "start_loss": result.start_loss, "evaluations": result.evaluations}
     write_json(folder.fit(cell), spent | {"seconds": result.seconds, "history": result.history})

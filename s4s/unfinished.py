@@ -1,0 +1,91 @@
+"""An unfinished fit on disk: all that its next round depends on, in one file, so that a killed fit goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from s4s.errors import Notice
+from s4s.files import replacing
+
+SAME = 1e-3  # relative; losses of one fit on two machines differ by less, those of two networks by more
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a fit stands between two rounds: its tensors by name, and everything else as JSON."""
+
+    tensors: Mapping[str, Tensor]
+    numbers: Mapping[str, Any]
+
+
+class Unfinished:
+    """The file of one fit.
+
+    Args:
+        path: where it is; None keeps nothing.
+        identity: JSON-able; what makes it this fit and no other. Its ``start_loss`` stands for the network and the
+            distance, which have no names of their own, and is compared to within rounding.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None, identity: Mapping[str, Any]) -> None:
+        self.path = None if path is None else Path(path)
+        self.identity = json.loads(json.dumps(identity))
+
+    def load(self) -> State | None:
+        """The state to go on from; None, with a ``Notice``, if the file is damaged or of another fit."""
+        if self.path is None or not self.path.exists():
+            return None
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                record = json.loads(file.metadata()["record"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            changed = self._changed(record["identity"])
+            if not changed:
+                return State(tensors, record["numbers"])
+            reason = f"of a fit with another {', '.join(changed)}"
+        except (OSError, SafetensorError, ValueError, TypeError, KeyError):
+            reason = "damaged or truncated"
+        warnings.warn(f"{self.path}: {reason}; this fit starts anew", Notice, stacklevel=2)
+        return None
+
+    def save(self, state: State) -> None:
+        """Write the state, whole or not at all."""
+        if self.path is not None:
+            record = {"identity": self.identity, "numbers": state.numbers}
+            with replacing(self.path) as temporary:
+                tensors = {name: tensor.cpu().clone() for name, tensor in state.tensors.items()}
+                save_file(tensors, temporary, {"record": json.dumps(record)})
+
+    def remove(self) -> None:
+        """Forget it: the fit is done."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+    def _changed(self, found: Mapping[str, Any]) -> list[str]:
+        keys = sorted({*found, *self.identity} - {"start_loss"})
+        changed = [key.replace("_", " ") for key in keys if found.get(key) != self.identity.get(key)]
+        same = math.isclose(found["start_loss"], self.identity["start_loss"], rel_tol=SAME)
+        return changed if changed or same else ["network or distance"]
+
+
+def content(*tensors: Tensor | None) -> str:
+    """SHA-256 of the bytes of some tensors, in hexadecimal."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        if tensor is not None:
+            digest.update(json.dumps([str(tensor.dtype), list(tensor.shape)]).encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,126 @@
+"""A killed fit goes on to the very result of an unbroken one; a file of another fit is left aside."""
+
+from __future__ import annotations
+
+import json
+import random
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from problems import TwoPoints
+from safetensors import safe_open
+from torch import Tensor
+
+import s4s
+from s4s.errors import Notice
+
+PROCESS = s4s.EDM(0.01, 20.0)
+DENOISE = TwoPoints().denoise
+START = s4s.solver("ipndm", s4s.grid("edm", PROCESS, 4), order=3)
+STRONG = s4s.solver("dpmpp", s4s.grid("logsnr", PROCESS, 30), order=3)
+
+
+class Killed(BaseException):
+    """What a job does not survive."""
+
+
+def teacher(seed: int = 3, n: int = 96) -> s4s.TeacherSet:
+    return s4s.teacher_set(STRONG, DENOISE, n, (2,), seed, dtype=torch.float64)
+
+
+def killing(after: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """The network, which kills the fit at one of its calls."""
+    calls = iter(range(after))
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        if next(calls, None) is None:
+            raise Killed
+        return DENOISE(x, sigma.reshape(-1, 1))
+
+    return denoise
+
+
+def fit(denoise: Any = None, **changes: Any) -> s4s.FitResult:
+    settings = {"teacher": teacher(), "method": "s4s-alt", "rounds": 6, "seed": 5} | changes
+    return s4s.fit(START, killing(10**9) if denoise is None else denoise, **settings)
+
+
+@pytest.mark.parametrize("options", [{}, {"radius": 0.05}, {"method": "joint", "patience": 1, "rounds": 40}])
+def test_killed_at_random_it_ends_the_same(options: dict[str, Any], tmp_path: Path) -> None:
+    path, draw = tmp_path / "fits" / "a.safetensors", random.Random(0)
+    whole, killed = fit(**options), 0
+    while True:
+        try:
+            again = fit(killing(draw.randrange(20, 90)), resume=path, **options)
+            break
+        except Killed:
+            killed += 1
+            assert [file for file in path.parent.glob("*") if file != path] == [], "nothing half-written"
+    again.solver.save(tmp_path / "again")
+    whole.solver.save(tmp_path / "whole")
+    assert killed >= 2
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert again.history == whole.history and again.evaluations == whole.evaluations
+    assert again.val_loss == whole.val_loss and again.start_loss == whole.start_loss
+    assert not path.exists(), "a fit that is done leaves nothing"
+
+
+def left(path: Path, **options: Any) -> Path:
+    """What a fit leaves that is killed after some rounds."""
+    with pytest.raises(Killed):
+        fit(killing(120), resume=path, **options)
+    return path
+
+
+def test_seconds_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock stands still in the second run."""
+    path = left(tmp_path / "a")
+    with safe_open(path, framework="pt") as file:
+        before = json.loads(file.metadata()["record"])["numbers"]["seconds"]
+    monkeypatch.setattr("time.perf_counter", lambda: 0.0)
+    assert fit(resume=path).seconds == before > 0
+
+
+@pytest.mark.parametrize(("change", "reason"), [
+    ({"radius": 0.1}, "radius"),
+    ({"seed": 6}, "seed"),
+    ({"method": "s4s"}, "method, source"),
+    ({"rounds": 7, "patience": 6}, "patience, rounds"),
+    ({"distance": "l1"}, "distance"),
+    ({"teacher": teacher(seed=4)}, "teacher set"),
+    ({"validation": 20}, "teacher samples"),
+    ({"order": 4}, "order"),
+    ({"denoise": lambda x, sigma: 0.99 * DENOISE(x, sigma.reshape(-1, 1))}, "network or distance"),
+])  # fmt: skip
+def test_another_fit_starts_anew(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    path = left(tmp_path / "a")
+    with pytest.warns(Notice, match=rf"a: of a fit with another {reason}; this fit starts anew$"):
+        found = fit(resume=path, **change)
+    assert found.history == fit(**change).history and not path.exists()
+
+
+def test_another_start_starts_anew(tmp_path: Path) -> None:
+    path = left(tmp_path / "a")
+    other = s4s.solver("ipndm", s4s.grid("logsnr", PROCESS, 4), order=3)
+    with pytest.warns(Notice, match="start numbers; this fit starts anew"):
+        s4s.fit(other, killing(10**9), teacher(), "s4s-alt", rounds=6, seed=5, resume=path)
+
+
+def test_the_microbatch_may_change(tmp_path: Path) -> None:
+    path = left(tmp_path / "a")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = fit(resume=path, microbatch=30)
+    assert found.val_loss == pytest.approx(fit().val_loss, rel=0.05)
+
+
+@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:-9], lambda b: b"nonsense" * 9])
+def test_a_damaged_file_starts_anew(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    path = left(tmp_path / "a")
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.warns(Notice, match="a: damaged or truncated; this fit starts anew"):
+        assert fit(resume=path).history == fit().history
