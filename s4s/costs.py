@@ -27,11 +27,11 @@ import s4s
 from s4s import classical
 from s4s.cells import Cell, cells, uint8_rule
 from s4s.distance import distance
-from s4s.family import family
+from s4s.family import Family, family, is_textbook
 from s4s.fit import batch_size
 from s4s.grid import grid
 from s4s.jacobian import ROWS, gauss_newton
-from s4s.methods import METHODS
+from s4s.methods import phases
 from s4s.process import EDM
 from s4s.teacher import BATCH
 
@@ -223,32 +223,32 @@ def evaluations(config: Config) -> dict[str, int]:
 def fit_evaluations(config: Config, cell: Cell) -> int:
     """Of one fit that goes through all its rounds, with one damping trial an update."""
     learned, held_out = config["learned"], config["teacher"]["validation"]
-    blocks = _block_evaluations(cell.method, cell.solver, tuple(cell.options.items()), cell.nfe)
-    iterations = learned["rounds"] * len(blocks)
+    relaxed = 2 * cell.nfe if learned["radius"] else 0
     total = cell.nfe * held_out
-    for k in range(iterations):
-        batch = batch_size(k, iterations, config["teacher"]["train"])
-        relaxed = 2 * cell.nfe if learned["radius"] else 0
-        update = cell.nfe + blocks[k % len(blocks)] + cell.nfe  # the median distance, the curvature, one trial
-        total += batch * (update + relaxed) + cell.nfe * held_out
+    for blocks in _block_evaluations(cell.method, cell.solver, tuple(cell.options.items()), cell.nfe):
+        iterations = learned["rounds"] * len(blocks)
+        for k in range(iterations):
+            batch = batch_size(k, iterations, config["teacher"]["train"])
+            update = cell.nfe + blocks[k % len(blocks)] + cell.nfe  # the median distance, the curvature, one trial
+            total += batch * (update + relaxed) + cell.nfe * held_out
     return total
 
 
 @cache
-def _block_evaluations(method: str, solver: str, options: tuple[tuple[str, Any], ...], nfe: int) -> list[int]:
-    """Evaluations a sample of linearising each block of a method's cycle; they do not depend on the levels."""
+def _block_evaluations(method: str, solver: str, options: tuple[tuple[str, Any], ...], nfe: int) -> list[list[int]]:
+    """Evaluations a sample of linearising each block of a phase's cycle; they do not depend on the levels."""
     chosen = dict(options)
     process = EDM()
     levels = grid("edm", process, classical.intervals(solver, nfe, **chosen))
-    made = family(s4s.solver(solver, levels, **chosen), METHODS[method].family)
-    x = torch.ones(1, 2)
+    start, x = s4s.solver(solver, levels, **chosen), torch.ones(1, 2)
 
-    def of(columns: Tensor) -> int:
+    def of(made: Family, columns: Tensor) -> int:
         move = lambda part: made.arrays(made.theta.index_put((columns,), part))
         denoise = lambda x, sigma: x / (1 + sigma.reshape(-1, 1) ** 2)
         return gauss_newton(move, made.theta[columns], denoise, distance("l2"), x * process.sigma_max, x).evaluations
 
-    return [of(made.columns(*block)) for block in METHODS[method].cycle]
+    specs = [(family(start, spec.family), spec.cycle) for spec in phases(method, is_textbook(start))]
+    return [[of(made, made.columns(*block)) for block in cycle] for made, cycle in specs]
 
 
 def flops(config: Config, found: list[Pass]) -> dict[str, float]:

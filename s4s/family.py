@@ -34,6 +34,7 @@ from s4s.solver import Solver
 from s4s.textbook import Arrays
 
 SMALLEST_STEP = 1e-6  # share of the whole log range that every grid step keeps, whatever the parameters
+ROUNDING = 1e-12  # of half a step, how far inside it a shift starts
 
 
 @dataclass(frozen=True)
@@ -159,9 +160,10 @@ def _grid_parameters(start: Solver, ends: list[int] | None) -> tuple[Tensor, Ten
     moved = -sigma_eval[1:].log() - lam[1:-1]
     gap = torch.where(moved > 0, lam.diff()[1:], lam.diff()[:-1])
     bounded = 2 * moved / gap
-    if sigma_eval[0] != sigma[0] or not (bounded.abs() < 1).all():
+    if sigma_eval[0] != sigma[0] or not (bounded.abs() < 1 + ROUNDING).all():
         raise Error(f"{start.name}: decoupled levels must keep the first level and stay within half a step of theirs")
-    return (logits - logits[-1])[:-1], torch.atanh(torch.where(bounded.abs() < 1e-12, 0.0, bounded))
+    bounded = torch.where(bounded.abs() < ROUNDING, 0.0, bounded.clamp(ROUNDING - 1, 1 - ROUNDING))
+    return (logits - logits[-1])[:-1], torch.atanh(bounded)
 
 
 def _levels(logits: Tensor, shift: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
@@ -178,14 +180,18 @@ def _levels(logits: Tensor, shift: Tensor, ends: Tensor) -> tuple[Tensor, Tensor
     return sigma, torch.cat([ends[:1], (-moved).exp()])
 
 
+def is_textbook(start: Solver) -> bool:
+    """Whether ``classical`` and ``guided`` can start from it: a multistep solver made by ``s4s.solver``."""
+    made: dict[str, Any] = dict(start.provenance)
+    return "solver" in made and classical.evaluations(made["solver"], start.nfe, **made["options"]) == start.nfe
+
+
 def _textbook(start: Solver, convert: str) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Rows of the starting textbook solver as a function of the levels."""
-    made: dict[str, Any] = dict(start.provenance)
-    if "solver" not in made:
-        raise Error(f"{start.name}: this family needs a start made by s4s.solver(name, grid, ...)")
-    name, options = made["solver"], made.get("options", {})
-    if classical.evaluations(name, start.nfe, **options) != start.nfe:
-        raise Error(f"{start.name}: this family needs a multistep start, of one evaluation a step; choose another")
+    if not is_textbook(start):
+        raise Error(f"{start.name}: this family needs a multistep start made by s4s.solver(name, grid, ...), with one "
+                    "evaluation a step; choose another")  # fmt: skip
+    name, options = start.provenance["solver"], start.provenance["options"]
 
     def rows(sigma: Tensor, sigma_eval: Tensor) -> tuple[Tensor, Tensor]:
         return classical.arrays(name, sigma, sigma_eval=sigma_eval, convert=convert, **options)[2:]

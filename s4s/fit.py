@@ -2,6 +2,7 @@
 
 ``min_phi E d(Psi_phi(x'), Psi_*(x_T))`` with ``||x' - x_T|| <= r sigma_T`` (S4S, relaxed objective; r = 0 is the plain
 one). A method is a family and a cycle of parameter blocks: S4S-Alt alternates weights and grid, joint moves both.
+Some methods go on from the result of another: S4S-Alt from LD3's, where textbook weights have followed the grid.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from tqdm import tqdm
 from s4s import __version__
 from s4s.distance import Distance, distance
 from s4s.errors import Error, choose
-from s4s.family import Family, family
+from s4s.family import family, is_textbook
 from s4s.frozen import Batch, Frozen
 from s4s.jacobian import PERTURBATION, ROWS, gauss_newton, mean, robust
-from s4s.methods import METHODS, Method
+from s4s.methods import METHODS, Method, phases
 from s4s.solver import ARRAYS, Denoise, Solver, sample
 from s4s.teacher import TeacherSet
 from s4s.unfinished import State, Unfinished, content
@@ -82,7 +83,7 @@ def fit(
         radius: r of the relaxed objective, in units of sigma_T; 0 is the plain objective.
         order: outputs a step of the multistep family may use; by default what the start uses.
         seed: of the batches.
-        rounds: times the cycle of blocks is gone through, one Levenberg-Marquardt step a block.
+        rounds: times each phase's cycle of blocks is gone through, one Levenberg-Marquardt step a block.
         patience: stop after this many rounds without a gain of half a percent on validation.
         microbatch: rows of a network call, for networks that leave no memory for whole batches.
         perturbation: of the network's input in derivatives, see ``gauss_newton``.
@@ -102,24 +103,27 @@ def fit(
         raise Error(
             f"the solver starts at level {solver.sigma[0].item():g}, the teacher's noises at {teacher.sigma_max:g}"
         )
-    spec = METHODS[method]
-    made = family(solver, spec.family, **({"order": order} if order else {}))
     held_out = min(len(teacher) // 4, 512) if validation is None else validation
     if not 1 <= held_out < len(teacher):
         raise Error(f"validation = {held_out} must leave some of the teacher's {len(teacher)} samples to train on")
     if microbatch is not None and microbatch < 1:
         raise Error(f"microbatch = {microbatch} must be at least 1")
     network = Frozen(denoise, microbatch, perturbation, checkpoint)
-    fitter = _Fitter(made, spec, network, teacher, held_out, _distance(distance), radius, seed)
-    record = {"method": method, "start": solver.name, "start_provenance": dict(solver.provenance), "family": made.kind,
-              "distance": fitter.d.name, "radius": radius, "seed": seed, "teacher": dict(teacher.provenance),
-              "teacher_samples": len(teacher) - held_out, "start_loss": fitter.start_loss,
-              "source": spec.source}  # fmt: skip
+    specs = phases(method, is_textbook(solver))
+    fitter = _Fitter(solver, specs, order, network, teacher, held_out, _distance(distance), radius, seed)
+    record = {"method": method, "start": solver.name, "start_provenance": dict(solver.provenance),
+              "family": specs[-1].family, "distance": fitter.d.name, "radius": radius, "seed": seed,
+              "teacher": dict(teacher.provenance), "teacher_samples": len(teacher) - held_out,
+              "start_loss": fitter.start_loss, "source": specs[-1].source}  # fmt: skip
     settings = {"order": order, "rounds": rounds, "patience": patience, "perturbation": perturbation}
     unfinished = Unfinished(resume, {} if resume is None else record | settings | _contents(solver, teacher))
-    best = fitter.run(rounds, patience, progress, unfinished)
-    found: dict[str, Any] = {"val_loss": best.loss, "start_loss": fitter.start_loss, "evaluations": fitter.evaluations}
-    fitted = made.solver(best.theta).replace(name=f"{method}({solver.name})", provenance=record | found)
+    fitter.run(rounds, patience, progress, unfinished)
+    found: dict[str, Any] = {
+        "val_loss": fitter.best.loss,
+        "start_loss": fitter.start_loss,
+        "evaluations": fitter.evaluations,
+    }
+    fitted = fitter.solver.replace(name=f"{method}({solver.name})", provenance=record | found)
     unfinished.remove()
     return FitResult(fitted.detach(), **found, seconds=fitter.seconds, history=fitter.history)
 
@@ -140,13 +144,18 @@ class _Best:
     loss: float
 
 
+_At = tuple[int, Tensor, tuple[int, float]]
+"""Next iteration of a phase, its parameters, and the last one that gained enough with its validation loss."""
+
+
 class _Fitter:
-    """State of one fit: parameters, damping of each block, moved noises, counts. One iteration moves one block."""
+    """State of one fit: parameters, damping of each block, moved noises, counts. An iteration moves a block."""
 
     def __init__(
         self,
-        made: Family,
-        spec: Method,
+        start: Solver,
+        specs: list[Method],
+        order: int | None,
         network: Frozen,
         teacher: TeacherSet,
         held_out: int,
@@ -155,7 +164,7 @@ class _Fitter:
         seed: int,
     ) -> None:
         n = len(teacher) - held_out
-        self.family, self.cycle, self.network, self.d = made, spec.cycle, network, d
+        self.start, self.specs, self.order, self.network, self.d = start, specs, order, network, d
         x_T, c = teacher.x_T, teacher.condition
         self.x_T, self.y, self.val = x_T[:n], teacher.y[:n], (x_T[n:], teacher.y[n:], None if c is None else c[n:])
         self.condition = c
@@ -164,10 +173,22 @@ class _Fitter:
         self.seed = seed
         self.evaluations = 0
         self.history: list[dict[str, float]] = []
-        self.damping = [1e-2] * len(self.cycle)
-        self.start_loss = self.loss(made.theta, self.val)
-        self.best = _Best(made.theta, self.start_loss)
         self.started = time.perf_counter()
+        self.enter(0, start, math.inf)
+        self.start_loss = self.best.loss = self.loss(self.best.theta, self.val)
+
+    def enter(self, phase: int, start: Solver, loss: float) -> None:
+        """Begin a phase: its family around ``start``, whose validation loss is ``loss``."""
+        self.phase, self.came_from, spec = phase, start, self.specs[phase]
+        last = phase == len(self.specs) - 1
+        self.family = family(start, spec.family, **({"order": self.order} if self.order and last else {}))
+        self.cycle, self.damping = spec.cycle, [1e-2] * len(spec.cycle)
+        self.best = _Best(self.family.theta, loss)
+
+    @property
+    def solver(self) -> Solver:
+        """The best so far; a later phase still knows which textbook solver it started as."""
+        return self.family.solver(self.best.theta).replace(name=self.start.name, provenance=self.start.provenance)
 
     def rows(self, index: Tensor, x_T: Tensor) -> Batch:
         """The samples of an iteration, starting from ``x_T``."""
@@ -189,10 +210,20 @@ class _Fitter:
             ]
         return torch.cat(parts)
 
-    def run(self, rounds: int, patience: int, progress: str | None, unfinished: Unfinished) -> _Best:
-        """Go through the cycle until the rounds are spent or validation stops gaining."""
+    def run(self, rounds: int, patience: int, progress: str | None, unfinished: Unfinished) -> None:
+        """Go through the phases, from where the file left them."""
         state = unfinished.load()
-        first, theta, mark = (0, self.family.theta, (0, self.start_loss)) if state is None else self.restored(state)
+        at = None if state is None else self.restored(state)
+        while True:
+            self.run_phase(rounds, patience, progress, unfinished, at or (0, self.best.theta, (0, self.best.loss)))
+            if self.phase == len(self.specs) - 1:
+                return
+            self.enter(self.phase + 1, self.solver, self.best.loss)
+            at = None
+
+    def run_phase(self, rounds: int, patience: int, progress: str | None, unfinished: Unfinished, at: _At) -> None:
+        """Go through the cycle until the rounds are spent or validation stops gaining."""
+        first, theta, mark = at
         iterations = rounds * len(self.cycle)
         bar = tqdm(range(first, iterations), desc=progress, initial=first, total=iterations, disable=progress is None,
                    mininterval=2)  # fmt: skip
@@ -206,30 +237,32 @@ class _Fitter:
             val = self.loss(theta, self.val)
             if val < self.best.loss:
                 self.best = _Best(theta, val)
-            self.history.append(
-                {"iteration": k, "batch": len(index), "loss": loss, "val_loss": val, "evaluations": self.evaluations}
-            )
+            self.history.append({"iteration": len(self.history), "batch": len(index), "loss": loss, "val_loss": val,
+                                 "evaluations": self.evaluations})  # fmt: skip
             bar.set_postfix_str(f"validation {self.best.loss:.3g} of {self.start_loss:.3g}")
             if self.best.loss < 0.995 * mark[1]:
                 mark = (k, self.best.loss)
             if (k + 1) % len(self.cycle) == 0:
-                unfinished.save(self.state(k + 1, theta, mark))
-        return self.best
+                unfinished.save(self.state((k + 1, theta, mark)))
 
     @property
     def seconds(self) -> float:
         """Wall time so far, that of earlier runs of the same fit included."""
         return time.perf_counter() - self.started
 
-    def state(self, k: int, theta: Tensor, mark: tuple[int, float]) -> State:
-        """What iteration k and those after it depend on."""
+    def state(self, at: _At) -> State:
+        """What the iterations to come depend on."""
+        k, theta, mark = at
         tensors = {"theta": theta, "best": self.best.theta} | ({"moved": self.moved} if self.reach else {})
+        tensors |= {f"from.{key}": getattr(self.came_from, key) for key in ARRAYS}
         numbers = {"best_loss": self.best.loss, "seconds": self.seconds} | {key: getattr(self, key) for key in KEPT}
-        return State(tensors, numbers | {"k": k, "mark": mark})
+        return State(tensors, numbers | {"phase": self.phase, "k": k, "mark": mark})
 
-    def restored(self, state: State) -> tuple[int, Tensor, tuple[int, float]]:
+    def restored(self, state: State) -> _At:
         """Inverse of ``state``."""
         tensors, numbers = state.tensors, state.numbers
+        came_from = self.start.replace(**{key: tensors[f"from.{key}"] for key in ARRAYS})
+        self.enter(numbers["phase"], came_from, math.inf)
         self.best = _Best(tensors["best"], numbers["best_loss"])
         self.moved = tensors["moved"].to(self.moved) if self.reach else self.moved
         self.started -= numbers["seconds"]
