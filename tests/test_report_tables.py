@@ -171,8 +171,26 @@ def test_published_numbers_stand_beside_ours_with_their_source(tmp_path: Path) -
 
 def test_benchmarks_without_published_numbers_get_no_such_table(results: Results, tmp_path: Path) -> None:
     written = report.write_tables(results.metrics, tmp_path)
-    assert [path.name for path in written] == [f"{n}.{s}" for n in ("fid", "summary") for s in ("csv", "md", "tex")]
+    assert [path.name for path in written] == [
+        f"{n}.{s}" for n in ("fid", "summary", "gains") for s in ("csv", "md", "tex")
+    ]
     assert len(published_numbers("ms-coco")) == 0 and len(published_numbers("lsun-bedroom")) > 0
+
+
+def test_gains_set_each_learned_solver_beside_its_start(tmp_path: Path) -> None:
+    small = Results(tmp_path)
+    small.add("classical", "ipndm3", "edm", 4, 30.0)
+    small.add("classical", "ipndm3", "logsnr", 4, 3.0)
+    for seed, fid in enumerate((9.0, 11.0)):
+        small.add("s4s", "ipndm3", "edm", 4, fid, seed=seed)
+    small.add("s4s", "ipndm3", "logsnr", 4, 5.0)
+    small.add("s4s", "unipc3", "edm", 4, 5.0)  # whose start was not scored
+    report.write_tables(small.metrics, tmp_path / "tables")
+    text = (tmp_path / "tables" / "gains.md").read_text()
+    assert "| S4S | iPNDM 3 | EDM | **30.00 → 10.00** |" in text and "| logSNR | 3.00 → 5.00 |" in text
+    assert "S4S is below its start in 1 of 2 cells." in text and "UniPC" not in text
+    frame = pd.read_csv(tmp_path / "tables" / "gains.csv")
+    assert list(frame["ratio"]) == [10 / 30, 5 / 3] and list(frame["start_fid"]) == [30.0, 3.0]
 
 
 def test_tex_is_escaped() -> None:

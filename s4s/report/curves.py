@@ -16,7 +16,7 @@ from s4s.report.data import Score, read_records, scores, to_frame
 from s4s.report.labels import LEARNED, METHODS, schedule_label, solver_label, start_label
 from s4s.report.protocol import fid_name
 from s4s.report.style import METHOD_COLOR, dashes, drawing, markers, save, tints
-from s4s.report.table import variant_names
+from s4s.report.variants import variant_names
 
 Curve = list[Score]
 

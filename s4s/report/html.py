@@ -18,6 +18,7 @@ from markupsafe import Markup
 from s4s.errors import Error
 from s4s.files import write_text
 from s4s.report.data import Record, read_records, scores, to_frame
+from s4s.report.gains import gains_table
 from s4s.report.labels import METHODS, start_label
 from s4s.report.protocol import feature_space, shared, warnings
 from s4s.report.published import published_table
@@ -67,7 +68,7 @@ def write_report(
     """
     records = read_records(metrics_files)
     found = scores(to_frame(records))
-    published = published_table(found, records)
+    gains, published = gains_table(found, records), published_table(found, records)
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -79,6 +80,7 @@ def write_report(
         space=feature_space(records),
         warnings=warnings(records),
         tables={name: Markup(to_html(table)) for name, table in tables.items()},
+        gains=Markup(to_html(gains)) if gains else None,
         published=Markup(to_html(published)) if published else None,
         pictures=[_picture(figure, path) for figure in figures],
         parts={part: _facts(records, part) for part in ("protocol", "provenance")},

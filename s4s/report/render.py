@@ -75,8 +75,8 @@ def to_html(table: Table) -> str:
 def escape_tex(text: str) -> str:
     """Text that LaTeX prints as it is."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    special |= {"±": r"$\pm$", "×": r"$\times$", "<": r"$<$", ">": r"$>$", "—": "---", "–": "--"}
-    return re.sub(r"[\\~^±×<>—–]|[&%$#_{}]", lambda match: special.get(match[0], "\\" + match[0]), text)
+    special |= {"±": r"$\pm$", "×": r"$\times$", "<": r"$<$", ">": r"$>$", "→": r"$\to$", "—": "---", "–": "--"}
+    return re.sub(r"[\\~^±×<>→—–]|[&%$#_{}]", lambda match: special.get(match[0], "\\" + match[0]), text)
 
 
 def _md_row(cells: object) -> str:

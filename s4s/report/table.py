@@ -10,10 +10,12 @@ import pandas as pd
 
 from s4s.files import write_text
 from s4s.report.data import ROW, Record, Score, best, read_records, scores, start_of, to_frame, write_csv
+from s4s.report.gains import gains_frame, gains_table
 from s4s.report.labels import LEARNED, METHODS, schedule_label, solver_label, start_label
 from s4s.report.protocol import protocol_note
 from s4s.report.published import published_frame, published_table
 from s4s.report.render import Cell, Table, markdown, tex
+from s4s.report.variants import variant_names
 
 _OTHERS = "others"
 
@@ -43,7 +45,9 @@ class Winner:
 
 
 def write_tables(metrics_files: Iterable[Path], directory: Path) -> list[Path]:
-    """Write ``fid`` and ``summary`` (and ``published``, where numbers were published) as csv, md and tex.
+    """Write ``fid`` and ``summary`` as csv, md and tex.
+
+    And ``gains``, where starts were scored too, and ``published``, where numbers were published.
 
     Returns:
         The files written.
@@ -55,6 +59,9 @@ def write_tables(metrics_files: Iterable[Path], directory: Path) -> list[Path]:
     found = scores(to_frame(records))
     tables = [("fid", fid_table(found, records), fid_frame(found))]
     tables.append(("summary", summary_table(found, records), summary_frame(found)))
+    gains = gains_table(found, records)
+    if gains is not None:
+        tables.append(("gains", gains, gains_frame(found)))
     published = published_table(found, records)
     if published is not None:
         tables.append(("published", published, published_frame(found, records)))
@@ -163,20 +170,6 @@ def headline(found: Sequence[Score]) -> str:
             return text + (f"; the teacher reaches {teacher.fid:.2f} at {teacher.nfe} NFE." if teacher else ".")
     low = min(found, key=lambda score: score.fid)
     return f"Lowest FID: {low.fid:.2f} at {low.nfe} NFE ({METHODS[low.method]}, {start_label(*low.start)})."
-
-
-def variant_names(found: Sequence[Score]) -> Callable[[Score], str]:
-    """Name a row's method, adding its family and order where the table holds several of that method and start."""
-
-    def name(score: Score) -> str:
-        alike = [other for other in found if (other.method, other.start) == (score.method, score.start)]
-        families = {other.family for other in found if other.method == score.method}
-        orders = {other.order for other in alike if other.family == score.family}
-        remarks = [score.family.upper()] if len(families) > 1 and score.family else []
-        remarks += [f"order {score.order}"] if len(orders) > 1 and score.order is not None else []
-        return METHODS[score.method] + (f" ({', '.join(remarks)})" if remarks else "")
-
-    return name
 
 
 def fid_text(score: Score) -> str:
