@@ -5,7 +5,7 @@ A cell is one solver that gets sampled and scored. Nothing here imports torch: S
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,10 @@ PROTOCOLS: dict[str, tuple[str, tuple[str, ...]]] = {  # rounding rule and data 
 
 @dataclass(frozen=True)
 class Cell:
-    """One solver of a benchmark: a method, the (starting) solver, its schedule, the NFE and, if learned, a seed."""
+    """One solver of a benchmark: a method, the (starting) solver, its schedule, the NFE and, if learned, a seed.
+
+    ``family`` and ``order`` are those learned, where the config names them.
+    """
 
     method: str
     solver: str
@@ -30,6 +33,8 @@ class Cell:
     schedule: str
     nfe: int
     seed: int | None = None
+    family: str | None = None
+    order: int | None = None
 
     @property
     def learned(self) -> bool:
@@ -39,19 +44,26 @@ class Cell:
     def start(self) -> str:
         """Short name of the starting solver, such as ``ipndm3``."""
         order = self.options.get("order", "")
-        extra = [f"-{value}" for key, value in self.options.items() if key != "order"]
+        named = {key: key if key == "singlestep" and value else value for key, value in self.options.items()}
+        extra = [f"-{value}" for key, value in named.items() if key != "order"]
         return f"{self.solver}{order}{''.join(extra)}"
+
+    @property
+    def kind(self) -> str:
+        """The method, with the family and order that the config names, such as ``s4s-pc2``."""
+        tag = (self.family or "") + str(self.order or "")
+        return f"{self.method}-{tag}" if tag else self.method
 
     @property
     def name(self) -> str:
         """File name of the cell's results, such as ``s4s-alt_ipndm3_edm_nfe4_seed0``."""
-        parts = [self.method, self.start, self.schedule, f"nfe{self.nfe}"]
+        parts = [self.kind, self.start, self.schedule, f"nfe{self.nfe}"]
         return "_".join(parts if self.seed is None else [*parts, f"seed{self.seed}"])
 
     @property
     def group(self) -> str:
         """Cells that one job samples and scores together: a job must be longer than its start."""
-        return self.method if self.method == "teacher" else f"{self.method}_nfe{self.nfe}"
+        return self.method if self.method == "teacher" else f"{self.kind}_nfe{self.nfe}"
 
 
 def cells(config: Mapping[str, Any]) -> list[Cell]:
@@ -60,12 +72,7 @@ def cells(config: Mapping[str, Any]) -> list[Cell]:
     for nfe in config["nfe"]:
         for solver in config["classical"]["solvers"]:
             made += [Cell("classical", *_solver(solver), s, nfe) for s in config["classical"]["schedules"]]
-        for method in config["learned"]["methods"]:
-            for start in config["learned"]["starts"]:
-                made += [
-                    Cell(method, *_solver(start["solver"]), start["schedule"], nfe, seed)
-                    for seed in config["learned"]["seeds"]
-                ]
+        made += _learned(config["learned"], nfe)
     return made
 
 
@@ -130,7 +137,8 @@ def made_from(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
     model, process = {"model": config["model"]}, {"process": config["process"]}
     trained = config["model"]["type"] == "digits"
     pairs = model | process | {"teacher": {k: v for k, v in config["teacher"].items() if k != "shard_size"}}
-    learned = ("distance", "radius", "rounds") if trained else ("distance", "radius", "rounds", "space")
+    learned = ["distance", "radius", "rounds"] + ["space"] * (not trained)
+    learned += ["convert"] * ("convert" in config["learned"])
     return {
         "train": model,
         "textbook": process if trained else model | process,
@@ -139,6 +147,15 @@ def made_from(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
         "sample": model | process | {"seed": config["sample"]["seed"], "uint8": uint8_rule(config)},
         "score": {"score": config["score"]},
     }[stage]
+
+
+def _learned(learned: Mapping[str, Any], nfe: int) -> Iterator[Cell]:
+    for entry in learned["methods"]:
+        spec: dict[str, Any] = {"name": entry} if isinstance(entry, str) else entry
+        what = {key: spec[key] for key in ("family", "order") if key in spec}
+        for start in spec.get("starts", learned["starts"]):
+            for seed in learned["seeds"]:
+                yield Cell(spec["name"], *_solver(start["solver"]), start["schedule"], nfe, seed, **what)
 
 
 def _solver(entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -13,9 +13,10 @@ from typing import Any
 
 import yaml
 
-from s4s.cells import PROTOCOLS, cells
+from s4s.cells import PROTOCOLS, Cell, cells
 from s4s.errors import Error
 from s4s.files import write_text
+from s4s.methods import family_of
 
 SCHEMA = Path(__file__).with_name("config.schema.yaml")
 OF_STATISTICS = ("edm", "adm", "ld3-latent")  # protocols whose known references are files of mu and sigma
@@ -27,6 +28,7 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {  # what each solver takes; a 
         "variant": ("midpoint", "taylor"),
         "prediction": ("x0", "eps"),
         "lower_order_final": (True, False),
+        "singlestep": (True, False),
     },
     "heun": {},
     "ipndm": {"order": (1, 2, 3, 4)},
@@ -149,9 +151,45 @@ def _require_possible(config: Mapping[str, Any]) -> None:
             raise Error(
                 f"nfe: {made.nfe} is odd, and heun spends two evaluations a step; choose an even one or drop heun"
             )
+        if made.nfe % _evaluations(made):
+            raise Error(
+                f"nfe: {made.nfe} is no multiple of {_evaluations(made)}, the evaluations of a step of {made.start}"
+            )
+        if made.learned:
+            require_held(made)
         if made.name in seen:
             raise Error(f"the config asks twice for cell {made.name!r}; remove one of its solvers, schedules or starts")
         seen.add(made.name)
+
+
+def require_held(cell: Cell) -> None:
+    """The family of a learned cell can start at its solver; a test holds these rules to the families themselves."""
+    where = f"learned.methods {cell.kind} from {cell.start}"
+    family, unipc = family_of(cell.method, cell.family), cell.solver == "unipc"
+    order, inside = _order(cell), _evaluations(cell)
+    least = {"lms": order + unipc, "pc": max(order - 1 + unipc, 1), "ss": 1}.get(family)
+    if cell.order is not None and least is None:
+        raise Error(f"{where}: family {family} has no order")
+    if cell.order is not None and not min(least or 1, cell.nfe) <= cell.order <= cell.nfe:
+        raise Error(f"{where}: order {cell.order} is not possible at nfe {cell.nfe}; choose {least} to {cell.nfe}")
+    if family != "ss" and (cell.solver == "heun" or (inside > 1 and family in ("classical", "guided"))):
+        raise Error(f"{where}: it has several evaluations a step; choose family ss")
+    keeps_to_itself = cell.order in (None, inside) if inside > 1 else order == 1 and not unipc
+    if family == "ss" and not keeps_to_itself and (cell.order != cell.nfe or cell.solver == "heun"):
+        raise Error(f"{where}: a step of ss uses no output of earlier steps; start from ddim with any order, or from "
+                    "heun or dpmpp with singlestep: true with their own")  # fmt: skip
+
+
+def _order(cell: Cell) -> int:
+    """Order of a cell's solver; outputs that a multistep one uses."""
+    default = {"dpmpp": 3, "deis": 3, "ipndm": 3, "unipc": 3, "heun": 2}.get(cell.solver, 1)
+    order: int = cell.options.get("order", default)
+    return order
+
+
+def _evaluations(cell: Cell) -> int:
+    """Evaluations a step."""
+    return _order(cell) if cell.solver == "heun" or cell.options.get("singlestep") else 1
 
 
 def _require_published(model: Mapping[str, Any]) -> None:

@@ -223,9 +223,10 @@ def evaluations(config: Config) -> dict[str, int]:
 def fit_evaluations(config: Config, cell: Cell) -> int:
     """Of one fit that goes through all its rounds, with one damping trial an update."""
     learned, held_out = config["learned"], config["teacher"]["validation"]
+    what = cell.method, cell.family, cell.order
     relaxed = 2 * cell.nfe if learned["radius"] else 0
     total = cell.nfe * held_out
-    for blocks in _block_evaluations(cell.method, cell.solver, tuple(cell.options.items()), cell.nfe):
+    for blocks in _block_evaluations(what, cell.solver, tuple(cell.options.items()), cell.nfe):
         iterations = learned["rounds"] * len(blocks)
         for k in range(iterations):
             batch = batch_size(k, iterations, config["teacher"]["train"])
@@ -235,7 +236,9 @@ def fit_evaluations(config: Config, cell: Cell) -> int:
 
 
 @cache
-def _block_evaluations(method: str, solver: str, options: tuple[tuple[str, Any], ...], nfe: int) -> list[list[int]]:
+def _block_evaluations(
+    what: tuple[str, str | None, int | None], solver: str, options: tuple[tuple[str, Any], ...], nfe: int
+) -> list[list[int]]:
     """Evaluations a sample of linearising each block of a phase's cycle; they do not depend on the levels."""
     chosen = dict(options)
     process = EDM()
@@ -247,8 +250,10 @@ def _block_evaluations(method: str, solver: str, options: tuple[tuple[str, Any],
         denoise = lambda x, sigma: x / (1 + sigma.reshape(-1, 1) ** 2)
         return gauss_newton(move, made.theta[columns], denoise, distance("l2"), x * process.sigma_max, x).evaluations
 
-    specs = [(family(start, spec.family), spec.cycle) for spec in phases(method, is_textbook(start))]
-    return [[of(made, made.columns(*block)) for block in cycle] for made, cycle in specs]
+    method, kind, order = what
+    specs = phases(method, is_textbook(start), kind)
+    families = [family(start, spec.family, order if spec is specs[-1] else None) for spec in specs]
+    return [[of(made, c) for c in made.turns(spec.cycle)] for made, spec in zip(families, specs, strict=True)]
 
 
 def flops(config: Config, found: list[Pass]) -> dict[str, float]:

@@ -19,7 +19,7 @@ See docs/families.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,10 @@ class Family:
         """Indices of theta that belong to the named blocks."""
         index = torch.arange(len(self.theta))
         return torch.cat([index[self.blocks[name]] for name in names])
+
+    def turns(self, cycle: Sequence[tuple[str, ...]]) -> list[Tensor]:
+        """Columns of each turn of a cycle of blocks, without turns that move nothing: a single step has no grid."""
+        return [columns for names in cycle if len(columns := self.columns(*names))]
 
 
 def family(start: Solver, kind: str = "lms", order: int | None = None, convert: Any = None) -> Family:

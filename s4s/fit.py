@@ -20,11 +20,11 @@ from tqdm import tqdm
 
 from s4s import __version__
 from s4s.distance import Distance, distance
-from s4s.errors import Error, choose
+from s4s.errors import Error
 from s4s.family import family, is_textbook
 from s4s.frozen import Batch, Frozen
 from s4s.jacobian import PERTURBATION, ROWS, gauss_newton, mean, robust
-from s4s.methods import METHODS, Method, phases
+from s4s.methods import Method, phases
 from s4s.solver import ARRAYS, Denoise, Solver, sample
 from s4s.teacher import TeacherSet
 from s4s.unfinished import State, Unfinished, content
@@ -61,7 +61,9 @@ def fit(
     *,
     distance: str | Distance = "l2",
     radius: float = 0.0,
+    family: str | None = None,
     order: int | None = None,
+    convert: str | None = None,
     seed: int = 0,
     rounds: int = 12,
     patience: int = 5,
@@ -81,7 +83,11 @@ def fit(
         method: a key of ``METHODS``.
         distance: a name or a ``Distance``; see ``s4s.distance``.
         radius: r of the relaxed objective, in units of sigma_T; 0 is the plain objective.
-        order: outputs a step of the multistep family may use; by default what the start uses.
+        family: of solvers: ``lms``, ``pc``, ``ss``, ``guided`` or ``full``, for S4S, S4S-Alt and joint; the others have
+            their own. By default ``lms``. See ``s4s.family``.
+        order: outputs a step may use (``lms``, the predictor of ``pc``) or stages of a step (``ss``); by default what
+            the start uses.
+        convert: with decoupled times, where a noise prediction becomes data, ``eval`` or ``grid``; see ``s4s.family``.
         seed: of the batches.
         rounds: times each phase's cycle of blocks is gone through, one Levenberg-Marquardt step a block.
         patience: stop after this many rounds without a gain of half a percent on validation.
@@ -93,36 +99,34 @@ def fit(
             of an unbroken one; a file of another fit is ignored, with a ``Notice``. ``microbatch`` may change.
 
     Raises:
-        Error: unknown method or distance, shapes or levels that do not fit the teacher, a start the family cannot hold.
+        Error: unknown method, family or distance, shapes or levels that do not fit the teacher, a start the family
+            cannot hold.
     """
-    if method not in METHODS:
-        raise choose("method", method, METHODS)
+    specs = phases(method, is_textbook(solver), family)
     if radius < 0:
         raise Error(f"radius = {radius} must not be negative")
     if solver.sigma[0].item() != teacher.sigma_max:
         raise Error(
             f"the solver starts at level {solver.sigma[0].item():g}, the teacher's noises at {teacher.sigma_max:g}"
         )
+    options: dict[str, Any] = {"order": order, "convert": convert or solver.provenance.get("convert", "eval")}
+    _family(solver, specs[-1].family, **options)  # raises now, not after a first phase
     held_out = min(len(teacher) // 4, 512) if validation is None else validation
     if not 1 <= held_out < len(teacher):
         raise Error(f"validation = {held_out} must leave some of the teacher's {len(teacher)} samples to train on")
     if microbatch is not None and microbatch < 1:
         raise Error(f"microbatch = {microbatch} must be at least 1")
     network = Frozen(denoise, microbatch, perturbation, checkpoint)
-    specs = phases(method, is_textbook(solver))
-    fitter = _Fitter(solver, specs, order, network, teacher, held_out, _distance(distance), radius, seed)
+    fitter = _Fitter(solver, specs, options, network, teacher, held_out, _distance(distance), radius, seed)
     record = {"method": method, "start": solver.name, "start_provenance": dict(solver.provenance),
               "family": specs[-1].family, "distance": fitter.d.name, "radius": radius, "seed": seed,
               "teacher": dict(teacher.provenance), "teacher_samples": len(teacher) - held_out,
-              "start_loss": fitter.start_loss, "source": specs[-1].source}  # fmt: skip
-    settings = {"order": order, "rounds": rounds, "patience": patience, "perturbation": perturbation}
+              "start_loss": fitter.start_loss, "source": specs[-1].source} | options  # fmt: skip
+    settings = {"rounds": rounds, "patience": patience, "perturbation": perturbation}
     unfinished = Unfinished(resume, {} if resume is None else record | settings | _contents(solver, teacher))
     fitter.run(rounds, patience, progress, unfinished)
-    found: dict[str, Any] = {
-        "val_loss": fitter.best.loss,
-        "start_loss": fitter.start_loss,
-        "evaluations": fitter.evaluations,
-    }
+    found: dict[str, Any] = {"val_loss": fitter.best.loss, "start_loss": fitter.start_loss,
+                             "evaluations": fitter.evaluations}  # fmt: skip
     fitted = fitter.solver.replace(name=f"{method}({solver.name})", provenance=record | found)
     unfinished.remove()
     return FitResult(fitted.detach(), **found, seconds=fitter.seconds, history=fitter.history)
@@ -135,7 +139,7 @@ def _contents(solver: Solver, teacher: TeacherSet) -> dict[str, Any]:
     return {"version": __version__, "start_numbers": numbers, "teacher_set": samples}
 
 
-_distance = distance
+_distance, _family = distance, family
 
 
 @dataclass
@@ -155,7 +159,7 @@ class _Fitter:
         self,
         start: Solver,
         specs: list[Method],
-        order: int | None,
+        options: dict[str, Any],
         network: Frozen,
         teacher: TeacherSet,
         held_out: int,
@@ -164,7 +168,7 @@ class _Fitter:
         seed: int,
     ) -> None:
         n = len(teacher) - held_out
-        self.start, self.specs, self.order, self.network, self.d = start, specs, order, network, d
+        self.start, self.specs, self.options, self.network, self.d = start, specs, options, network, d
         x_T, c = teacher.x_T, teacher.condition
         self.x_T, self.y, self.val = x_T[:n], teacher.y[:n], (x_T[n:], teacher.y[n:], None if c is None else c[n:])
         self.condition = c
@@ -181,8 +185,9 @@ class _Fitter:
         """Begin a phase: its family around ``start``, whose validation loss is ``loss``."""
         self.phase, self.came_from, spec = phase, start, self.specs[phase]
         last = phase == len(self.specs) - 1
-        self.family = family(start, spec.family, **({"order": self.order} if self.order and last else {}))
-        self.cycle, self.damping = spec.cycle, [1e-2] * len(spec.cycle)
+        self.family = family(start, spec.family, **(self.options if last else self.options | {"order": None}))
+        self.cycle = self.family.turns(spec.cycle)
+        self.damping = [1e-2] * len(self.cycle)
         self.best = _Best(self.family.theta, loss)
 
     @property
@@ -279,8 +284,7 @@ class _Fitter:
     def step(self, theta: Tensor, turn: int, index: Tensor) -> tuple[Tensor, float]:
         """One Levenberg-Marquardt step on one block: raise the damping until the batch's loss falls."""
         batch = self.rows(index, self.x_T + self.moved)
-        columns = self.family.columns(*self.cycle[turn])
-        arrays = self.family.arrays
+        columns, arrays = self.cycle[turn], self.family.arrays
 
         def of_block(part: Tensor) -> Any:
             return arrays(theta.index_put((columns,), part))

@@ -82,6 +82,19 @@ def test_every_cell_has_its_own_name_and_group() -> None:
     assert asked.cell(loaded, cells[5].name) == cells[5]
 
 
+def test_families_and_their_starts_make_cells_of_their_own() -> None:
+    loaded = config.load(ROOT / "config" / "digits.yaml")
+    single = {"solver": {"name": "dpmpp", "order": 2, "singlestep": True}, "schedule": "edm"}
+    methods = ["s4s", {"name": "s4s", "family": "pc"}, {"name": "s4s-alt", "family": "ss", "starts": [single]}]
+    loaded["learned"]["methods"] = [*methods, {"name": "joint", "order": 4}]
+    cells = [cell for cell in asked.cells(config.check(loaded)) if cell.learned and cell.nfe == 4]
+    names = ["s4s_ipndm3", "s4s_dpmpp3", "s4s-pc_ipndm3", "s4s-pc_dpmpp3", "s4s-alt-ss_dpmpp2-singlestep"]
+    names += ["joint-4_ipndm3", "joint-4_dpmpp3"]
+    assert [cell.name for cell in cells] == [f"{name}_edm_nfe4_seed0" for name in names]
+    assert [cell.method for cell in cells] == ["s4s"] * 4 + ["s4s-alt"] + ["joint"] * 2
+    assert {cell.group for cell in cells} == {"s4s_nfe4", "s4s-pc_nfe4", "s4s-alt-ss_nfe4", "joint-4_nfe4"}
+
+
 def test_shards_cover_every_sample_once() -> None:
     made = asked.shards({"sample": {"n": 1234, "shard_size": 500}})
     assert made == [(0, 500), (500, 1000), (1000, 1234)]
@@ -92,9 +105,43 @@ BAD: list[tuple[list[Any], Any, str]] = [
     (["nfe"], [], "nfe: [] should be non-empty"),
     (["nfe"], [4, 4], "nfe: [4, 4] has non-unique elements"),
     (["nfee"], [4], "unknown key 'nfee'; choose one of: benchmark, classical"),
-    (["learned", "radios"], 1, "learned: unknown key 'radios'; choose one of: distance, methods"),
+    (["learned", "radios"], 1, "learned: unknown key 'radios'; choose one of: convert, distance, methods"),
     (["learned", "radius"], -1, "learned.radius: -1 is less than the minimum of 0"),
     (["learned", "methods"], ["s5s"], "learned.methods.0: 's5s' is not possible; choose one of: ld3, s4s"),
+    (["learned", "methods"], [{"family": "pc"}], "learned.methods.0: 'name' is a required property"),
+    (
+        ["learned", "methods"],
+        [{"name": "s4s", "family": "rk"}],
+        "learned.methods.0.family: 'rk' is not possible; choose",
+    ),
+    (
+        ["learned", "methods"],
+        [{"name": "s4s", "stages": 2}],
+        "unknown key 'stages'; choose one of: family, name, order",
+    ),
+    (["learned", "methods"], [{"name": "ld3", "family": "pc"}], "method 'ld3' cannot learn family 'pc': its own is 'c"),
+    (["learned", "methods"], [{"name": "bns", "order": 2}], "bns-2 from ipndm3: family full has no order"),
+    (
+        ["learned", "methods"],
+        [{"name": "s4s", "order": 2}],
+        "s4s-2 from ipndm3: order 2 is not possible at nfe 4; choose 3",
+    ),
+    (
+        ["learned", "methods"],
+        [{"name": "s4s", "family": "ss"}],
+        "s4s-ss from ipndm3: a step of ss uses no output of earli",
+    ),
+    (["learned", "methods"], ["s4s", {"name": "s4s"}], "the config asks twice for cell 's4s_ipndm3_edm_nfe4_seed0'"),
+    (
+        ["learned", "starts", 0, "solver"],
+        {"name": "heun"},
+        "ld3 from heun: it has several evaluations a step; choose fam",
+    ),
+    (
+        ["learned", "starts", 0, "solver"],
+        {"name": "dpmpp", "order": 3, "singlestep": True},
+        "nfe: 4 is no multiple of 3",
+    ),
     (["classical", "solvers", 0, "name"], "euler", "'euler' is not possible; choose one of: ddim, deis, dpmpp"),
     (["classical", "solvers", 1, "order"], 7, "classical.solvers.1.order: 7 is greater than the maximum of 4"),
     (["classical", "solvers", 1, "order"], 4, "dpmpp.order: 4 is not possible; choose one of: 1, 2, 3"),

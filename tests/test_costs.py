@@ -15,6 +15,7 @@ import s4s
 from s4s import costs
 from s4s.cells import Cell, cells
 from s4s.config import check, load
+from s4s.methods import METHODS
 
 NOWHERE = Path("nowhere")
 CONFIG = Path(__file__).parents[1] / "config" / "digits.yaml"
@@ -77,16 +78,21 @@ def test_evaluations_of_the_digits() -> None:
 
 
 @pytest.mark.parametrize("radius", [0.0, 0.1])
-@pytest.mark.parametrize("method", ["s4s", "ld3", "s4s-alt", "joint", "guided", "bns"])
-def test_a_real_fit_takes_the_evaluations_counted(method: str, radius: float) -> None:
+@pytest.mark.parametrize(("method", "family", "order"), [
+    *((method, None, None) for method in METHODS), ("s4s", "pc", 2), ("s4s-alt", "lms", 4), ("s4s-alt", "ss", 4),
+])  # fmt: skip
+def test_a_real_fit_takes_the_evaluations_counted(
+    method: str, family: str | None, order: int | None, radius: float
+) -> None:
     process = s4s.EDM(0.01, 20.0)
     problem = lambda x, sigma: TwoPoints().denoise(x, sigma.reshape(-1, 1).to(x))
     grid = s4s.grid("edm", process, 4)
     teacher = s4s.teacher_set(s4s.solver("dpmpp", s4s.grid("logsnr", process, 30), order=3), problem, 90, (2,))
     start = s4s.solver("ipndm", grid, order=3)
-    found = s4s.fit(start, problem, teacher, method, radius=radius, rounds=3, patience=99, validation=20)
+    options: dict[str, Any] = {"family": family, "order": order, "radius": radius}
+    found = s4s.fit(start, problem, teacher, method, **options, rounds=3, patience=99, validation=20)
     config = {"teacher": {"train": 70, "validation": 20}, "learned": {"rounds": 3, "radius": radius}}
-    counted = costs.fit_evaluations(config, Cell(method, "ipndm", {"order": 3}, "edm", 4, 0))
+    counted = costs.fit_evaluations(config, Cell(method, "ipndm", {"order": 3}, "edm", 4, 0, family, order))
     trials, rest = divmod(found.evaluations - counted, 4 * 2)  # batches of 64 and 70: both even
     assert rest == 0 and 0 <= trials * 8 <= 7 * 4 * 70 * len(found.history)
     if method == "s4s" and not radius:

@@ -117,8 +117,9 @@ def evaluate_cell(bench: Bench, cell: Cell) -> Path:
     features = scorer.features(read_samples(bench, cell))
     spent = json.loads(folder.fit(cell).read_text()) if cell.learned else {}
     family = load_solver(folder.solver(cell)).provenance.get("family", "")
+    order = cell.order or cell.options.get("order")
     head = {"cell": cell.name, "benchmark": bench.config["benchmark"], "method": cell.method, "solver": cell.start,
-            "schedule": cell.schedule, "family": family, "order": cell.options.get("order"), "nfe": cell.nfe,
+            "schedule": cell.schedule, "family": family, "order": order, "nfe": cell.nfe,
             "seed": cell.seed, **scorer.scores(features), "fid_label": scorer.protocol.label(len(features)),
             "n_samples": len(features), "val_loss": spent.get("val_loss"), "fit_seconds": spent.get("seconds"),
             "fit_nfe": spent.get("evaluations"), "sample_seconds": sum(f["seconds"] for f in facts)}  # fmt: skip
