@@ -25,11 +25,13 @@ from s4s.family import family, is_textbook
 from s4s.frozen import Batch, Frozen
 from s4s.jacobian import PERTURBATION, ROWS, gauss_newton, mean, robust
 from s4s.methods import Method, phases
+from s4s.relaxed import descend, pull
 from s4s.solver import ARRAYS, Denoise, Solver, sample
 from s4s.teacher import TeacherSet
 from s4s.unfinished import State, Unfinished, content
 
 KEPT = ("start_loss", "evaluations", "damping", "history")  # of a fit's state, beside its tensors
+DIVERGED = 10.0  # of the start's validation loss: beyond it, a fit goes back to the best and takes smaller steps
 TOLERANCE = 4.0  # of the median distance: where a sample begins to count less, see ``robust``
 
 
@@ -180,6 +182,8 @@ class _Fitter:
         self.started = time.perf_counter()
         self.enter(0, start, math.inf)
         self.start_loss = self.best.loss = self.loss(self.best.theta, self.val)
+        if self.start_loss == math.inf:
+            raise Error(f"samples of {start.name} are not finite, so there is nothing to fit: check the network")
 
     def enter(self, phase: int, start: Solver, loss: float) -> None:
         """Begin a phase: its family around ``start``, whose validation loss is ``loss``."""
@@ -201,6 +205,8 @@ class _Fitter:
 
     def loss(self, theta: Tensor, batch: Batch, tolerance: float = math.inf) -> float:
         """Mean robust distance of the student to the teacher; infinite where the solver breaks down."""
+        if not all(array.isfinite().all() for array in self.family.arrays(theta)):
+            return math.inf
         value = robust(self.distances(theta, batch), tolerance).mean().item()
         return value if value == value else math.inf
 
@@ -236,7 +242,8 @@ class _Fitter:
             if k - 1 - mark[0] >= patience * len(self.cycle):
                 break
             index = self.batch(k, iterations)
-            theta, loss = self.step(theta, k % len(self.cycle), index)
+            turn = k % len(self.cycle)
+            theta, loss = self.step(theta, turn, index)
             if self.reach:
                 self.relax(theta, index)
             val = self.loss(theta, self.val)
@@ -244,6 +251,8 @@ class _Fitter:
                 self.best = _Best(theta, val)
             self.history.append({"iteration": len(self.history), "batch": len(index), "loss": loss, "val_loss": val,
                                  "evaluations": self.evaluations})  # fmt: skip
+            if not val <= DIVERGED * self.start_loss:
+                theta, self.damping[turn] = self.best.theta, min(36 * self.damping[turn], 1e6)
             bar.set_postfix_str(f"validation {self.best.loss:.3g} of {self.start_loss:.3g}")
             if self.best.loss < 0.995 * mark[1]:
                 mark = (k, self.best.loss)
@@ -297,10 +306,12 @@ class _Fitter:
             for x_T, y, c in net.parts(batch, len(index))
         ])  # fmt: skip
         self.evaluations += g.evaluations * len(index)
+        if not (g.gradient.isfinite().all() and g.curvature.isfinite().all()):
+            return theta, g.loss
         scale = g.curvature.diagonal().clamp(min=1e-12 * g.curvature.diagonal().max().item() + 1e-30)
         for _ in range(8):
             damped = g.curvature + self.damping[turn] * torch.diag(scale)
-            moved = theta.index_put((columns,), theta[columns] - torch.linalg.solve(damped, g.gradient))
+            moved = theta.index_put((columns,), theta[columns] - torch.linalg.solve_ex(damped, g.gradient)[0])
             loss = self.loss(moved, batch, tolerance)
             if loss < g.loss:
                 self.damping[turn] = max(self.damping[turn] / 4, 1e-7)
@@ -312,21 +323,12 @@ class _Fitter:
         """Move the batch's noises down the gradient, then back onto the ball of radius ``r sigma_T``."""
         solver = self.family.solver(theta)
         for part in index.split(self.network.microbatch or len(index)):
-            shift = self.moved[part].requires_grad_(True)
             x_T, y, c = self.rows(part, self.x_T)
-            value = self.d(sample(solver, self.network.with_gradient(c), x_T + shift, check=False), y).sum()
-            (slope,) = torch.autograd.grad(value, shift)
-            with torch.no_grad():
-                shift = shift - self.reach / 2 * slope / _norm(slope).clamp(min=1e-30)
-                self.moved[part] = shift * (self.reach / _norm(shift).clamp(min=1e-30)).clamp(max=1)
+            _, slope = pull(solver, self.network.with_gradient(c), self.d, x_T, y, self.moved[part])
+            self.moved[part] = descend(self.moved[part], slope, self.reach)
         self.evaluations += 2 * solver.nfe * len(index)
 
 
 def batch_size(k: int, iterations: int, train: int) -> int:
     """Samples of iteration ``k``: few while every step is a gain, more when steps are small."""
     return min(train, 64 if k < iterations // 3 else 256)
-
-
-def _norm(x: Tensor) -> Tensor:
-    """[B, ...] -> [B, 1, ...], the Euclidean norm of each sample."""
-    return x.flatten(1).norm(dim=1).reshape(-1, *[1] * (x.ndim - 1))
