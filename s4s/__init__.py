@@ -27,6 +27,7 @@ _HOME = {
     "teacher_set": "teacher",
     "TeacherSet": "teacher",
     "fit": "fit",
+    "fit_nfes": "several",
     "FitResult": "fit",
     "Error": "errors",
 }
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from s4s.process import Flow as Flow
     from s4s.process import VPDiscrete as VPDiscrete
     from s4s.process import VPLinear as VPLinear
+    from s4s.several import fit_nfes as fit_nfes
     from s4s.solver import Solver as Solver
     from s4s.solver import load_solver as load_solver
     from s4s.solver import noise as noise

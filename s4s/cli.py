@@ -138,14 +138,27 @@ def sample(config: Path, names: Sequence[str], first: int | None, last: int | No
 
 @cli.command()
 @CONFIG
-@CELLS
+@click.argument("names", metavar="[CELL]...", nargs=-1)
+@click.option("--solver", type=click.Path(path_type=Path), help="A solver file to sample with and score instead.")
 @RESULTS
-def evaluate(config: Path, names: Sequence[str], results: Path) -> None:
+def evaluate(config: Path, names: Sequence[str], solver: Path | None, results: Path) -> None:
     """Score the images of some cells: FID with its full protocol.
 
+    With --solver: samples the config's model with that solver, wherever it was fitted, and scores it as any cell.
+
     Example: s4s evaluate config/digits.yaml s4s_ipndm3_edm_nfe4_seed0
+
+    Example: s4s evaluate config/ffhq.yaml --solver results/cifar10/solvers/s4s_ipndm3_edm_nfe5_seed0.json
     """
-    _each(config, names, results, lambda stages: stages.evaluate_cell)
+    if bool(names) == (solver is not None):
+        raise Error("evaluate takes either cells or --solver FILE; `s4s cells CONFIG` lists the cells")
+    if solver is None:
+        _each(config, names, results, lambda stages: stages.evaluate_cell)
+        return
+    stages, bench = _bench(load(config), results)
+    path, made = stages.evaluate_solver(bench, solver)
+    click.echo(f"{made['solver']}  {made['nfe']} NFE  {made['fid_label']} {made['fid']:.2f}")
+    click.echo(path)
 
 
 @cli.command()

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from s4s.jacobian import PERTURBATION
 from s4s.memory import recompute
 from s4s.solver import Denoise
 
@@ -19,9 +20,9 @@ class Frozen:
     """A network, rows it sees at a time, how far its input moves in derivatives, and recomputation."""
 
     denoise: Any
-    microbatch: int | None
-    perturbation: float
-    checkpoint: bool | None
+    microbatch: int | None = None
+    perturbation: float = PERTURBATION
+    checkpoint: bool | None = None
 
     def under(self, condition: Tensor | None) -> Denoise:
         return self.denoise if condition is None else self.denoise(condition)

@@ -12,3 +12,4 @@ from s4s.stages.fit import fit_cell as fit_cell
 from s4s.stages.networks import train_network as train_network
 from s4s.stages.sample import sample_cell as sample_cell
 from s4s.stages.teacher import make_teacher as make_teacher
+from s4s.stages.transfer import evaluate_solver as evaluate_solver

@@ -1,0 +1,84 @@
+"""A solver from elsewhere on a config's model: fitted on another model, with another guidance, or exported by hand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from s4s.cells import Cell, shards, uint8_rule
+from s4s.errors import Error
+from s4s.files import sha256
+from s4s.solver import Solver, load_solver
+from s4s.stages.bench import Bench
+from s4s.stages.evaluate import Scorer
+from s4s.stages.files import write_json
+from s4s.stages.provenance import provenance
+from s4s.stages.sample import _images
+from s4s.teacher import generate
+
+NEAR = 0.01  # relative; how far a solver's levels may lie outside the model's
+
+
+def evaluate_solver(bench: Bench, path: Path) -> tuple[Path, dict[str, Any]]:
+    """Sample a config's model with a given solver and score the samples as any cell of the config.
+
+    Returns:
+        The file written, ``transfers/<name>-<hash>.json``, and what it says.
+
+    Raises:
+        Error: not a solver file, or one for other noise levels than the model's.
+    """
+    solver = load_solver(path)
+    _require_levels(bench, solver, path)
+    model = bench.model.facts_of(range(bench.config["sample"]["n"]))
+    scorer = Scorer(bench, (model.get("classes") or {"plan": "none"})["plan"])
+    started = time.perf_counter()
+    features = scorer.features(_samples(bench, solver))
+    seconds, digest = time.perf_counter() - started, sha256(path)
+    ends = [bench.process.sigma_max, bench.process.sigma_min]
+    made = {
+        "solver_file": str(path),
+        "solver_sha256": digest,
+        "solver": solver.name,
+        "solver_provenance": dict(solver.provenance),
+        "benchmark": bench.config["benchmark"],
+        "nfe": solver.nfe,
+        **scorer.scores(features),
+        "fid_label": scorer.protocol.label(len(features)),
+        "n_samples": len(features),
+        "seconds": seconds,
+        "protocol": scorer.record({"model": model, "sigma_range": ends}, len(features)),
+        "provenance": provenance(bench, _cell(solver), model, bench.device_name),
+    }
+    out = bench.folder.root / "transfers" / f"{path.stem}-{digest[:8]}.json"
+    write_json(out, made)
+    return out, made
+
+
+def _require_levels(bench: Bench, solver: Solver, path: Path) -> None:
+    """Its levels are within the model's range, and it starts where the model's noise does."""
+    process, first, lowest = bench.process, solver.sigma[0].item(), solver.sigma_eval.min().item()
+    if abs(first / process.sigma_max - 1) > NEAR or lowest < process.sigma_min * (1 - NEAR):
+        ends = f"{process.sigma_max:g} to {process.sigma_min:g}"
+        raise Error(f"{path}: starts at noise level {first:g} and evaluates down to {lowest:g}; the model of this "
+                    f"config has {ends}: fit a solver on that range")  # fmt: skip
+
+
+def _samples(bench: Bench, solver: Solver) -> Iterator[Tensor]:
+    """What the sample stage would write, a shard at a time: 8-bit images, or last states where scoring decodes."""
+    rule = uint8_rule(bench.config)
+    for first, last in shards(bench.config):
+        x = generate(solver, bench.denoiser, range(first, last), bench.model.shape, bench.config["sample"]["seed"],
+                     batch=bench.batch, device=bench.device, progress=f"{solver.name} {first}-{last}")  # fmt: skip
+        yield x.float().cpu() if rule == "none" else torch.from_numpy(_images(bench, x, rule))
+
+
+def _cell(solver: Solver) -> Cell:
+    """What the record of a number knows of its fit."""
+    made = solver.provenance
+    return Cell(str(made.get("method", "given")), solver.name, {}, "", solver.nfe, made.get("seed"))
