@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 from s4s.errors import Error
@@ -24,7 +25,7 @@ PROTOCOLS: dict[str, tuple[str, tuple[str, ...]]] = {  # rounding rule and data 
 class Cell:
     """One solver of a benchmark: a method, the (starting) solver, its schedule, the NFE and, if learned, a seed.
 
-    ``family`` and ``order`` are those learned, where the config names them.
+    ``family`` and ``order`` are those learned, where the config names them; ``radius`` is one of a list.
     """
 
     method: str
@@ -35,6 +36,7 @@ class Cell:
     seed: int | None = None
     family: str | None = None
     order: int | None = None
+    radius: float | None = None
 
     @property
     def learned(self) -> bool:
@@ -58,6 +60,7 @@ class Cell:
     def name(self) -> str:
         """File name of the cell's results, such as ``s4s-alt_ipndm3_edm_nfe4_seed0``."""
         parts = [self.kind, self.start, self.schedule, f"nfe{self.nfe}"]
+        parts += [] if self.radius is None else [f"r{self.radius:g}"]
         return "_".join(parts if self.seed is None else [*parts, f"seed{self.seed}"])
 
     @property
@@ -96,6 +99,12 @@ def teacher_files(config: Mapping[str, Any], teacher: Cell) -> dict[str, tuple[i
     if spec.get("shard_size", n) >= n:
         return {f"{folder}/pairs.safetensors": (0, n)}
     return {f"{folder}/{a:06d}-{b:06d}.safetensors": (a, b) for a, b in _ranges(n, spec["shard_size"])}
+
+
+def radius_of(config: Mapping[str, Any], cell: Cell) -> float:
+    """Radius of the relaxed objective of a cell."""
+    radius: float = config["learned"]["radius"] if cell.radius is None else cell.radius
+    return radius
 
 
 def cell(config: Mapping[str, Any], name: str) -> Cell:
@@ -137,8 +146,9 @@ def made_from(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
     model, process = {"model": config["model"]}, {"process": config["process"]}
     trained = config["model"]["type"] == "digits"
     pairs = model | process | {"teacher": {k: v for k, v in config["teacher"].items() if k != "shard_size"}}
-    learned = ["distance", "radius", "rounds"] + ["space"] * (not trained)
+    learned = ["distance", "rounds"] + ["space"] * (not trained)
     learned += ["convert"] * ("convert" in config["learned"])
+    learned += ["radius"] * (not isinstance(config["learned"]["radius"], list))  # else the cell's name says it
     return {
         "train": model,
         "textbook": process if trained else model | process,
@@ -150,12 +160,13 @@ def made_from(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
 
 
 def _learned(learned: Mapping[str, Any], nfe: int) -> Iterator[Cell]:
+    radii = learned["radius"] if isinstance(learned["radius"], list) else [None]
     for entry in learned["methods"]:
         spec: dict[str, Any] = {"name": entry} if isinstance(entry, str) else entry
         what = {key: spec[key] for key in ("family", "order") if key in spec}
         for start in spec.get("starts", learned["starts"]):
-            for seed in learned["seeds"]:
-                yield Cell(spec["name"], *_solver(start["solver"]), start["schedule"], nfe, seed, **what)
+            for radius, seed in product(radii, learned["seeds"]):
+                yield Cell(spec["name"], *_solver(start["solver"]), start["schedule"], nfe, seed, **what, radius=radius)
 
 
 def _solver(entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -155,6 +155,8 @@ def _require_possible(config: Mapping[str, Any]) -> None:
             raise Error(
                 f"nfe: {made.nfe} is no multiple of {_evaluations(made)}, the evaluations of a step of {made.start}"
             )
+        if made.schedule == "ays" and config["model"]["type"] != "stable-diffusion":
+            raise Error("schedule ays: its table is of Stable Diffusion 1.x, so it needs model.type stable-diffusion")
         if made.learned:
             require_held(made)
         if made.name in seen:

@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import s4s
 from s4s import classical
-from s4s.cells import Cell, cells, uint8_rule
+from s4s.cells import Cell, cells, radius_of, uint8_rule
 from s4s.distance import distance
 from s4s.family import Family, family, is_textbook
 from s4s.fit import batch_size
@@ -224,7 +224,7 @@ def fit_evaluations(config: Config, cell: Cell) -> int:
     """Of one fit that goes through all its rounds, with one damping trial an update."""
     learned, held_out = config["learned"], config["teacher"]["validation"]
     what = cell.method, cell.family, cell.order
-    relaxed = 2 * cell.nfe if learned["radius"] else 0
+    relaxed = 2 * cell.nfe if radius_of(config, cell) else 0
     total = cell.nfe * held_out
     for blocks in _block_evaluations(what, cell.solver, tuple(cell.options.items()), cell.nfe):
         iterations = learned["rounds"] * len(blocks)

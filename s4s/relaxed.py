@@ -9,7 +9,27 @@ import torch
 from torch import Tensor
 
 from s4s.distance import Distance
+from s4s.frozen import Batch, Frozen
 from s4s.solver import Denoise, Solver, sample
+
+
+def relaxed_distances(
+    solver: Solver, network: Frozen, batch: Batch, d: Distance, reach: float, steps: int = 10
+) -> Tensor:
+    """[B] float64, the least distances found in the ball of radius ``reach`` around each noise, by projected descent.
+
+    Upper bounds of the inner minimum, at most the plain distances; ``reach`` = 0 gives those.
+    """
+    found = []
+    for x_T, y, c in network.parts(batch, 256):
+        shift = torch.zeros_like(x_T)
+        least = torch.full((len(x_T),), torch.inf, dtype=torch.float64, device=x_T.device)
+        for k in range(steps + 1 if reach else 1):
+            distances, slope = pull(solver, network.with_gradient(c), d, x_T, y, shift)
+            least = torch.minimum(least, distances.double())
+            shift = descend(shift, slope, reach, 0.5 * 0.8**k)
+        found.append(least)
+    return torch.cat(found)
 
 
 def pull(solver: Solver, denoise: Denoise, d: Distance, x_T: Tensor, y: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:

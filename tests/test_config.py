@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 import s4s
@@ -17,7 +18,8 @@ from s4s.features import RESIZE_RULES
 from s4s.grid import GRIDS
 from s4s.models import MODELS, diffusers_model, edm_model, ldm, stable_diffusion
 from s4s.protocol import DATA, PIXELS, PROTOCOLS, protocol
-from s4s.stages.bench import FETCHING
+from s4s.search import SEARCHES
+from s4s.stages.bench import FETCHING, Bench
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
@@ -39,7 +41,7 @@ def test_the_default_asks_for_what_the_readme_says() -> None:
 def test_the_schema_knows_what_the_registries_know() -> None:
     schema = yaml.safe_load(config.SCHEMA.read_text())
     assert set(schema["$defs"]["solver"]["properties"]["name"]["enum"]) == set(solvers()) == set(config.OPTIONS)
-    assert set(schema["$defs"]["schedule"]["enum"]) == set(GRIDS) | {"dmn", "gits"}
+    assert set(schema["$defs"]["schedule"]["enum"]) == set(GRIDS) | set(SEARCHES)
     for name, options in config.OPTIONS.items():
         known = solvers()[name]
         for key, choices in options.items():
@@ -95,6 +97,16 @@ def test_families_and_their_starts_make_cells_of_their_own() -> None:
     assert {cell.group for cell in cells} == {"s4s_nfe4", "s4s-pc_nfe4", "s4s-alt-ss_nfe4", "joint-4_nfe4"}
 
 
+def test_the_published_grid_of_stable_diffusion_is_a_schedule() -> None:
+    loaded = config.load(ROOT / "config" / "mscoco.yaml")
+    loaded["classical"]["schedules"] = ["ays"]
+    bench = Bench(config.check(loaded), Path("results"))
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    bench.__dict__["process"] = process = s4s.VPDiscrete((1 - betas).cumprod(0), t_min=0.001)
+    chosen = next(cell for cell in asked.cells(bench.config) if cell.schedule == "ays" and cell.nfe == 5)
+    assert torch.equal(bench.textbook(chosen).sigma, s4s.grid("ays", process, 5, model="sd15"))
+
+
 def test_shards_cover_every_sample_once() -> None:
     made = asked.shards({"sample": {"n": 1234, "shard_size": 500}})
     assert made == [(0, 500), (500, 1000), (1000, 1234)]
@@ -148,6 +160,7 @@ BAD: list[tuple[list[Any], Any, str]] = [
     (["classical", "solvers", 0, "order"], 2, "ddim: unknown option 'order'; choose one of: none"),
     (["classical", "schedules"], ["cosine"], "classical.schedules.0: 'cosine' is not possible; choose one of: logsnr"),
     (["nfe"], [2], "nfe: 2 is too few for dpmpp3"),
+    (["classical", "schedules"], ["ays"], "schedule ays: its table is of Stable Diffusion 1.x, so it needs model.type"),
     (["process", "sigma_min"], 100.0, "process.sigma_min: 100 must be below sigma_max, which is 80"),
     (["sample", "n"], "many", "sample.n: 'many' is not of type 'integer'"),
     (["benchmark"], "../up", "benchmark: '../up' does not match"),

@@ -7,6 +7,7 @@ from s4s.report.choose import Choice, choose
 from s4s.report.curves import draw_fid, draw_loss
 from s4s.report.data import collect, write_fid_csv
 from s4s.report.html import write_report
+from s4s.report.radius import draw_radius, has_radii
 from s4s.report.samples import draw_samples
 from s4s.report.table import write_tables
 
@@ -16,8 +17,10 @@ __all__ = [
     "collect",
     "draw_fid",
     "draw_loss",
+    "draw_radius",
     "draw_samples",
     "draw_solvers",
+    "has_radii",
     "write_fid_csv",
     "write_report",
     "write_tables",

@@ -43,6 +43,7 @@ _NUMBER = ("fid", "val_loss", "fit_seconds", "sample_seconds")
 _RECORD = ("protocol", "provenance")
 _NULLABLE = {"schedule", "family", "order", "seed", "val_loss", "fit_seconds", "fit_nfe", "sample_seconds"}
 
+Row = tuple[str, str, str, str, int, float]
 Record = dict[str, Any]
 """One metrics file, checked."""
 
@@ -57,6 +58,7 @@ class Score:
         fid: mean over fit seeds, lower is better.
         std: sample standard deviation over fit seeds; None with one seed.
         cells: names of the cells averaged, by seed.
+        radius: of the relaxed objective, where the benchmark has several.
     """
 
     method: str
@@ -68,11 +70,19 @@ class Score:
     fid: float
     std: float | None
     cells: tuple[str, ...]
+    radius: float | None = None
 
     @property
-    def row(self) -> tuple[str, str, str, str, int]:
+    def row(self) -> Row:
         """Sort key of the table row; scores of one row at several NFE share it."""
-        return self.method, self.solver, self.schedule, self.family, self.order or 0
+        radius = -1.0 if self.radius is None else self.radius
+        return self.method, self.solver, self.schedule, self.family, self.order or 0, radius
+
+    @property
+    def named(self) -> dict[str, object]:
+        """The row and the NFE by column; the radius where it has one."""
+        made = {key: getattr(self, key) for key in (*ROW, "nfe")}
+        return made if self.radius is None else made | {"radius": self.radius}
 
     @property
     def start(self) -> tuple[str, str]:
@@ -127,7 +137,7 @@ def read_records(metrics_files: Iterable[Path]) -> list[Record]:
 
 
 def collect(metrics_files: Iterable[Path]) -> pd.DataFrame:
-    """One row a cell, in table order, with exactly the columns of ``fid.csv``.
+    """One row a cell, in table order, with exactly the columns of ``fid.csv``; ``radius`` last, if several were asked.
 
     Raises:
         Error: as ``read_records``.
@@ -138,16 +148,17 @@ def collect(metrics_files: Iterable[Path]) -> pd.DataFrame:
 def to_frame(records: Sequence[Record]) -> pd.DataFrame:
     """The table of checked records, in their order."""
     rows = [{**record, "metrics_file": str(record["path"])} for record in records]
-    frame = pd.DataFrame(rows, columns=COLUMNS)
+    several = ["radius"] * any(record.get("radius") is not None for record in records)
+    frame = pd.DataFrame(rows, columns=COLUMNS + several)
     whole = {key: "Int64" for key in _WHOLE}
-    return frame.astype({**whole, **dict.fromkeys(_NUMBER, "float64")})
+    return frame.astype({**whole, **dict.fromkeys([*_NUMBER, *several], "float64")})
 
 
 def write_fid_csv(frame: pd.DataFrame, path: Path) -> None:
     """Write ``fid.csv``: full float precision, ``metrics_file`` relative to the CSV, the same bytes every time."""
     here = path.parent.resolve()
     files = [Path(os.path.relpath(Path(file).resolve(), here)).as_posix() for file in frame["metrics_file"]]
-    write_csv(frame.assign(metrics_file=files)[COLUMNS], path)
+    write_csv(frame.assign(metrics_file=files), path)
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
@@ -160,7 +171,8 @@ def scores(frame: pd.DataFrame) -> list[Score]:
     found: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for cell in frame.to_dict("records"):
         values = {str(key): None if value is pd.NA else value for key, value in cell.items()}
-        found.setdefault(tuple(values[key] for key in [*ROW, "nfe"]), []).append(values)
+        values["radius"] = None if pd.isna(values.get("radius")) else values["radius"]
+        found.setdefault(tuple(values[key] for key in [*ROW, "nfe", "radius"]), []).append(values)
     return [_score(cells) for cells in found.values()]
 
 
@@ -177,14 +189,14 @@ def start_of(found: Iterable[Score], learned: Score) -> Score | None:
 
 def _score(cells: Sequence[Mapping[str, Any]]) -> Score:
     fid = pd.Series([cell["fid"] for cell in cells], dtype="float64")
-    row = {key: cells[0][key] for key in [*ROW, "nfe"]}
+    row = {key: cells[0][key] for key in [*ROW, "nfe", "radius"]}
     names = tuple(Path(cell["metrics_file"]).stem for cell in cells)
     return Score(**row, fid=float(fid.mean()), std=float(fid.std()) if len(cells) > 1 else None, cells=names)
 
 
 def _order(record: Record) -> tuple[Any, ...]:
     method = list(METHODS).index(record["method"])
-    whole = [-1 if record[key] is None else record[key] for key in ("order", "nfe", "seed")]
+    whole = [-1 if record.get(key) is None else record[key] for key in ("order", "radius", "nfe", "seed")]
     return method, record["solver"], record["schedule"], record["family"], *whole
 
 

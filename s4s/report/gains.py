@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from s4s.report.data import ROW, Record, Score, start_of
+from s4s.report.data import Record, Row, Score, start_of
 from s4s.report.labels import METHODS, schedule_label, solver_label
 from s4s.report.protocol import protocol_note
 from s4s.report.render import Cell, Table
@@ -28,7 +28,7 @@ def gains_table(found: Sequence[Score], records: Sequence[Record]) -> Table | No
     if not made:
         return None
     nfes = sorted({score.nfe for score, _ in made})
-    rows: dict[tuple[str, str, str, str, int], dict[int, Pair]] = {}
+    rows: dict[Row, dict[int, Pair]] = {}
     for score, start in made:
         rows.setdefault(score.row, {})[score.nfe] = (score, start)
     name = variant_names(found)
@@ -49,7 +49,7 @@ def gains_frame(found: Sequence[Score]) -> pd.DataFrame:
     """The same in full precision, one line a row and NFE."""
     lines = []
     for score, start in pairs(found):
-        line: dict[str, object] = {key: getattr(score, key) for key in (*ROW, "nfe")}
+        line: dict[str, object] = score.named
         lines.append(line | {"start_fid": start.fid, "fid_mean": score.fid, "ratio": score.fid / start.fid})
     return pd.DataFrame(lines).astype({"order": "Int64"})
 

@@ -36,6 +36,8 @@ _CAPTIONS = {
     "row looks like the teacher's. The FID is that of the cell shown.",
     "loss": "Validation loss of each fit (lower: closer to the teacher) against its FID (lower is better). Where "
     "points rise to the right, the objective ranks solvers as FID does.",
+    "radius": "Held-out distance to the teacher (top) and FID (bottom) against the radius r of the relaxed objective, "
+    "in units of sigma_T. Solid: noises as they were drawn. Dashed: each noise at the best place within its ball.",
 }
 _OTHER_CAPTION = "Figure {}."
 

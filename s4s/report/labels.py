@@ -33,6 +33,7 @@ _SCHEDULES = {
     "quadratic": "time-quadratic",
     "dmn": "DMN",
     "gits": "GITS",
+    "ays": "AYS",
 }
 
 

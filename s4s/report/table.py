@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from s4s.files import write_text
-from s4s.report.data import ROW, Record, Score, best, read_records, scores, start_of, to_frame, write_csv
+from s4s.report.data import Record, Row, Score, best, read_records, scores, start_of, to_frame, write_csv
 from s4s.report.gains import gains_frame, gains_table
 from s4s.report.labels import LEARNED, METHODS, schedule_label, solver_label, start_label
 from s4s.report.protocol import protocol_note
@@ -77,7 +77,7 @@ def write_tables(metrics_files: Iterable[Path], directory: Path) -> list[Path]:
 def fid_table(found: Sequence[Score], records: Sequence[Record]) -> Table:
     """FID by row (method, solver, grid) and NFE; best of a column bold, best classical solver underlined."""
     nfes = sorted({score.nfe for score in found})
-    by_row: dict[tuple[str, str, str, str, int], dict[int, Score]] = {}
+    by_row: dict[Row, dict[int, Score]] = {}
     for score in found:
         by_row.setdefault(score.row, {})[score.nfe] = score
     name = variant_names(found)
@@ -99,7 +99,7 @@ def fid_frame(found: Sequence[Score]) -> pd.DataFrame:
     lines = []
     for score in found:
         cell = _fid_cell(score, found)
-        line: dict[str, object] = {key: getattr(score, key) for key in (*ROW, "nfe")}
+        line: dict[str, object] = score.named
         line |= {"fid_mean": score.fid, "fid_std": score.std, "fits": len(score.cells)}
         lines.append(line | {"best": cell.bold, "best_classical": cell.underline})
     return pd.DataFrame(lines).astype({"order": "Int64", "fid_std": "float64"})

@@ -108,6 +108,8 @@ class Bench:
         if schedule == "gits":
             levels, cost = self._gits
             return levels[search.gits_path(cost, intervals)]
+        if schedule == "ays":
+            return grid("ays", self.process, intervals, model="sd15")
         return grid(schedule, self.process, intervals)
 
     @cached_property

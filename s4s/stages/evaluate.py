@@ -123,6 +123,8 @@ def evaluate_cell(bench: Bench, cell: Cell) -> Path:
             "seed": cell.seed, **scorer.scores(features), "fid_label": scorer.protocol.label(len(features)),
             "n_samples": len(features), "val_loss": spent.get("val_loss"), "fit_seconds": spent.get("seconds"),
             "fit_nfe": spent.get("evaluations"), "sample_seconds": sum(f["seconds"] for f in facts)}  # fmt: skip
+    if cell.radius is not None:
+        head |= {"radius": cell.radius, "relaxed_loss": spent.get("relaxed_loss")}
     record = {"protocol": scorer.record(facts[0], len(features)),
               "provenance": provenance(bench, cell, model, facts[0]["device"])}  # fmt: skip
     write_json(folder.metrics(cell), head | record)

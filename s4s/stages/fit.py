@@ -8,16 +8,19 @@ from pathlib import Path
 
 from torch import Tensor
 
-from s4s.cells import Cell, made_from, teacher_of
+from s4s.cells import Cell, made_from, radius_of, teacher_of
 from s4s.distance import Distance, decoded, distance, feature, total
 from s4s.fit import fit
+from s4s.frozen import Frozen
 from s4s.jacobian import PERTURBATION
 from s4s.models.model import identity
+from s4s.relaxed import relaxed_distances
 from s4s.solver import Denoise, Solver, load_solver
 from s4s.stages.bench import Bench
 from s4s.stages.files import expect, write_json
 from s4s.stages.networks import network
 from s4s.stages.teacher import teacher_pairs
+from s4s.teacher import TeacherSet
 
 PERTURBATIONS = {
     "tf32": 3e-2,
@@ -50,14 +53,15 @@ def fit_cell(bench: Bench, cell: Cell) -> Path:
     learned, model = bench.config["learned"], bench.model
     teacher = teacher_pairs(bench, teacher_of(bench.config, cell.nfe))
     condition = model.condition(range(len(teacher)))
+    data = replace(teacher, condition=condition)
     denoise: Denoise | Callable[[Tensor], Denoise] = model.denoiser(None) if condition is None else model.denoiser
     result = fit(
         solver,
         denoise,
-        replace(teacher, condition=condition),
+        data,
         cell.method,
         distance=distance_of(bench),
-        radius=learned["radius"],
+        radius=radius_of(bench.config, cell),
         family=cell.family,
         order=cell.order,
         convert=learned.get("convert"),
@@ -70,10 +74,21 @@ def fit_cell(bench: Bench, cell: Cell) -> Path:
         resume=folder.unfinished(cell),
     )
     spent = {"val_loss": result.val_loss, "start_loss": result.start_loss, "evaluations": result.evaluations}
+    if cell.radius is not None:
+        spent["relaxed_loss"] = _relaxed_loss(
+            bench, cell, result.solver, Frozen(denoise, learned.get("microbatch")), data
+        )
     write_json(folder.fit(cell), spent | {"seconds": result.seconds, "history": result.history})
     provenance = {**result.solver.provenance, "schedule": cell.schedule, "made_from": made_from(bench.config, "fit")}
     result.solver.replace(provenance=provenance).save(folder.solver(cell))
     return folder.solver(cell)
+
+
+def _relaxed_loss(bench: Bench, cell: Cell, solver: Solver, network: Frozen, data: TeacherSet) -> float:
+    """Mean distance on the held-out samples when each noise may move within the cell's ball."""
+    held_out = data.part(len(data) - bench.config["teacher"]["validation"], len(data))
+    batch, reach = (held_out.x_T, held_out.y, held_out.condition), radius_of(bench.config, cell) * data.sigma_max
+    return relaxed_distances(solver, network, batch, distance_of(bench), reach).mean().item()
 
 
 def solver_of(bench: Bench, cell: Cell) -> Solver:
