@@ -64,9 +64,10 @@ class Cell:
         return "_".join(parts if self.seed is None else [*parts, f"seed{self.seed}"])
 
     @property
-    def group(self) -> str:
-        """Cells that one job samples and scores together: a job must be longer than its start."""
-        return self.method if self.method == "teacher" else f"{self.kind}_nfe{self.nfe}"
+    def pattern(self) -> str:
+        """The name with wildcards for what jobs differ in: ``{kind}_ipndm3_edm_nfe{nfe}_seed0``."""
+        rest = self.name.removeprefix(self.kind).replace(f"_nfe{self.nfe}", "_nfe{nfe}")
+        return ("{kind}" if self.learned else self.kind) + rest
 
 
 def cells(config: Mapping[str, Any]) -> list[Cell]:
@@ -115,17 +116,34 @@ def cell(config: Mapping[str, Any], name: str) -> Cell:
     raise Error(f"no cell {name!r} in benchmark {config['benchmark']!r}; `s4s cells CONFIG` lists them")
 
 
-def groups(config: Mapping[str, Any]) -> dict[str, list[Cell]]:
-    """Cells by the job that samples and scores them."""
-    made: dict[str, list[Cell]] = {}
-    for candidate in cells(config):
-        made.setdefault(candidate.group, []).append(candidate)
-    return made
+def jobs(config: Mapping[str, Any], *, per_nfe: bool = True) -> dict[str, tuple[list[str], list[str]]]:
+    """Cells that one job handles together, to be longer than its start: a kind, at an NFE or at all of them.
+
+    Kinds with the same starts differ in their names alone, so one rule does for them: rule -> patterns, kinds.
+    """
+    found: dict[str, dict[str, None]] = {}
+    for made in cells(config):
+        name = made.pattern if per_nfe else made.pattern.replace("{nfe}", str(made.nfe))
+        found.setdefault(made.kind, {})[name] = None
+    rules: dict[str, tuple[list[str], list[str]]] = {}
+    for kind, names in found.items():
+        alike = next((kinds for patterns, kinds in rules.values() if patterns == list(names)), None)
+        if alike is not None:
+            alike.append(kind)
+            continue
+        free = kind if "{kind}" not in next(iter(names)) else f"learned{len(rules) - 1 if 'learned' in rules else ''}"
+        rules[free] = (list(names), [kind])
+    return rules
 
 
 def shards(config: Mapping[str, Any]) -> list[tuple[int, int]]:
     """First and last (exclusive) sample index of every shard."""
     return _ranges(config["sample"]["n"], config["sample"]["shard_size"])
+
+
+def needs_features(config: Mapping[str, Any]) -> bool:
+    """Whether a metric needs the features themselves; FID needs only their sums."""
+    return bool(config["score"]["bootstrap"]) or config["score"]["metrics"] != ["fid"]
 
 
 def network_files(config: Mapping[str, Any]) -> list[str]:
@@ -149,12 +167,15 @@ def made_from(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
     learned = ["distance", "rounds"] + ["space"] * (not trained)
     learned += ["convert"] * ("convert" in config["learned"])
     learned += ["radius"] * (not isinstance(config["learned"]["radius"], list))  # else the cell's name says it
+    sampled = model | process | {"seed": config["sample"]["seed"], "uint8": uint8_rule(config)}
+    extractor = {key: config["score"][key] for key in ("protocol", "extractor") if key in config["score"]}
     return {
         "train": model,
         "textbook": process if trained else model | process,
         "teacher": pairs,
         "fit": pairs | {key: config["learned"][key] for key in learned},
-        "sample": model | process | {"seed": config["sample"]["seed"], "uint8": uint8_rule(config)},
+        "sample": sampled,
+        "features": sampled | extractor | {"kept": needs_features(config)},
         "score": {"score": config["score"]},
     }[stage]
 

@@ -25,6 +25,8 @@ RESULTS = click.option(
 )
 _PRINTED = warnings.formatwarning
 CELLS = click.argument("names", metavar="CELL...", nargs=-1, required=True)
+FIRST = click.option("--first", type=click.IntRange(min=0), help="First sample index; default 0.")
+LAST = click.option("--last", type=click.IntRange(min=1), help="Index after the last sample; default the config's n.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -117,23 +119,29 @@ def fit(config: Path, names: Sequence[str], results: Path) -> None:
 @cli.command()
 @CONFIG
 @CELLS
-@click.option("--first", type=click.IntRange(min=0), help="First sample index; default 0.")
-@click.option("--last", type=click.IntRange(min=1), help="Index after the last sample; default the config's n.")
+@FIRST
+@LAST
 @RESULTS
 def sample(config: Path, names: Sequence[str], first: int | None, last: int | None, results: Path) -> None:
-    """Make the images of some cells, all of them or a range of sample indices.
+    """Make and keep the images of some cells, all of them or a range of sample indices.
 
     Example: s4s sample config/digits.yaml classical_ddim_edm_nfe4 --first 0 --last 5000
     """
-    loaded = load(config)
-    ranges = shards(loaded)
-    if first is not None or last is not None:
-        ranges = [(first or 0, last or loaded["sample"]["n"])]
-    chosen = [find_cell(loaded, name) for name in names]
-    stages, bench = _bench(loaded, results)
-    for cell in chosen:
-        for a, b in ranges:
-            click.echo(stages.sample_cell(bench, cell, a, b))
+    _shards(config, names, (first, last), results, lambda stages: stages.sample_cell)
+
+
+@cli.command()
+@CONFIG
+@CELLS
+@FIRST
+@LAST
+@RESULTS
+def features(config: Path, names: Sequence[str], first: int | None, last: int | None, results: Path) -> None:
+    """Take the features of the images of some cells; images that `s4s sample` has not kept are made and not kept.
+
+    Example: s4s features config/digits.yaml classical_ddim_edm_nfe4 --first 0 --last 5000
+    """
+    _shards(config, names, (first, last), results, lambda stages: stages.make_features)
 
 
 @cli.command()
@@ -142,7 +150,7 @@ def sample(config: Path, names: Sequence[str], first: int | None, last: int | No
 @click.option("--solver", type=click.Path(path_type=Path), help="A solver file to sample with and score instead.")
 @RESULTS
 def evaluate(config: Path, names: Sequence[str], solver: Path | None, results: Path) -> None:
-    """Score the images of some cells: FID with its full protocol.
+    """Score the images of some cells: FID with its full protocol. Features that are not there are taken first.
 
     With --solver: samples the config's model with that solver, wherever it was fitted, and scores it as any cell.
 
@@ -195,7 +203,7 @@ def figure(config: Path, results: Path) -> None:
     if loaded["learned"]["methods"]:
         choice = report.choose(files)
         made += report.draw_solvers(choice, folder / "solvers", figures / "solvers")
-        made += report.draw_samples(choice, folder / "samples", figures / "samples")
+        made += report.draw_samples(choice, folder / "features", figures / "samples")
         made += report.draw_loss(files, figures / "loss_vs_fid")
         made += report.draw_radius(files, figures / "radius") if report.has_radii(files) else []
     links = [folder / "fid.csv", *sorted((folder / "tables").glob("*.*"))]
@@ -284,6 +292,24 @@ def _each(config: Path, names: Sequence[str], results: Path, pick: Callable[[Any
     stages, bench = _bench(loaded, results)
     for cell in chosen:
         click.echo(pick(stages)(bench, cell))
+
+
+def _shards(
+    config: Path,
+    names: Sequence[str],
+    wanted: tuple[int | None, int | None],
+    results: Path,
+    pick: Callable[[Any], Callable[..., Path]],
+) -> None:
+    """Run one stage on some cells, on a range of sample indices or on all shards of the config."""
+    loaded = load(config)
+    first, last = wanted
+    ranges = shards(loaded) if first is last is None else [(first or 0, last or loaded["sample"]["n"])]
+    chosen = [find_cell(loaded, name) for name in names]
+    stages, bench = _bench(loaded, results)
+    for cell in chosen:
+        for a, b in ranges:
+            click.echo(pick(stages)(bench, cell, a, b))
 
 
 def _metrics(config: Any, results: Path) -> list[Path]:

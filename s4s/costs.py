@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import s4s
 from s4s import classical
-from s4s.cells import Cell, cells, radius_of, uint8_rule
+from s4s.cells import Cell, cells, needs_features, radius_of, shards, uint8_rule
 from s4s.distance import distance
 from s4s.family import Family, family, is_textbook
 from s4s.fit import batch_size
@@ -38,6 +38,7 @@ from s4s.teacher import BATCH
 Config = Mapping[str, Any]
 Make = Callable[[Config, Path], "list[Pass]"]
 BYTES = {"float32": 4, "tf32": 4, "float16": 2, "bfloat16": 2}
+FEATURES = {True: 64, False: 2048}  # of the digits' classifier; of Inception
 DECODE_BATCH = 8  # of s4s.models.hub, whose import takes seconds
 
 
@@ -283,11 +284,20 @@ def memory(config: Config, found: list[Pass]) -> tuple[int, int]:
 
 
 def disk(config: Config, found: list[Pass]) -> dict[str, int]:
-    """Bytes of the teacher sets and the samples, which are 8-bit images, or states where the protocol wants floats."""
+    """Bytes of the teacher sets, the sums of features, and what else is kept.
+
+    That is features if a metric needs them, and images: 8 bits, or states where the protocol wants floats.
+    """
     spec, all_cells = config["teacher"], cells(config)
     teachers = sum(cell.method == "teacher" for cell in all_cells)
     state, image = prod(found[0].shape) * 4, prod(found[-1].shape)
-    return {
+    d, samples = FEATURES[config["model"]["type"] == "digits"], len(all_cells) * config["sample"]["n"]
+    made = {
         "teacher sets": teachers * (spec["train"] + spec["validation"]) * state,
-        "samples": len(all_cells) * config["sample"]["n"] * (state if uint8_rule(config) == "none" else image),
+        "sums": len(all_cells) * len(shards(config)) * 4 * d * (d + 3),
     }
+    if needs_features(config):
+        made["features"] = samples * d * 4
+    if config["sample"]["keep_images"]:
+        made["samples"] = samples * (state if uint8_rule(config) == "none" else image)
+    return made

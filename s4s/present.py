@@ -21,7 +21,7 @@ from s4s.models.download import cache_dir
 from s4s.protocol import Protocol
 from s4s.reference import Source
 from s4s.stages.download import published
-from s4s.stages.evaluate import protocol_of
+from s4s.stages.features import protocol_of
 
 Config = Mapping[str, Any]
 PARTS = {"stable-diffusion": stable_diffusion.PARTS, "diffusers": diffusers_model.PARTS}

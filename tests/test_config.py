@@ -76,11 +76,22 @@ def test_a_teacher_for_each_student() -> None:
     assert asked.teacher_files(digits, asked.teachers(digits)[0]) == {"teacher/pairs.safetensors": (0, 1912)}
 
 
-def test_every_cell_has_its_own_name_and_group() -> None:
+def test_every_cell_has_its_own_name_and_job() -> None:
     loaded = config.load(ROOT / "config" / "digits-full.yaml")
     cells = asked.cells(loaded)
     assert len({cell.name for cell in cells}) == len(cells)
-    assert sum(map(len, asked.groups(loaded).values())) == len(cells)
+    for per_nfe in (True, False):
+        rules = asked.jobs(loaded, per_nfe=per_nfe)
+        names = {
+            pattern.format(kind=kind, nfe=cell.nfe)
+            for patterns, kinds in rules.values()
+            for kind in kinds
+            for pattern in patterns
+            for cell in cells
+            if cell.kind == kind
+        }
+        assert names == {cell.name for cell in cells}
+        assert rules["learned"][1] == ["ld3", "s4s", "s4s-alt"] and list(rules) == ["teacher", "classical", "learned"]
     assert asked.cell(loaded, cells[5].name) == cells[5]
 
 
@@ -94,7 +105,10 @@ def test_families_and_their_starts_make_cells_of_their_own() -> None:
     names += ["joint-4_ipndm3", "joint-4_dpmpp3"]
     assert [cell.name for cell in cells] == [f"{name}_edm_nfe4_seed0" for name in names]
     assert [cell.method for cell in cells] == ["s4s"] * 4 + ["s4s-alt"] + ["joint"] * 2
-    assert {cell.group for cell in cells} == {"s4s_nfe4", "s4s-pc_nfe4", "s4s-alt-ss_nfe4", "joint-4_nfe4"}
+    rules = asked.jobs(loaded)
+    assert rules["learned"] == (["{kind}_ipndm3_edm_nfe{nfe}_seed0", "{kind}_dpmpp3_edm_nfe{nfe}_seed0"],
+                                ["s4s", "s4s-pc", "joint-4"])  # fmt: skip
+    assert rules["learned2"] == (["{kind}_dpmpp2-singlestep_edm_nfe{nfe}_seed0"], ["s4s-alt-ss"])
 
 
 def test_the_published_grid_of_stable_diffusion_is_a_schedule() -> None:

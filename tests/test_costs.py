@@ -132,6 +132,11 @@ def test_disk() -> None:
     config = check(load(CONFIG))
     state, image = costs.Pass(1, 1, 1, (4, 8, 8)), costs.Pass(1, 1, 1, (3, 64, 64))
     n = len(cells(config)) * 5000
-    assert costs.disk(config, [state, image]) == {"teacher sets": 1912 * 256 * 4, "samples": n * 3 * 64 * 64}
-    config["score"]["protocol"] = "ld3-latent"  # which takes floats: states are kept
-    assert costs.disk(config, [state, image])["samples"] == n * 256 * 4
+    sums = len(cells(config)) * (64 + 64 * 65 // 2) * 8
+    found = costs.disk(config, [state, image])
+    assert found == {"teacher sets": 1912 * 256 * 4, "sums": sums, "samples": n * 3 * 64 * 64}
+    config["score"] |= {"protocol": "ld3-latent", "bootstrap": 5}  # which takes floats: states are kept
+    found = costs.disk(config, [state, image])
+    assert found["samples"] == n * 256 * 4 and found["features"] == n * 64 * 4
+    config["sample"]["keep_images"] = False
+    assert "samples" not in costs.disk(config, [state, image])

@@ -75,8 +75,8 @@ def changed(where: Path, old: str, new: str) -> str:
 def test_a_changed_value_reruns_only_what_depends_on_it(finished: Path, tmp_path: Path) -> None:
     config = changed(tmp_path, "rounds: 1", "rounds: 2")
     plan = snakemake(finished, "--configfile", config, "-n").stdout
-    assert "rule fit" in plan and "sample_s4s_nfe4" in plan
-    for untouched in ("rule train", "rule teacher", "sample_classical_nfe4", "rule textbook"):
+    assert "rule fit" in plan and "rule sample_learned" in plan and "rule features_learned" in plan
+    for untouched in ("rule train", "rule teacher", "rule sample_classical", "rule features_classical", "textbook"):
         assert untouched not in plan, untouched
     again = snakemake(finished, "--configfile", str(TINY))
     assert "Nothing to be done" in again.stdout + again.stderr, "a dry run of another config leaves no trace"
@@ -154,7 +154,7 @@ def test_truncated_files_are_one_line(finished: Path, tmp_path: Path, victim: st
     path = tmp_path / "results" / "tiny" / victim
     path = next(path.glob("*.npz")) if path.is_dir() else path
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    command = "evaluate" if victim.startswith("samples") else "sample"
+    command = "features" if victim.startswith("samples") else "sample"
     refused = s4s(tmp_path, command, str(TINY), S4S_ALT)
     assert refused.returncode == 1
     assert refused.stderr.strip().splitlines()[-1].startswith("s4s: ") and "Traceback" not in refused.stderr

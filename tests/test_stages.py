@@ -20,7 +20,6 @@ from s4s import config
 from s4s.cells import cell, cells, teacher_files, teachers
 from s4s.files import sha256
 from s4s.stages import Bench, download_model, evaluate_cell, fit_cell, make_teacher, sample_cell, train_network
-from s4s.stages.evaluate import blocks
 from s4s.stages.fit import distance_of
 from s4s.stages.teacher import teacher_pairs
 
@@ -140,12 +139,6 @@ def test_results_of_other_weights_are_refused(world: tuple[Path, str]) -> None:
     made["model"]["dtype"] = "bfloat16"
     with pytest.raises(s4s.Error, match=r"made from another config \(model.dtype = None there, 'bfloat16' in this one"):
         _ = bench_of(made).model
-
-
-def test_blocks_do_not_depend_on_shards() -> None:
-    x = torch.arange(23)
-    for sizes in ([23], [4, 19], [1] * 23, [10, 10, 3]):
-        assert [b.tolist() for b in blocks(x.split(sizes), 5)] == [b.tolist() for b in x.split(5)]
 
 
 def test_latent_fits_may_compare_images(world: tuple[Path, str]) -> None:

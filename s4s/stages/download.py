@@ -22,7 +22,7 @@ from s4s.models import captions, convert, hub, ldm, ldm_convert, stable_diffusio
 from s4s.models.diffusers_model import PARTS
 from s4s.models.download import cache_dir, download
 from s4s.stages.bench import Bench
-from s4s.stages.evaluate import protocol_of
+from s4s.stages.features import protocol_of
 from s4s.stages.files import write_json
 
 MAX_MEMBER_BYTES = 16 << 30

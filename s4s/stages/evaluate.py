@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -14,30 +14,14 @@ import torch
 from torch import Tensor
 
 from s4s import metrics, reference
-from s4s.cells import Cell, uint8_rule
-from s4s.features import Resize
+from s4s.cells import Cell
 from s4s.metrics import Moments
-from s4s.protocol import Protocol, protocol
-from s4s.reference import Source, Statistics
+from s4s.reference import Statistics
 from s4s.solver import load_solver
 from s4s.stages.bench import Bench
-from s4s.stages.files import Config, write_json
-from s4s.stages.networks import network
+from s4s.stages.features import Shard, cell_features, extractor_of, protocol_of
+from s4s.stages.files import write_json
 from s4s.stages.provenance import provenance
-from s4s.stages.sample import read_facts, read_samples
-
-
-def protocol_of(config: Config, plan: str = "none") -> Protocol:
-    """The protocol of a config, its changes on record; ``plan`` is the model's class plan."""
-    score = config["score"]
-    changes: dict[str, Any] = {"seed": config["sample"]["seed"], "uint8": uint8_rule(config), "classes": plan}
-    if "reference" in score:
-        known = protocol(score["protocol"], score.get("data")).reference
-        given = dict(score["reference"]) | {"note": known.note if known else ""}
-        changes["reference"] = Source(**given | ({"resize": Resize(**given["resize"])} if "resize" in given else {}))
-    if "extractor" in score:
-        changes |= {"extractor": score["extractor"]["name"], "layer": score["extractor"]["layer"], "weights": None}
-    return protocol(score["protocol"], score.get("data"), **changes)
 
 
 class Scorer:
@@ -46,16 +30,9 @@ class Scorer:
     def __init__(self, bench: Bench, plan: str) -> None:
         self.bench, score = bench, bench.config["score"]
         self.protocol = protocol_of(bench.config, plan)
-        self.extract = self.protocol.build(self._weights())
+        self.extract = extractor_of(bench)
         self.metrics = score["metrics"]
         self.found, self.real = self._reference()
-
-    def _weights(self) -> Path | None:
-        if self.protocol.extractor == "digits" and self.bench.trained:
-            network(self.bench, "features")  # which checks that it is of this config
-            return self.bench.folder.model("features")
-        given = self.bench.config["score"].get("extractor", {}).get("weights")
-        return None if given is None else Path(given)
 
     def _reference(self) -> tuple[Statistics, Tensor | None]:
         """Statistics of the reference and, where images are at hand and wanted, their features."""
@@ -71,19 +48,14 @@ class Scorer:
         record = {"kind": source.kind, "where": source.where, "images_sha256": content.hexdigest()}
         return Statistics(moments.mean, moments.covariance, moments.count, record), real
 
-    def features(self, shards: Iterable[Tensor]) -> Tensor:
-        """Features [n, d] of samples in shards: the same as of all of them at once."""
-        return torch.cat([self.extract(self._pixels(block)) for block in blocks(shards, self.extract.chunk)])
-
-    def _pixels(self, samples: Tensor) -> Tensor:
-        if samples.dtype == torch.uint8:
-            return self.protocol.resize.batch(samples)
-        with torch.no_grad():
-            return self.protocol.images(self.bench.model.decode(samples.to(self.bench.device))).cpu()
-
-    def scores(self, features: Tensor) -> dict[str, Any]:
-        """What the config asks for, by name."""
-        made: dict[str, Any] = {"fid": metrics.frechet(Moments.of(features), self.found)}
+    def scores(self, shards: Sequence[Shard]) -> dict[str, Any]:
+        """What the config asks for, by name; only a FID can do without the features."""
+        moments = Moments.merge(shard.moments for shard in shards)
+        made: dict[str, Any] = {"fid": metrics.frechet(moments, self.found)}
+        kept = [shard.features for shard in shards if shard.features is not None]
+        if not kept:
+            return made
+        features = torch.cat(kept)
         if self.real is not None and "kid" in self.metrics:
             size = min(1000, len(features), len(self.real))
             made |= metrics.kid(features, self.real, size=size) | {"kid_subset_size": size}
@@ -111,35 +83,25 @@ class Scorer:
 
 def evaluate_cell(bench: Bench, cell: Cell) -> Path:
     """Score a cell's samples and write its metrics with the full protocol."""
-    folder, facts = bench.folder, read_facts(bench, cell)
+    folder, shards = bench.folder, cell_features(bench, cell)
+    facts = [shard.facts for shard in shards]
     model = facts[0]["model"]
     scorer = _scorer(bench, (model.get("classes") or {"plan": "none"})["plan"])
-    features = scorer.features(read_samples(bench, cell))
+    count = sum(shard.moments.count for shard in shards)
     spent = json.loads(folder.fit(cell).read_text()) if cell.learned else {}
     family = load_solver(folder.solver(cell)).provenance.get("family", "")
     order = cell.order or cell.options.get("order")
     head = {"cell": cell.name, "benchmark": bench.config["benchmark"], "method": cell.method, "solver": cell.start,
             "schedule": cell.schedule, "family": family, "order": order, "nfe": cell.nfe,
-            "seed": cell.seed, **scorer.scores(features), "fid_label": scorer.protocol.label(len(features)),
-            "n_samples": len(features), "val_loss": spent.get("val_loss"), "fit_seconds": spent.get("seconds"),
+            "seed": cell.seed, **scorer.scores(shards), "fid_label": scorer.protocol.label(count),
+            "n_samples": count, "val_loss": spent.get("val_loss"), "fit_seconds": spent.get("seconds"),
             "fit_nfe": spent.get("evaluations"), "sample_seconds": sum(f["seconds"] for f in facts)}  # fmt: skip
     if cell.radius is not None:
         head |= {"radius": cell.radius, "relaxed_loss": spent.get("relaxed_loss")}
-    record = {"protocol": scorer.record(facts[0], len(features)),
+    record = {"protocol": scorer.record(facts[0], count),
               "provenance": provenance(bench, cell, model, facts[0]["device"])}  # fmt: skip
     write_json(folder.metrics(cell), head | record)
     return folder.metrics(cell)
-
-
-def blocks(shards: Iterable[Tensor], size: int) -> Iterator[Tensor]:
-    """All samples, ``size`` at a time whatever the shards; the last piece may have fewer."""
-    rest: list[Tensor] = []
-    for shard in shards:
-        held = torch.cat([*rest, shard])
-        whole = len(held) - len(held) % size
-        yield from held[:whole].split(size) if whole else []
-        rest = [held[whole:]]
-    yield from (part for part in rest if len(part))
 
 
 @lru_cache(maxsize=1)

@@ -41,6 +41,9 @@ class Folder:
     def samples(self, cell: Cell, first: int, last: int) -> Path:
         return self.root / "samples" / cell.name / f"{first:06d}-{last:06d}.npz"
 
+    def features(self, cell: Cell, first: int, last: int) -> Path:
+        return self.root / "features" / cell.name / f"{first:06d}-{last:06d}.npz"
+
     def metrics(self, cell: Cell) -> Path:
         return self.root / "metrics" / f"{cell.name}.json"
 

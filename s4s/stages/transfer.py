@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from s4s.cells import Cell, shards, uint8_rule
+from s4s.cells import Cell, shards
 from s4s.errors import Error
 from s4s.files import sha256
 from s4s.solver import Solver, load_solver
 from s4s.stages.bench import Bench
 from s4s.stages.evaluate import Scorer
+from s4s.stages.features import Shard, shard_of
 from s4s.stages.files import write_json
 from s4s.stages.provenance import provenance
-from s4s.stages.sample import _images
-from s4s.teacher import generate
+from s4s.stages.sample import Samples, draw
 
 NEAR = 0.01  # relative; how far a solver's levels may lie outside the model's
 
@@ -38,7 +34,8 @@ def evaluate_solver(bench: Bench, path: Path) -> tuple[Path, dict[str, Any]]:
     model = bench.model.facts_of(range(bench.config["sample"]["n"]))
     scorer = Scorer(bench, (model.get("classes") or {"plan": "none"})["plan"])
     started = time.perf_counter()
-    features = scorer.features(_samples(bench, solver))
+    made_of = _shards(bench, solver)
+    count = sum(shard.moments.count for shard in made_of)
     seconds, digest = time.perf_counter() - started, sha256(path)
     ends = [bench.process.sigma_max, bench.process.sigma_min]
     made = {
@@ -48,11 +45,11 @@ def evaluate_solver(bench: Bench, path: Path) -> tuple[Path, dict[str, Any]]:
         "solver_provenance": dict(solver.provenance),
         "benchmark": bench.config["benchmark"],
         "nfe": solver.nfe,
-        **scorer.scores(features),
-        "fid_label": scorer.protocol.label(len(features)),
-        "n_samples": len(features),
+        **scorer.scores(made_of),
+        "fid_label": scorer.protocol.label(count),
+        "n_samples": count,
         "seconds": seconds,
-        "protocol": scorer.record({"model": model, "sigma_range": ends}, len(features)),
+        "protocol": scorer.record({"model": model, "sigma_range": ends}, count),
         "provenance": provenance(bench, _cell(solver), model, bench.device_name),
     }
     out = bench.folder.root / "transfers" / f"{path.stem}-{digest[:8]}.json"
@@ -69,13 +66,11 @@ def _require_levels(bench: Bench, solver: Solver, path: Path) -> None:
                     f"config has {ends}: fit a solver on that range")  # fmt: skip
 
 
-def _samples(bench: Bench, solver: Solver) -> Iterator[Tensor]:
-    """What the sample stage would write, a shard at a time: 8-bit images, or last states where scoring decodes."""
-    rule = uint8_rule(bench.config)
-    for first, last in shards(bench.config):
-        x = generate(solver, bench.denoiser, range(first, last), bench.model.shape, bench.config["sample"]["seed"],
-                     batch=bench.batch, device=bench.device, progress=f"{solver.name} {first}-{last}")  # fmt: skip
-        yield x.float().cpu() if rule == "none" else torch.from_numpy(_images(bench, x, rule))
+def _shards(bench: Bench, solver: Solver) -> list[Shard]:
+    """What the features stage would write."""
+    parts = ((first, draw(bench, solver, first, last, f"{solver.name} {first}-{last}"))
+             for first, last in shards(bench.config))  # fmt: skip
+    return [shard_of(bench, Samples(*drawn, {}), first) for first, drawn in parts]
 
 
 def _cell(solver: Solver) -> Cell:

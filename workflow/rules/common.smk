@@ -22,10 +22,11 @@ except Error as error:
 
 FOLDER = f"results/{CONFIG['benchmark']}"
 CELLS = {cell.name: cell for cell in asked.cells(CONFIG)}
-GROUPS = {group: [cell.name for cell in cells] for group, cells in asked.groups(CONFIG).items()}
+JOBS, SCORED = asked.jobs(CONFIG), asked.jobs(CONFIG, per_nfe=asked.needs_features(CONFIG))
 FIXED = [name for name, cell in CELLS.items() if not cell.learned]
 LEARNED = [name for name, cell in CELLS.items() if cell.learned]
-SHARDS = asked.shards(CONFIG)
+SHARDS = [f"{first:06d}-{last:06d}" for first, last in asked.shards(CONFIG)]
+KEEP = CONFIG["sample"]["keep_images"]
 TRAINED = CONFIG["model"]["type"] == "digits"
 GPU = 0 if TRAINED else 1
 NETWORK = [f"{FOLDER}/{name}" for name in asked.network_files(CONFIG)]
@@ -67,6 +68,33 @@ def teacher_set(wildcards):
     return [f"{FOLDER}/{name}" for name in files]
 
 
+def teacher_shard(wildcards):
+    """Options that name a shard of a teacher's samples."""
+    for cell in asked.teachers(CONFIG):
+        files = asked.teacher_files(CONFIG, cell)
+        if shard := files.get(f"teacher/{wildcards.part}.safetensors"):
+            return f"--nfe {cell.nfe} --first {shard[0]}"
+    raise WorkflowError(f"no teacher of {CONFIG['benchmark']} has a shard {wildcards.part}")
+
+
+def log_of(rule, patterns):
+    """Name of a job's log, with the wildcards of its cells."""
+    return f"{'{kind}' if '{kind}' in patterns[0] else rule}{'_nfe{nfe}' if '{nfe}' in patterns[0] else ''}"
+
+
+def cells_of(patterns):
+    """Names of the cells of a job, by its wildcards."""
+    return lambda wildcards: [pattern.format(**wildcards) for pattern in patterns]
+
+
+def range_of(wildcards):
+    """Options that name a shard of samples."""
+    first, last = map(int, wildcards.shard.split("-"))
+    return f"--first {first} --last {last}"
+
+
 wildcard_constraints:
     network="denoiser|features|perceptual",
     cell="|".join(LEARNED) or "none",
+    nfe=r"\d+",
+    shard=r"\d+-\d+",

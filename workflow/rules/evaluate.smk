@@ -1,24 +1,27 @@
-for group, names in GROUPS.items():
+# One job scores all cells of a method; with metrics that take minutes a cell, those of one NFE.
+for of, (patterns, kinds) in SCORED.items():
 
     rule:
         name:
-            f"evaluate_{group}"
+            f"evaluate_{of}"
         input:
             f"{FOLDER}/models/features.safetensors" if TRAINED else NETWORK,
-            [f"{FOLDER}/samples/{name}/{first:06d}-{last:06d}.npz" for name in names for first, last in SHARDS],
+            expand(f"{FOLDER}/features/{{cell}}/{{shard}}.npz", cell=patterns, shard=SHARDS),
         output:
-            expand(f"{FOLDER}/metrics/{{cell}}.json", cell=names),
+            expand(f"{FOLDER}/metrics/{{cell}}.json", cell=patterns),
         log:
-            f"logs/{CONFIG['benchmark']}/evaluate/{group}.log",
+            f"logs/{CONFIG['benchmark']}/evaluate/{log_of(of, patterns)}.log",
         benchmark:
-            f"logs/{CONFIG['benchmark']}/evaluate/{group}.tsv"
+            f"logs/{CONFIG['benchmark']}/evaluate/{log_of(of, patterns)}.tsv"
+        wildcard_constraints:
+            kind="|".join(kinds),
         conda:
             "../../environment.yml"
         resources:
             gpu=GPU,
         params:
             config=CONFIG_FILE,
-            cells=names,
+            cells=cells_of(patterns),
             depends_on=depends_on("score"),
         shell:
             "s4s evaluate {params.config} {params.cells} > {log} 2>&1"

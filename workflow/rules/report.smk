@@ -25,7 +25,7 @@ rule figure:
         f"{FOLDER}/fid.csv",
         expand(f"{FOLDER}/tables/{{table}}.md", table=["fid", "summary"]),
         expand(f"{FOLDER}/solvers/{{cell}}.json", cell=list(CELLS)),
-        [f"{FOLDER}/samples/{name}/{first:06d}-{last:06d}.npz" for name in CELLS for first, last in SHARDS[:1]],
+        expand(f"{FOLDER}/features/{{cell}}/{SHARDS[0]}.npz", cell=list(CELLS)),
     output:
         f"{FOLDER}/figures/fid_vs_nfe.png",
         f"{FOLDER}/report.html",

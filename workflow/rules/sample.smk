@@ -1,28 +1,59 @@
-# One job samples one shard of every cell of a group: many cells, so that a job is longer than its start.
-for group, names in GROUPS.items():
-    for first, last in SHARDS:
+# One job samples one shard of a method at an NFE: many cells, so that a job is longer than its start. Without
+# `keep_images` nothing is sampled here: the features' jobs make the images and keep only what is asked of them.
+for of, (patterns, kinds) in JOBS.items():
+
+    if KEEP:
 
         rule:
             name:
-                f"sample_{group}_{first}"
+                f"sample_{of}"
             input:
                 NETWORK,
-                expand(f"{FOLDER}/solvers/{{cell}}.json", cell=names),
+                expand(f"{FOLDER}/solvers/{{cell}}.json", cell=patterns),
             output:
-                expand(f"{FOLDER}/samples/{{cell}}/{first:06d}-{last:06d}.npz", cell=names),
+                expand(f"{FOLDER}/samples/{{cell}}/{{{{shard}}}}.npz", cell=patterns),
             log:
-                f"logs/{CONFIG['benchmark']}/sample/{group}-{first}.log",
+                f"logs/{CONFIG['benchmark']}/sample/{log_of(of, patterns)}-{{shard}}.log",
             benchmark:
-                f"logs/{CONFIG['benchmark']}/sample/{group}-{first}.tsv"
+                f"logs/{CONFIG['benchmark']}/sample/{log_of(of, patterns)}-{{shard}}.tsv"
+            wildcard_constraints:
+                kind="|".join(kinds),
             conda:
                 "../../environment.yml"
             resources:
                 gpu=GPU,
             params:
                 config=CONFIG_FILE,
-                cells=names,
-                first=first,
-                last=last,
+                cells=cells_of(patterns),
+                range=range_of,
                 depends_on=depends_on("sample"),
             shell:
-                "s4s sample {params.config} {params.cells} --first {params.first} --last {params.last} > {log} 2>&1"
+                "s4s sample {params.config} {params.cells} {params.range} > {log} 2>&1"
+
+    rule:
+        name:
+            f"features_{of}"
+        input:
+            NETWORK,
+            f"{FOLDER}/models/features.safetensors" if TRAINED else [],
+            expand(f"{FOLDER}/solvers/{{cell}}.json", cell=patterns),
+            expand(f"{FOLDER}/samples/{{cell}}/{{{{shard}}}}.npz", cell=patterns) if KEEP else [],
+        output:
+            expand(f"{FOLDER}/features/{{cell}}/{{{{shard}}}}.npz", cell=patterns),
+        log:
+            f"logs/{CONFIG['benchmark']}/features/{log_of(of, patterns)}-{{shard}}.log",
+        benchmark:
+            f"logs/{CONFIG['benchmark']}/features/{log_of(of, patterns)}-{{shard}}.tsv"
+        wildcard_constraints:
+            kind="|".join(kinds),
+        conda:
+            "../../environment.yml"
+        resources:
+            gpu=GPU,
+        params:
+            config=CONFIG_FILE,
+            cells=cells_of(patterns),
+            range=range_of,
+            depends_on=depends_on("features"),
+        shell:
+            "s4s features {params.config} {params.cells} {params.range} > {log} 2>&1"
