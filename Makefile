@@ -8,10 +8,10 @@ IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 UV := uv==0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test lint golden bench format lock clean
+.PHONY: help setup reproduce test lint test-slurm test-kills golden bench format lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo "  ARGS=\"...\" adds options to the command a target runs; PYTHON=python3.12 names another interpreter."
 
 setup: $(STAMP) ## install the pinned environment into .venv (first time: about 4 minutes, 6 GB)
@@ -28,6 +28,12 @@ lint: $(STAMP) ## check style, types and workflow only
 	$(IN_VENV) mypy
 	$(IN_VENV) snakefmt --check Snakefile workflow
 	$(IN_VENV) snakemake --lint
+
+test-slurm: $(STAMP) ## run the tests of broken runs, and those on a SLURM started here (Debian, root; else skipped, saying why)
+	$(IN_VENV) tests/slurm/run.sh $(ARGS)
+
+test-kills: $(STAMP) ## kill a small run 200 times at random; ARGS=20 for as many
+	$(IN_VENV) OMP_NUM_THREADS=1 python tests/kills.py $(ARGS)
 
 golden: $(STAMP) ## compare with the official solver implementations' numbers in DIR
 	@test -d "$(DIR)" || { echo "make golden: name the folder of golden files, as in: make golden DIR=golden" >&2; exit 2; }

@@ -206,7 +206,7 @@ def figure(config: Path, results: Path) -> None:
         made += report.draw_samples(choice, folder / "features", figures / "samples")
         made += report.draw_loss(files, figures / "loss_vs_fid")
         made += report.draw_radius(files, figures / "radius") if report.has_radii(files) else []
-    links = [folder / "fid.csv", *sorted((folder / "tables").glob("*.*"))]
+    links = [folder / "fid.csv", *sorted((folder / "tables").glob("[!.]*.*"))]
     report.write_report(files, [path for path in made if path.suffix == ".png"], folder / "report.html", links)
     for path in [*made, folder / "report.html"]:
         click.echo(path)

@@ -113,6 +113,7 @@ def test_samples_are_found_in_shards_and_channel_first(tmp_path: Path) -> None:
     for i, shard in enumerate(("000000-000002", "000002-000004")):
         (tmp_path / "sharded").mkdir(exist_ok=True)
         np.savez(tmp_path / "sharded" / f"{shard}.npz", images=images[:, None] + i)
+    (tmp_path / "sharded" / ".000000-000002.left.npz").write_bytes(b"half a fi")
     assert (read_images(samples_file(tmp_path, "single")) == images).all()
     assert (read_images(samples_file(tmp_path, "sharded"))[..., 0] == images).all()
     with pytest.raises(Error, match=r"absent\.npz: cannot read the samples"):

@@ -52,8 +52,11 @@ def read_images(path: Path) -> Images:
 
 
 def samples_file(directory: Path, cell: str) -> Path:
-    """Where the first samples of a cell are: the first shard in the folder ``<cell>``, or ``<cell>.npz``."""
-    return min((directory / cell).glob("*.npz"), default=directory / f"{cell}.npz")
+    """Where the first samples of a cell are: the first shard in the folder ``<cell>``, or ``<cell>.npz``.
+
+    Names that begin with a dot are what killed jobs left half written.
+    """
+    return min((directory / cell).glob("[!.]*.npz"), default=directory / f"{cell}.npz")
 
 
 def draw_samples(choice: Choice, directory: Path, stem: Path, columns: int = 12) -> list[Path]:

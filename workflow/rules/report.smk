@@ -1,3 +1,10 @@
+# On a cluster these run where Snakemake does: they take seconds.
+localrules:
+    all,
+    table,
+    figure,
+
+
 rule table:
     input:
         expand(f"{FOLDER}/metrics/{{cell}}.json", cell=list(CELLS)),

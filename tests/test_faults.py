@@ -1,0 +1,129 @@
+"""What breaks on the way, on one machine: every run ends with the same solvers, scores and table as an unbroken one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from broken import Run, wait_for
+from broken import again as again
+from broken import unbroken as unbroken
+
+
+@pytest.fixture
+def small_disk(again: Run) -> Iterator[Run]:
+    """The same with its results on a disk of their own, 8 MB of memory."""
+    kept = again.results.rename(again.folder / "kept")
+    again.results.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(again.results)]
+    done = subprocess.run(mount, capture_output=True, text=True) if os.geteuid() == 0 else None
+    if done is None or done.returncode:
+        pytest.skip(f"needs to mount a disk: {done.stderr.strip() if done else 'not root'}")
+    shutil.copytree(kept, again.results, dirs_exist_ok=True)
+    yield again
+    subprocess.run(["umount", "-l", str(again.results)], check=True)
+
+
+def fill(folder: Path, left: int) -> Path:
+    """A file that leaves so many bytes of a disk."""
+    path = folder / "filler"
+    with suppress(OSError), path.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    os.truncate(path, path.stat().st_size - left)
+    return path
+
+
+def test_a_job_killed_while_it_writes(unbroken: Run, again: Run) -> None:
+    status, output = again(fault="kill:solvers/s4s")
+    assert status != 0 and "Exiting because a job execution failed" in output, output
+    assert list(again.results.glob("solvers/.*")), "half of a file, under a name of its own"
+    again.marker.unlink()
+    status, output = again("--retries", "1", fault="kill:features/s4s")
+    assert status == 0 and "Trying to restart" in output, output
+    assert again.made() == unbroken.made()
+
+
+def test_a_second_snakemake_is_refused_and_a_killed_one_leaves_its_lock(unbroken: Run, again: Run) -> None:
+    first = again.start(fault="hang:solvers/s4s")
+    wait_for(again.marker.exists, first)
+    for _ in "ab":  # while the first one runs, and when it is dead
+        status, output = again(output="second")
+        assert status != 0 and "LockException" in output and "--unlock" in output, output
+        first.kill()
+        first.wait()
+    assert again("--unlock", output="second")[0] == 0
+    again.finish(output="second")
+    assert again.made() == unbroken.made()
+    solver = next(again.results.glob("solvers/s4s_*"))
+    before = solver.stat().st_ino
+    again.marker.with_name("go").touch()  # the job of the dead run was still there, and ends now
+    while solver.stat().st_ino == before:
+        time.sleep(0.1)
+    assert again.made() == unbroken.made()
+    again.finish()
+    assert again.made() == unbroken.made()
+
+
+@pytest.mark.parametrize(("left", "where"), [(8192, "features/s4s_*/"), (0, "solvers/s4s_")])
+def test_a_full_disk(unbroken: Run, small_disk: Run, left: int, where: str) -> None:
+    run = small_disk
+    if where == "features/s4s_*/":
+        run.finish()
+        run.forget("features/s4s_*/*", "metrics/s4s_*", "fid.csv")
+    filler = fill(run.results, left)
+    status, output = run()
+    said = [line for line in output.splitlines() if "No space left on device" in line]
+    assert status != 0 and said and all(line.strip().startswith("s4s: results/faults/") for line in said), output
+    assert not list(run.results.glob(f"{where}*"))
+    assert not list(run.results.rglob(".*")), "what was half written is gone"
+    filler.unlink()
+    run.finish()
+    assert run.made() == unbroken.made()
+
+
+def test_results_that_cannot_be_written(unbroken: Run, small_disk: Run) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk.results)], check=True)
+    status, output = small_disk()
+    assert status != 0 and "Read-only file system" in output, output
+    assert "Traceback" not in output, output
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk.results)], check=True)
+    small_disk.finish()
+    assert small_disk.made() == unbroken.made()
+
+
+@pytest.mark.parametrize(("victim", "message"), [
+    ("features/s4s_*/000060-*", ""),
+    ("teacher/000000-*", "cannot read the teacher set"),
+    ("models/denoiser*", "cannot read the weights"),
+])  # fmt: skip
+def test_a_truncated_file_left_behind(unbroken: Run, tmp_path: Path, victim: str, message: str) -> None:
+    run = unbroken.copy(tmp_path / "again")
+    (path,) = run.results.glob(victim)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    if message:
+        status, output = run()
+        assert status != 0 and f"{path.relative_to(run.folder)}: " in output and message in output, output
+        path.unlink()
+    run.finish()
+    assert run.made() == unbroken.made()
+
+
+def test_clocks_that_differ(unbroken: Run, again: Run) -> None:
+    """Files of a machine whose clock is a day ahead, and of one a day behind."""
+    now = time.time()
+    for path in again.results.rglob("*"):
+        if path.is_file() and ("models" in path.parts or "teacher" in path.parts):
+            os.utime(path, (now, now + 86400 * (1 if "denoiser" in path.name else -1)))
+    again.finish()
+    assert again.made() == unbroken.made()
+    for path in again.results.glob("features/**/*.npz"):
+        os.utime(path, (now, now + 86400))
+    again.finish()
+    assert again.made() == unbroken.made()
