@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import os
 import shutil
@@ -92,9 +93,13 @@ class Run:
 
 @pytest.fixture(scope="session")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run to its end."""
-    run = Run(tmp_path_factory.mktemp("unbroken"))
-    run.finish()
+    """A run to its end, made by the first of several test processes."""
+    folder = tmp_path_factory.getbasetemp()
+    run = Run((folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "unbroken")
+    run.folder.mkdir(exist_ok=True)
+    with (run.folder / "made").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run.finish()
     return run
 
 

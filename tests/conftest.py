@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from broken import again as again
+from broken import unbroken as unbroken
 from hostile import CANARY
 
 from s4s.cli import main

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 from broken import ROOT, Run
-from broken import again as again
-from broken import unbroken as unbroken
 
 PROFILE = ("--profile", str(ROOT / "workflow" / "profiles" / "cluster-generic"), "--latency-wait", "5")
 PROGRAMS = {

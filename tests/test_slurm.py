@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 from broken import ROOT, Run, wait_for
-from broken import again as again
-from broken import unbroken as unbroken
 
 PROFILE = ("--profile", str(ROOT / "workflow" / "profiles" / "slurm"))
 QUICK = ("--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "5")
