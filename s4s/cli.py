@@ -25,8 +25,6 @@ RESULTS = click.option(
 )
 _PRINTED = warnings.formatwarning
 CELLS = click.argument("names", metavar="CELL...", nargs=-1, required=True)
-FIRST = click.option("--first", type=click.IntRange(min=0), help="First sample index; default 0.")
-LAST = click.option("--last", type=click.IntRange(min=1), help="Index after the last sample; default the config's n.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -47,8 +45,7 @@ def list_cells(config: Path) -> None:
 
     Example: s4s cells config/digits.yaml
     """
-    for cell in all_cells(load(config)):
-        click.echo(cell.name)
+    click.echo("\n".join(cell.name for cell in all_cells(load(config))))
 
 
 @cli.command()
@@ -116,32 +113,31 @@ def fit(config: Path, names: Sequence[str], results: Path) -> None:
     _each(config, names, results, lambda stages: stages.fit_cell)
 
 
+def shard_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Arguments of the commands that work on a range of samples."""
+    first = click.option("--first", type=click.IntRange(min=0), help="First sample index; default 0.")
+    last = click.option("--last", type=click.IntRange(min=1), help="Index after the last one; default the config's n.")
+    return CONFIG(CELLS(first(last(RESULTS(command)))))
+
+
 @cli.command()
-@CONFIG
-@CELLS
-@FIRST
-@LAST
-@RESULTS
-def sample(config: Path, names: Sequence[str], first: int | None, last: int | None, results: Path) -> None:
+@shard_options
+def sample(**asked: Any) -> None:
     """Make and keep the images of some cells, all of them or a range of sample indices.
 
     Example: s4s sample config/digits.yaml classical_ddim_edm_nfe4 --first 0 --last 5000
     """
-    _shards(config, names, (first, last), results, lambda stages: stages.sample_cell)
+    _shards(lambda stages: stages.sample_cell, **asked)
 
 
 @cli.command()
-@CONFIG
-@CELLS
-@FIRST
-@LAST
-@RESULTS
-def features(config: Path, names: Sequence[str], first: int | None, last: int | None, results: Path) -> None:
+@shard_options
+def features(**asked: Any) -> None:
     """Take the features of the images of some cells; images that `s4s sample` has not kept are made and not kept.
 
     Example: s4s features config/digits.yaml classical_ddim_edm_nfe4 --first 0 --last 5000
     """
-    _shards(config, names, (first, last), results, lambda stages: stages.make_features)
+    _shards(lambda stages: stages.make_features, **asked)
 
 
 @cli.command()
@@ -295,15 +291,15 @@ def _each(config: Path, names: Sequence[str], results: Path, pick: Callable[[Any
 
 
 def _shards(
+    pick: Callable[[Any], Callable[..., Path]],
     config: Path,
     names: Sequence[str],
-    wanted: tuple[int | None, int | None],
+    first: int | None,
+    last: int | None,
     results: Path,
-    pick: Callable[[Any], Callable[..., Path]],
 ) -> None:
     """Run one stage on some cells, on a range of sample indices or on all shards of the config."""
     loaded = load(config)
-    first, last = wanted
     ranges = shards(loaded) if first is last is None else [(first or 0, last or loaded["sample"]["n"])]
     chosen = [find_cell(loaded, name) for name in names]
     stages, bench = _bench(loaded, results)
