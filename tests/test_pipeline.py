@@ -62,6 +62,7 @@ def test_a_run_ends_with_every_result(finished: Path) -> None:
 def test_a_second_run_does_nothing(finished: Path) -> None:
     again = snakemake(finished, "--configfile", str(TINY))
     assert "Nothing to be done" in again.stdout + again.stderr
+    assert "workflow specific profile" in again.stderr and "profiles/default" in again.stderr, "it is found unasked"
 
 
 def changed(where: Path, old: str, new: str) -> str:

@@ -35,6 +35,7 @@ def test_a_cluster_makes_what_this_machine_makes(unbroken: Run, tmp_path: Path) 
 
 
 def test_cancelled_late_drained_and_orphaned_jobs(unbroken: Run, again: Run) -> None:
+    again.forget("features/classical_*/*", "metrics/classical_*")
     first = again.start(*PROFILE, *QUICK, fault="hang:features/classical")
     wait_for(again.marker.exists, first)
     first.kill()  # and its jobs stay in the queue
@@ -45,20 +46,22 @@ def test_cancelled_late_drained_and_orphaned_jobs(unbroken: Run, again: Run) -> 
     slurm("scancel", *jobs())
     assert again("--unlock")[0] == 0
     again.marker.unlink()
+    for path in again.results.glob("solvers/s4s_*"):
+        path.unlink()
 
+    (node,) = set(slurm("sinfo", "-h", "-N", "-o", "%N").split())
+    slurm("scontrol", "update", f"nodename={node}", "state=drain", "reason=test")
     # A minute for the fit, which hangs the first time; two minutes the second time.
     limits = ("--set-resources", "fit:runtime=attempt", "--default-resources", "runtime=9", "mem_mb=500 * attempt")
     second = again.start(*PROFILE, *QUICK, *limits, fault="hang:solvers/s4s")
     said = lambda text: text in (again.folder / "output").read_text()
-    wait_for(again.marker.exists, second)
-    (node,) = set(slurm("sinfo", "-h", "-N", "-o", "%N").split())
-    slurm("scontrol", "update", f"nodename={node}", "state=drain", "reason=test")
-    wait_for(lambda: jobs("features"), second)
+    wait_for(lambda: len(jobs()) >= 2, second)
+    assert slurm("squeue", "-h", "-t", "R") == "", "jobs wait for the node"
     slurm("scancel", jobs("features")[0])
     wait_for(lambda: said("CANCELLED"), second)
     slurm("scontrol", "update", f"nodename={node}", "state=resume")
     assert second.wait() == 0, (again.folder / "output").read_text()
-    assert said("TIMEOUT") and said("Trying to restart")
+    assert said("TIMEOUT") and said("Trying to restart") and again.marker.exists()
     assert again.made() == unbroken.made()
 
 
