@@ -12,19 +12,15 @@ from typing import Any
 import click
 
 from s4s import __version__
-from s4s.cells import Cell, shards, teacher_files, teachers
+from s4s.cells import Cell, teacher_files, teachers
 from s4s.cells import cell as find_cell
 from s4s.cells import cells as all_cells
 from s4s.cli_import import import_
+from s4s.cli_shards import CELLS, CONFIG, RESULTS, features, open_bench, sample
 from s4s.config import load
 from s4s.errors import Error, Notice
 
-CONFIG = click.argument("config", type=click.Path(path_type=Path))
-RESULTS = click.option(
-    "--results", default="results", show_default=True, type=click.Path(path_type=Path), help="Folder of all results."
-)
 _PRINTED = warnings.formatwarning
-CELLS = click.argument("names", metavar="CELL...", nargs=-1, required=True)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -57,7 +53,7 @@ def train(config: Path, network: str, results: Path) -> None:
 
     Example: s4s train config/digits.yaml denoiser
     """
-    stages, bench = _bench(load(config), results)
+    stages, bench = open_bench(load(config), results)
     click.echo(stages.train_network(bench, network))
 
 
@@ -73,7 +69,7 @@ def download(config: Path, results: Path, offline: bool) -> None:
 
     Example: s4s download config/cifar10.yaml
     """
-    stages, bench = _bench(load(config), results)
+    stages, bench = open_bench(load(config), results)
     click.echo(stages.download_model(bench, offline=offline))
 
 
@@ -96,7 +92,7 @@ def teacher(config: Path, results: Path, nfe: int | None, first: int | None) -> 
     ]
     if not jobs:
         raise Error(f"{config}: no teacher has {nfe or 'any'} evaluations and a shard that starts at {first or 0}")
-    stages, bench = _bench(loaded, results)
+    stages, bench = open_bench(loaded, results)
     for cell, a, b in jobs:
         click.echo(stages.make_teacher(bench, cell, a, b))
 
@@ -111,33 +107,6 @@ def fit(config: Path, names: Sequence[str], results: Path) -> None:
     Example: s4s fit config/digits.yaml s4s-alt_ipndm3_edm_nfe4_seed0
     """
     _each(config, names, results, lambda stages: stages.fit_cell)
-
-
-def shard_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Arguments of the commands that work on a range of samples."""
-    first = click.option("--first", type=click.IntRange(min=0), help="First sample index; default 0.")
-    last = click.option("--last", type=click.IntRange(min=1), help="Index after the last one; default the config's n.")
-    return CONFIG(CELLS(first(last(RESULTS(command)))))
-
-
-@cli.command()
-@shard_options
-def sample(**asked: Any) -> None:
-    """Make and keep the images of some cells, all of them or a range of sample indices.
-
-    Example: s4s sample config/digits.yaml classical_ddim_edm_nfe4 --first 0 --last 5000
-    """
-    _shards(lambda stages: stages.sample_cell, **asked)
-
-
-@cli.command()
-@shard_options
-def features(**asked: Any) -> None:
-    """Take the features of the images of some cells; images that `s4s sample` has not kept are made and not kept.
-
-    Example: s4s features config/digits.yaml classical_ddim_edm_nfe4 --first 0 --last 5000
-    """
-    _shards(lambda stages: stages.make_features, **asked)
 
 
 @cli.command()
@@ -159,7 +128,7 @@ def evaluate(config: Path, names: Sequence[str], solver: Path | None, results: P
     if solver is None:
         _each(config, names, results, lambda stages: stages.evaluate_cell)
         return
-    stages, bench = _bench(load(config), results)
+    stages, bench = open_bench(load(config), results)
     path, made = stages.evaluate_solver(bench, solver)
     click.echo(f"{made['solver']}  {made['nfe']} NFE  {made['fid_label']} {made['fid']:.2f}")
     click.echo(path)
@@ -240,7 +209,8 @@ def doctor(configs: Sequence[Path], results: Path, tflops: float | None) -> None
         sys.exit(1)
 
 
-cli.add_command(import_)
+for command in (import_, sample, features):
+    cli.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -270,42 +240,13 @@ def _fail(message: str) -> None:
     sys.exit(1)
 
 
-def _bench(config: Any, results: Path) -> tuple[Any, Any]:
-    """The stages and what they work on; one torch thread: results must not depend on the cores at hand."""
-    import torch
-
-    torch.set_num_threads(1)
-    torch.backends.cudnn.allow_tf32 = False  # float32 means float32: fits take differences of network outputs
-    from s4s import stages
-
-    return stages, stages.Bench(config, results)
-
-
 def _each(config: Path, names: Sequence[str], results: Path, pick: Callable[[Any], Callable[..., Path]]) -> None:
     """Run one stage on some cells, in order."""
     loaded = load(config)
     chosen: list[Cell] = [find_cell(loaded, name) for name in names]
-    stages, bench = _bench(loaded, results)
+    stages, bench = open_bench(loaded, results)
     for cell in chosen:
         click.echo(pick(stages)(bench, cell))
-
-
-def _shards(
-    pick: Callable[[Any], Callable[..., Path]],
-    config: Path,
-    names: Sequence[str],
-    first: int | None,
-    last: int | None,
-    results: Path,
-) -> None:
-    """Run one stage on some cells, on a range of sample indices or on all shards of the config."""
-    loaded = load(config)
-    ranges = shards(loaded) if first is last is None else [(first or 0, last or loaded["sample"]["n"])]
-    chosen = [find_cell(loaded, name) for name in names]
-    stages, bench = _bench(loaded, results)
-    for cell in chosen:
-        for a, b in ranges:
-            click.echo(pick(stages)(bench, cell, a, b))
 
 
 def _metrics(config: Any, results: Path) -> list[Path]:

@@ -38,4 +38,4 @@ def test_another_scheduler_makes_what_this_machine_makes(unbroken: Run, again: R
     assert again.made() == unbroken.made()
     fits = sorted(text for path in queue.glob("*.asked") if "s4s_fit" in (text := path.read_text()))
     assert len(fits) == 2 and "mem=16000mb" in fits[0] and "mem=32000mb" in fits[1], fits
-    assert "walltime=43200" in fits[0] and "walltime=86400" in fits[1] and "ngpus=0" in fits[0]
+    assert "walltime=86400" in fits[0] and "walltime=172800" in fits[1] and "ngpus=0" in fits[0]
