@@ -284,10 +284,7 @@ def memory(config: Config, found: list[Pass]) -> tuple[int, int]:
 
 
 def disk(config: Config, found: list[Pass]) -> dict[str, int]:
-    """Bytes of the teacher sets, the sums of features, and what else is kept.
-
-    That is features if a metric needs them, and images: 8 bits, or states where the protocol wants floats.
-    """
+    """Bytes of teacher sets, sums of features, and what is kept: features; images of 8 bits, or states for floats."""
     spec, all_cells = config["teacher"], cells(config)
     teachers = sum(cell.method == "teacher" for cell in all_cells)
     state, image = prod(found[0].shape) * 4, prod(found[-1].shape)

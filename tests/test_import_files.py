@@ -105,7 +105,7 @@ def test_outputs_that_cannot_be_written(refuse: Refuse, honest: bytes, tmp_path:
     (tmp_path / "file").write_text("")
     for out in ("net.pt", "folder.safetensors"):
         refuse(b"anything", "must be a file name that ends in .safetensors", out=out)
-    refuse(honest, "cannot write the network", out="file/net.safetensors")
+    refuse(honest, "file/net.json: cannot write it", out="file/net.safetensors")
 
 
 def test_a_failing_write_leaves_nothing(refuse: Refuse, honest: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,4 +114,4 @@ def test_a_failing_write_leaves_nothing(refuse: Refuse, honest: bytes, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(source, "save_file", full)
-    refuse(honest, "cannot write the network .*No space left")
+    refuse(honest, "out/net.safetensors: cannot write it .No space left")

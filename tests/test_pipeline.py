@@ -184,7 +184,7 @@ def test_errors_are_one_line(arguments: list[str], message: str, tmp_path: Path)
     [
         ("nfe: [4]", "nfe: [0]", "nfe.0: 0 is less than the minimum of 1"),
         ("nfe: [4]", "nfee: [4]", "unknown key 'nfee'; choose one of: benchmark"),
-        ("[{name: ddim}, ", "[{name: euler}, ", "'euler' is not possible; choose one of: ddim"),
+        ("[{name: ddim}", "[{name: euler}", "'euler' is not possible; choose one of: ddim"),
     ],
 )
 def test_a_typo_stops_the_workflow_before_any_work(tmp_path: Path, old: str, new: str, message: str) -> None:

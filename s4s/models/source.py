@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -66,13 +65,10 @@ def write(
         parameters: how many of the numbers were trained.
         describe: facts of the written file -> the text of the ``.json``.
     """
-    try:
-        with replacing(out.with_suffix(".json")) as record, replacing(out) as weights:
-            save_file(dict(tensors), weights, {"format": "pt"})
-            about = {"sha256": sha256(weights), "tensors": len(tensors), "parameters": parameters, "dtype": "float32"}
-            text = describe(about)
-            record.write_text(text, encoding="utf-8")
-    except (OSError, SafetensorError) as error:
-        raise Error(f"{out}: cannot write the network ({error})") from error
+    with replacing(out.with_suffix(".json")) as record, replacing(out) as weights:
+        save_file(dict(tensors), weights, {"format": "pt"})
+        about = {"sha256": sha256(weights), "tensors": len(tensors), "parameters": parameters, "dtype": "float32"}
+        text = describe(about)
+        record.write_text(text, encoding="utf-8")
     result: dict[str, Any] = json.loads(text)
     return result
