@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from s4s.errors import Error
+from s4s.report.curves import _log
 from s4s.report.data import Record, read_records
 from s4s.report.labels import METHODS, start_label
 from s4s.report.protocol import fid_name
@@ -53,8 +54,8 @@ def draw_radius(metrics_files: Iterable[Path], stem: Path) -> list[Path]:
             _draw(column[1], own, marks, ("fid",))
             column[0].set_title(start_label(*start))
             column[1].set_xlabel("radius r, in units of sigma_T")
-        panels[0, 0].set_ylabel("held-out distance to the teacher")
-        panels[1, 0].set_ylabel(fid_name(records))
+        _log(panels[0, 0], "y", "held-out distance to the teacher")
+        _log(panels[1, 0], "y", fid_name(records))
         figure.legend(handles=_legend(methods, marks), loc="upper left", bbox_to_anchor=(0.92, 0.9), handlelength=2.6)
         return save(figure, stem)
 
@@ -73,7 +74,6 @@ def _draw(axes: Axes, records: Sequence[Record], marks: dict[str, str], keys: Se
     axes.set_xticks(radii)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_yscale("log")
     axes.grid(True)
 
 
