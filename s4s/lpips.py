@@ -13,12 +13,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from s4s.distance import Distance, perceptual
 from s4s.errors import Error
-from s4s.files import replacing
+from s4s.files import write_tensors
 from s4s.models.download import cache_dir, download
 
 BLOCKS = (64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512)
@@ -109,8 +109,7 @@ def convert(path: Path, *, offline: bool = False) -> None:
         for part in ("weight", "bias"):
             state[f"convs.{i}.{part}"] = published[f"features.{layer}.{part}"].contiguous()
     _network(state, str(backbone))
-    with replacing(path) as temporary:
-        save_file(state, temporary, {"backbone_sha256": BACKBONE_SHA256, "heads_sha256": HEADS_SHA256})
+    write_tensors(path, state, {"backbone_sha256": BACKBONE_SHA256, "heads_sha256": HEADS_SHA256})
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from s4s.files import sha256
+
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "tests" / "faults" / "config.yaml"
 TIMES = ("fit_seconds", "sample_seconds")  # the columns of fid.csv that two equal runs differ in
@@ -79,7 +81,7 @@ class Run:
                 path.unlink()
 
     def made(self) -> dict[str, Any]:
-        """All that two equal runs share: solvers to the byte, statistics, scores and the table, times left out."""
+        """All that two equal runs share: networks, teacher and solvers to the byte, scores, the table; no times."""
         with (self.results / "fid.csv").open() as file:
             rows = [{key: row[key] for key in row if key not in TIMES} for row in csv.DictReader(file)]
         scores = {path.name: json.loads(path.read_text()) for path in sorted(self.results.glob("metrics/[!.]*.json"))}
@@ -88,7 +90,9 @@ class Run:
                 del score[key]
         solvers = {path.name: path.read_bytes() for path in sorted(self.results.glob("solvers/[!.]*.json"))}
         assert len(rows) == len(scores) == len(solvers) == 3
-        return {"table": rows, "scores": scores, "solvers": solvers}
+        tensors = {path.name: sha256(path) for path in sorted(self.results.glob("[mt]*/[!.]*.safetensors"))}
+        assert len(tensors) == 5, tensors
+        return {"table": rows, "scores": scores, "solvers": solvers, "tensors": tensors}
 
 
 @pytest.fixture(scope="session")

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from broken import Run
 
@@ -71,23 +73,31 @@ def broken_run(run: Run, kills: int, dice: random.Random) -> int:
             return done
 
 
+def differs(a: Any, b: Any, where: str = "") -> str:
+    """The first place where two results differ, empty if they do not."""
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+        return next((found for key in a if (found := differs(a[key], b[key], f"{where}/{key}"))), "")
+    return "" if a == b else f"{where}: {str(a)[:500]} for {str(b)[:500]}"
+
+
 def main() -> None:
     kills, seed = (*map(int, sys.argv[1:]), *(200, 0)[len(sys.argv) - 1 :])
     dice, left, started = random.Random(seed), kills, time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        unbroken = Run(Path(folder) / "unbroken")
-        unbroken.folder.mkdir()
-        unbroken.finish()
-        expected, n = unbroken.made(), 0
-        while left:
-            run = Run(Path(folder) / str(n := n + 1))
-            run.folder.mkdir()
-            done = broken_run(run, left, dice)
-            left -= done
-            assert run.made() == expected, f"run {n} ended with something else: {run.folder}"
-            print(
-                f"run {n}: {done} kills, the same results; {left} to go, {time.monotonic() - started:.0f} s", flush=True
-            )
+    folder = Path(tempfile.mkdtemp())
+    unbroken = Run(folder / "unbroken")
+    unbroken.folder.mkdir()
+    unbroken.finish()
+    expected, n = unbroken.made(), 0
+    while left:
+        run = Run(folder / str(n := n + 1))
+        run.folder.mkdir()
+        done = broken_run(run, left, dice)
+        left -= done
+        if difference := differs(run.made(), expected):
+            sys.exit(f"run {n}, {done} kills, kept in {folder}: {difference}")
+        print(f"run {n}: {done} kills, the same results; {left} to go, {time.monotonic() - started:.0f} s", flush=True)
+
+    shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from s4s.errors import Error
-from s4s.files import replacing
+from s4s.files import write_tensors
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -25,8 +24,7 @@ def save(net: nn.Module, path: Path, **record: Any) -> None:
         "record": json.dumps(record, sort_keys=True),
     }
     tensors = {key: value.contiguous() for key, value in net.state_dict().items()}
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata)
+    write_tensors(path, tensors, metadata)
 
 
 def load(path: Path, make: Callable[..., Net]) -> Net:

@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from s4s.cells import Cell, made_from, teacher_files
 from s4s.errors import Error
-from s4s.files import replacing
+from s4s.files import write_tensors
 from s4s.stages.bench import Bench
 from s4s.stages.files import expect
 from s4s.teacher import TeacherSet, generate
@@ -30,8 +29,7 @@ def make_teacher(bench: Bench, cell: Cell, first: int, last: int) -> Path:
     if conditions := {key: value for key in ("classes", "prompts") if (value := bench.model.facts.get(key))}:
         record["condition"] = conditions  # of sample i by its index, so nothing else needs to be stored
     metadata = {"record": json.dumps(record), "made_from": json.dumps(made_from(bench.config, "teacher"))}
-    with replacing(path) as temporary:
-        save_file({"y": y.cpu().contiguous()}, temporary, metadata)
+    write_tensors(path, {"y": y.cpu().contiguous()}, metadata)
     return path
 
 
