@@ -29,6 +29,10 @@ if [ ${#missing[@]} -gt 0 ]; then
     } </dev/null >"$home/log/apt.log" 2>&1 || cannot "cannot install ${missing[*]}: $(tail -n 1 "$home/log/apt.log")"
 fi
 [ ! -e /etc/slurm/slurm.conf ] || [ -L /etc/slurm/slurm.conf ] || cannot "this machine has a SLURM of its own"
+if other=$(sed -n 's/^SlurmctldPidFile=//p' /etc/slurm/slurm.conf 2>/dev/null) && [ -n "$other" ] &&
+    grep -qs '^slurmctld' "/proc/$(cat "$other" 2>/dev/null)/comm"; then
+    cannot "another SLURM of these tests is running here"
+fi
 address=$(getent ahostsv4 "$node" | awk 'NR == 1 {print $1}')
 [ -n "$address" ] || { echo "127.0.0.1 $node" >>/etc/hosts && address=127.0.0.1; }
 [[ $address == 127.* ]] || cannot "the name of this host, $node, is not a loopback address but $address"
