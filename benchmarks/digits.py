@@ -103,24 +103,22 @@ def adam(
     """
     made, d = family(start(nfe), METHODS[method].family), distance("l2")
     x_T, y = samples.x_T, samples.y
-    moving = torch.zeros_like(made.theta)
-    moving[made.columns(*{block for blocks in METHODS[method].cycle for block in blocks})] = 1
-    theta = made.theta.clone().requires_grad_(True)
-    optimiser = torch.optim.Adam([theta], lr=lr, betas=(0.9, 0.99))
+    moves = torch.cat(made.turns(METHODS[method].cycle), 1)
+    moved = made.theta.new_zeros(moves.shape[1], requires_grad=True)
+    optimiser = torch.optim.Adam([moved], lr=lr, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     draw = torch.Generator().manual_seed(seed)
 
     def validation() -> float:
         with torch.no_grad():
-            return d(s4s.sample(made.solver(theta), denoise, x_T[TRAIN:]), y[TRAIN:]).mean().item()
+            return d(s4s.sample(made.solver(made.theta + moves @ moved), denoise, x_T[TRAIN:]), y[TRAIN:]).mean().item()
 
     points, spent = [Point(0, 0.0, validation())], 0.0
     for k in range(steps):
         started = time.process_time()
         index = torch.randperm(TRAIN, generator=draw)[:batch]
-        x = s4s.sample(made.solver(theta), denoise, x_T[index], check=False)
-        (slope,) = torch.autograd.grad(d(x, y[index]).mean(), theta)
-        theta.grad = slope * moving
+        x = s4s.sample(made.solver(made.theta + moves @ moved), denoise, x_T[index], check=False)
+        (moved.grad,) = torch.autograd.grad(d(x, y[index]).mean(), moved)
         optimiser.step()
         schedule.step()
         spent += time.process_time() - started

@@ -246,15 +246,15 @@ def _block_evaluations(
     levels = grid("edm", process, classical.intervals(solver, nfe, **chosen))
     start, x = s4s.solver(solver, levels, **chosen), torch.ones(1, 2)
 
-    def of(made: Family, columns: Tensor) -> int:
-        move = lambda part: made.arrays(made.theta.index_put((columns,), part))
-        denoise = lambda x, sigma: x / (1 + sigma.reshape(-1, 1) ** 2)
-        return gauss_newton(move, made.theta[columns], denoise, distance("l2"), x * process.sigma_max, x).evaluations
+    def of(made: Family, moves: Tensor) -> int:
+        move = lambda part: made.arrays(made.theta + moves @ part)
+        denoise, here = lambda x, sigma: x / (1 + sigma.reshape(-1, 1) ** 2), moves.new_zeros(moves.shape[1])
+        return gauss_newton(move, here, denoise, distance("l2"), x * process.sigma_max, x).evaluations
 
     method, kind, order = what
     specs = phases(method, is_textbook(start), kind)
     families = [family(start, spec.family, order if spec is specs[-1] else None) for spec in specs]
-    return [[of(made, c) for c in made.turns(spec.cycle)] for made, spec in zip(families, specs, strict=True)]
+    return [[of(made, moves) for moves in made.turns(spec.cycle)] for made, spec in zip(families, specs, strict=True)]
 
 
 def flops(config: Config, found: list[Pass]) -> dict[str, float]:

@@ -47,6 +47,7 @@ class Family:
         blocks: name -> slice of theta; the names are ``weight``, ``grid`` and ``shift``.
         arrays: theta [p] -> the four arrays; differentiable, usable under ``torch.func``.
         start: the solver it starts from.
+        balanced: as in ``Weights``.
     """
 
     kind: str
@@ -54,6 +55,7 @@ class Family:
     blocks: Mapping[str, slice]
     arrays: Callable[[Tensor], Arrays]
     start: Solver
+    balanced: Tensor | None = None
 
     def solver(self, theta: Tensor) -> Solver:
         """The solver at ``theta``, checked."""
@@ -64,9 +66,19 @@ class Family:
         index = torch.arange(len(self.theta))
         return torch.cat([index[self.blocks[name]] for name in names])
 
+    def moves(self, *names: str) -> Tensor:
+        """[p, q] directions in which theta may move: those of the named blocks, each parameter by itself.
+
+        Besides blocks there is ``balanced weight``: weights, with the sum of every step's kept in data form.
+        """
+        eye = torch.eye(len(self.theta), dtype=torch.float64)
+        made = {name: eye[:, block] for name, block in self.blocks.items()}
+        made["balanced weight"] = made["weight"] if self.balanced is None else made["weight"] @ self.balanced
+        return torch.cat([made[name] for name in names], 1)
+
     def turns(self, cycle: Sequence[tuple[str, ...]]) -> list[Tensor]:
-        """Columns of each turn of a cycle of blocks, without turns that move nothing: a single step has no grid."""
-        return [columns for names in cycle if len(columns := self.columns(*names))]
+        """Moves of each turn of a cycle of blocks, without turns that move nothing: a single step has no grid."""
+        return [moves for names in cycle if (moves := self.moves(*names)).shape[1]]
 
 
 def family(start: Solver, kind: str = "lms", order: int | None = None, convert: Any = None) -> Family:
@@ -105,7 +117,7 @@ def family(start: Solver, kind: str = "lms", order: int | None = None, convert: 
             sigma, sigma_eval = made.levels(weight, sigma, sigma_eval)
         return sigma, sigma_eval, *made.rows(weight, sigma, sigma_eval)
 
-    result = Family(kind, torch.cat([made.theta, grid, shift]), blocks, arrays, start)
+    result = Family(kind, torch.cat([made.theta, grid, shift]), blocks, arrays, start, made.balanced)
     _require_start(result)
     return result
 

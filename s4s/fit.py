@@ -293,15 +293,16 @@ class _Fitter:
     def step(self, theta: Tensor, turn: int, index: Tensor) -> tuple[Tensor, float]:
         """One Levenberg-Marquardt step on one block: raise the damping until the batch's loss falls."""
         batch = self.rows(index, self.x_T + self.moved)
-        columns, arrays = self.cycle[turn], self.family.arrays
+        moves, arrays = self.cycle[turn], self.family.arrays
+        here = theta.new_zeros(moves.shape[1])
 
         def of_block(part: Tensor) -> Any:
-            return arrays(theta.index_put((columns,), part))
+            return arrays(theta + moves @ part)
 
         net, tolerance = self.network, TOLERANCE * self.distances(theta, batch).median().item()
         tolerance = tolerance if 0 < tolerance < math.inf else math.inf
         g = mean([
-            (len(y), gauss_newton(of_block, theta[columns], net.under(c), self.d, x_T, y,
+            (len(y), gauss_newton(of_block, here, net.under(c), self.d, x_T, y,
                                   tolerance=tolerance, rows=net.microbatch or ROWS, perturbation=net.perturbation))
             for x_T, y, c in net.parts(batch, len(index))
         ])  # fmt: skip
@@ -311,7 +312,7 @@ class _Fitter:
         scale = g.curvature.diagonal().clamp(min=1e-12 * g.curvature.diagonal().max().item() + 1e-30)
         for _ in range(8):
             damped = g.curvature + self.damping[turn] * torch.diag(scale)
-            moved = theta.index_put((columns,), theta[columns] - torch.linalg.solve_ex(damped, g.gradient)[0])
+            moved = theta - moves @ torch.linalg.solve_ex(damped, g.gradient)[0]
             loss = self.loss(moved, batch, tolerance)
             if loss < g.loss:
                 self.damping[turn] = max(self.damping[turn] / 4, 1e-7)

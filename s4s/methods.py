@@ -13,7 +13,7 @@ class Method:
 
     Args:
         family: a key of ``s4s.family.FAMILIES``, unless another is asked for.
-        cycle: names of blocks.
+        cycle: names of blocks; see ``Family.moves``.
         source: where it is from.
         first: the method whose result it goes on from, if the start is a textbook solver.
         open: whether another family may be asked for.
@@ -29,7 +29,7 @@ class Method:
 WEIGHTS, LEVELS = ("weight",), ("grid", "shift")
 EVERYTHING = ((*WEIGHTS, *LEVELS),)
 METHODS = {
-    "s4s": Method("lms", (WEIGHTS,), "S4S, arXiv:2502.17423", open=True),
+    "s4s": Method("lms", (("balanced weight",),), "S4S, arXiv:2502.17423", open=True),
     "ld3": Method("classical", (LEVELS,), "LD3, arXiv:2405.15506"),
     "s4s-alt": Method("lms", (WEIGHTS, LEVELS), "S4S-Alt, arXiv:2502.17423", first="ld3", open=True),
     "joint": Method("lms", EVERYTHING, "S4S Algorithm 3, arXiv:2502.17423", open=True),

@@ -35,12 +35,14 @@ class Weights(NamedTuple):
         rows: parameters and levels -> table rows.
         ends: nodes that the grid part moves; None is all of them.
         levels: adds the nodes inside the steps; None where there are none.
+        balanced: [p, q] moves of theta that keep the sum of every step's weights; None is all moves.
     """
 
     theta: Tensor
     rows: Rows
     ends: list[int] | None = None
     levels: Levels | None = None
+    balanced: Tensor | None = None
 
 
 def lms(start: Solver, order: int | None, convert: str) -> Weights:
@@ -55,7 +57,7 @@ def lms(start: Solver, order: int | None, convert: str) -> Weights:
     def rows(b: Tensor, sigma: Tensor, sigma_eval: Tensor) -> tuple[Tensor, Tensor]:
         return walk(lower(b, n, n - lag, start.nfe), sigma, sigma_eval, form, convert)
 
-    return Weights(table[n, n - lag], rows)
+    return Weights(table[n, n - lag], rows, balanced=_balanced(n, lag, form))
 
 
 def pc(start: Solver, order: int | None, convert: str) -> Weights:
@@ -71,7 +73,19 @@ def pc(start: Solver, order: int | None, convert: str) -> Weights:
         correct = lower(b[len(n) :], m - 1, m - back, start.nfe)
         return _walk_corrected(predict, correct, sigma, sigma_eval, form, convert)
 
-    return Weights(torch.cat([predictor[n, n - lag], corrector[m - 1, m - back]]), rows)
+    balanced = _balanced(torch.cat([n, start.nfe + m]), torch.cat([lag, back]), form)
+    return Weights(torch.cat([predictor[n, n - lag], corrector[m - 1, m - back]]), rows, balanced=balanced)
+
+
+def _balanced(n: Tensor, lag: Tensor, form: str) -> Tensor | None:
+    """Moves of the weights of steps ``n`` [p] that keep each step's sum: an older one up, the step's latest down.
+
+    None in noise form, and where that would leave nothing to learn: with one output a step.
+    """
+    if form == "eps" or not lag.any():
+        return None
+    latest = (n[:, None] == n) & (lag == 0)  # [p, p]
+    return (torch.eye(len(n), dtype=torch.float64) - latest.double().T)[:, lag > 0]
 
 
 def walk(

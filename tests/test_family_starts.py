@@ -14,6 +14,7 @@ from s4s import classical, config
 from s4s.cells import Cell
 from s4s.family import FAMILIES, WITH_ORDER, family
 from s4s.methods import METHODS
+from s4s.multistep import increments
 
 PROCESS = s4s.EDM(0.01, 20.0)
 KINDS = [(kind, k) for kind in FAMILIES for k in ([None, 1, 2, 3, 4] if kind in WITH_ORDER else [None])]
@@ -130,3 +131,21 @@ def test_one_step_has_no_grid_to_learn(method: str) -> None:
     if METHODS[method].open:
         found = s4s.fit(several, denoise, teacher, method, family="ss", order=4, rounds=3)
         assert found.val_loss < found.start_loss
+
+
+@pytest.mark.parametrize("kind", ["lms", "pc"])
+@pytest.mark.parametrize(("name", "form"), [("unipc", "x0"), ("dpmpp", "x0"), ("ipndm", "eps")])
+def test_s4s_keeps_the_sum_of_every_step_in_data_form(name: str, form: str, kind: str) -> None:
+    """So that it maps a constant output to itself; S4S-Alt and noise form are free to leave that."""
+    strong = s4s.solver("dpmpp", s4s.grid("logsnr", PROCESS, 30))
+    teacher = s4s.teacher_set(strong, denoise, 64, (2,), dtype=torch.float64)
+    start = s4s.solver(name, s4s.grid("edm", PROCESS, 4))
+    kept = {}
+    for method in ("s4s", "s4s-alt"):
+        found = s4s.fit(start, denoise, teacher, method, family=kind, rounds=2)
+        assert found.val_loss < found.start_loss
+        sums = increments(found.solver, form).sum(1)
+        kept[method] = torch.allclose(sums, torch.ones_like(sums), atol=1e-9)
+    assert kept == {"s4s": form == "x0", "s4s-alt": False}
+    single = s4s.solver(name, s4s.grid("edm", PROCESS, 4), order=1)
+    assert s4s.fit(single, denoise, teacher, "s4s", rounds=2).history, "one output a step is free"
