@@ -21,9 +21,9 @@ class Distance:
     """A feature map [B, ...] -> [B, F] and its name; calling it gives [B] distances.
 
     Args:
-        penalty: what a difference ``r`` of two features counts, entry by entry; its square unless said otherwise.
-        weight: ``r -> penalty'(r) / (2 r)``; None is 1, right for squares. With features of Jacobian J, half the
-            distance has the gradient ``mean(J (weight r))`` and, at most, the curvature ``mean(J weight J)``.
+        penalty: what differences ``r`` [B, F] of features count, entry by entry; their squares unless said otherwise.
+        weight: ``r -> penalty'(r) / (2 r)``, [B, F]; None is 1, right for squares. With features of Jacobian J, half
+            the distance has the gradient ``mean(J (weight r))`` and, at most, the curvature ``mean(J weight J)``.
     """
 
     name: str
@@ -102,18 +102,28 @@ def decoded(d: Distance, decode: Callable[[Tensor], Tensor]) -> Distance:
 
 def total(*parts: tuple[float, Distance]) -> Distance:
     """Weighted sum of distances, weights >= 0."""
-    if not parts or any(weight < 0 for weight, _ in parts):
+    if not parts or any(share < 0 for share, _ in parts):
         raise Error("a sum of distances needs at least one part and no negative weight")
-    other = [d.name for _, d in parts if d.weight is not None]
-    if other:
-        raise Error(f"a sum of distances adds squared features, and {other[0]} is not of that form; use l2")
+    sizes: list[int] = []  # features of each part; penalty and weight come after features
 
     def features(x: Tensor) -> Tensor:
-        made = [(weight, d.features(x)) for weight, d in parts]
-        count = sum(f.shape[1] for _, f in made)
-        return torch.cat([f * (weight * count / f.shape[1]) ** 0.5 for weight, f in made], 1)
+        made = [d.features(x) for _, d in parts]
+        sizes[:] = [f.shape[1] for f in made]
+        return torch.cat(made, 1)
 
-    return Distance("+".join(f"{weight:g}*{d.name}" for weight, d in parts), features)
+    def each(of: Callable[[Distance, Tensor], Tensor], r: Tensor) -> Tensor:
+        """A function of every part's differences, so scaled that the mean over all is the sum."""
+        values = [of(d, part) for (_, d), part in zip(parts, r.split(sizes, -1), strict=True)]
+        scaled = zip(parts, values, sizes, strict=True)
+        return torch.cat([share * sum(sizes) / size * value for (share, _), value, size in scaled], -1)
+
+    def penalty(r: Tensor) -> Tensor:
+        return each(lambda d, part: d.penalty(part), r)
+
+    def weight(r: Tensor) -> Tensor:
+        return each(lambda d, part: torch.ones_like(part) if d.weight is None else d.weight(part), r)
+
+    return Distance("+".join(f"{share:g}*{d.name}" for share, d in parts), features, penalty, weight)
 
 
 def distance(name: str | Distance) -> Distance:

@@ -66,7 +66,7 @@ def gauss_newton(
         each = d.penalty(residual).double().mean(1)
         JW = J * (1 / (1 + each / tolerance)).repeat_interleave(residual.shape[1])
         if d.weight is not None:
-            JW *= d.weight(r)
+            JW *= d.weight(residual.double()).flatten()
         gradient, curvature = JW @ r / len(r), JW @ J.T / len(r)
         return GaussNewton(robust(each, tolerance).mean().item(), gradient.cpu(), curvature.cpu(), evaluations)
 

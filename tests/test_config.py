@@ -197,7 +197,7 @@ PUBLISHED: list[tuple[str, list[Any], Any, str]] = [
     ("cifar10", ["score", "bootstrap"], 1, "score.bootstrap: 1 is not valid"),
     ("cifar10", ["score", "protocol"], "digits", "score.data: protocol 'digits' has no reference for 'cifar10'"),
     ("cifar10", ["learned", "distance"], "feature", "learned.distance feature and protocol digits use networks that"),
-    ("cifar10", ["learned", "distance"], {"l1": 1.0}, "learned.distance: unknown key 'l1'; choose one of: feature, l2"),
+    ("cifar10", ["learned", "distance"], {"l3": 1.0}, "learned.distance: unknown key 'l3'; choose one of: feature, l1"),
     ("cifar10", ["teacher", "nfe"], "more", "teacher.nfe: 'more' is not possible; choose one of: student+1"),
     ("cifar10", ["device"], "tpu", "device: 'tpu' is not possible; choose one of: auto, cpu, cuda"),
     ("imagenet256", ["model", "kind"], "custom", "model.kind: 'custom', and no other kind, needs 'sizes'"),

@@ -37,7 +37,7 @@ DISTANCES: dict[str, Distance] = {
     "l1": distance("l1"),
     "l2": distance("l2"),
     "perceptual": taps,
-    "sum": total((1.0, distance("l2")), (0.1, taps)),
+    "sum": total((1.0, distance("l2")), (0.5, distance("l1")), (0.1, taps)),
 }
 
 

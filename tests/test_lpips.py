@@ -174,6 +174,15 @@ def test_decoded_measures_what_latents_decode_to() -> None:
     assert decoded(distance("l1"), decode).name == "l1 decoded"
 
 
-def test_sums_take_squares_only() -> None:
-    with pytest.raises(Error, match="l1 is not of that form; use l2"):
-        total((1.0, distance("l2")), (1.0, distance("l1")))
+def test_sums() -> None:
+    """Of any distances, LPIPS' form and L1 too: value, gradient by the weights, name."""
+    a, b = torch.randn(2, 5, 3, 4, 4, dtype=torch.float64)
+    parts = [(0.5, distance("l2")), (2.0, l1(0.3)), (3.0, perceptual(lambda x: [x, x[:, :, ::2]]))]
+    d = total(*parts)
+    assert torch.allclose(d(a, b), torch.stack([share * part(a, b) for share, part in parts]).sum(0))
+    r = (d.features(a) - d.features(b)).requires_grad_(True)
+    (slope,) = torch.autograd.grad(d.penalty(r).sum() / 2, r)
+    assert d.weight is not None and torch.allclose(slope, d.weight(r) * r)
+    assert d.name == "0.5*l2+2*l1+3*feature"
+    with pytest.raises(Error, match="no negative weight"):
+        total((-1.0, distance("l2")))
