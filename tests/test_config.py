@@ -91,7 +91,9 @@ def test_every_cell_has_its_own_name_and_job() -> None:
             if cell.kind == kind
         }
         assert names == {cell.name for cell in cells}
-        assert rules["learned"][1] == ["ld3", "s4s", "s4s-alt"] and list(rules) == ["teacher", "classical", "learned"]
+        assert list(rules) == ["teacher", "classical", "learned", "learned2"]
+        assert rules["learned"][1] == ["ld3", "s4s", "s4s-alt"]
+        assert rules["learned2"][1] == ["joint", "guided"], "they have starts of their own"
     assert asked.cell(loaded, cells[5].name) == cells[5]
 
 
