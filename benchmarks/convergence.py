@@ -2,7 +2,7 @@
 
     python benchmarks/convergence.py [--out results/convergence] [--methods joint] [--nfe 4 5] [--seeds 0]
 
-About five CPU minutes a cell. A cell is computed once for a network and kept as a JSON file; the table and the figure,
+About three CPU minutes a cell. A cell is computed once for a network and kept as a JSON file; the table and the figure,
 ``convergence.md`` and ``convergence.png`` in the same folder, are of all cells of that network.
 """
 
