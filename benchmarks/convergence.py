@@ -2,8 +2,8 @@
 
     python benchmarks/convergence.py [--out results/convergence] [--methods joint] [--nfe 4 5] [--seeds 0]
 
-About three CPU minutes a cell. A cell is computed once for a network and kept as a JSON file; the table and the figure,
-``convergence.md`` and ``convergence.png`` in the same folder, are of all cells of that network.
+About two CPU minutes a cell at 4 NFE, more in proportion. A cell is computed once for a network and kept as a JSON
+file; the table and the figure, ``convergence.md`` and ``convergence.png`` beside it, are of all cells of that network.
 """
 
 from __future__ import annotations

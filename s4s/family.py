@@ -61,11 +61,6 @@ class Family:
         """The solver at ``theta``, checked."""
         return Solver(*self.arrays(theta), name=self.start.name)
 
-    def columns(self, *names: str) -> Tensor:
-        """Indices of theta that belong to the named blocks."""
-        index = torch.arange(len(self.theta))
-        return torch.cat([index[self.blocks[name]] for name in names])
-
     def moves(self, *names: str) -> Tensor:
         """[p, q] directions in which theta may move: those of the named blocks, each parameter by itself.
 

@@ -138,9 +138,9 @@ def test_pc_of_order_k_is_lms_of_order_k_plus_one(name: str) -> None:
     assert_starts(family(table, "lms", 4), table)
     lms = family(solver, "lms", 4)
     assert_starts(family(lms.solver(moved(lms)), "pc", 3), lms.solver(moved(lms)))
-    weight = pc.columns("weight")
-    slope = torch.func.jacfwd(lambda w: pc.arrays(theta.index_put((weight,), w))[3].flatten())(theta[weight])
-    assert torch.linalg.matrix_rank(slope, rtol=1e-9) == len(lms.columns("weight")) < len(weight)
+    weight = pc.blocks["weight"]
+    slope = torch.func.jacfwd(lambda w: pc.arrays(torch.cat([w, theta[weight.stop :]]))[3].flatten())(theta[weight])
+    assert torch.linalg.matrix_rank(slope, rtol=1e-9) == len(lms.theta[lms.blocks["weight"]]) < weight.stop
 
 
 @pytest.mark.parametrize(("name", "options", "steps"), SINGLESTEP)
@@ -157,8 +157,8 @@ def test_ss_of_any_order_starts_at_ddim(order: int) -> None:
     assert_starts(made, solver)
     full, rest = divmod(7, order)
     stages = [order] * full + [rest] * (rest > 0)
-    assert len(made.columns("weight")) == sum(k * (k + 1) // 2 + k - 1 for k in stages)
-    assert len(made.columns("grid")) == len(made.columns("shift")) == len(stages) - 1
+    assert made.moves("weight").shape[1] == sum(k * (k + 1) // 2 + k - 1 for k in stages)
+    assert made.moves("grid").shape[1] == made.moves("shift").shape[1] == len(stages) - 1
 
 
 def test_ss_in_one_step_starts_at_anything() -> None:
@@ -200,7 +200,7 @@ def test_ss_levels_fall_whatever_the_parameters(case: tuple[str, dict[str, Any],
 
 def test_ss_stage_at_its_steps_end_moves_back_only() -> None:
     made = family(start("heun", {}, 3), "ss")
-    place = int(made.columns("weight")[-1])  # of the last step's stage
+    place = made.blocks["weight"].stop - 1  # of the last step's stage
     slope = torch.func.jacfwd(lambda z: made.arrays(made.theta.index_put((torch.tensor(place),), z))[0])
     assert slope(made.theta[place])[5].item() != 0
     sigma = [
@@ -234,7 +234,7 @@ def test_conversion_of_decoupled_times(kind: str, name: str) -> None:
     coupled = start(name, {"order": 3}, 6)
     made = [family(coupled, kind, convert=convert) for convert in ("eval", "grid")]
     assert torch.allclose(made[0].theta, made[1].theta, atol=1e-13)
-    theta = made[0].theta.index_put((made[0].columns("shift"),), torch.tensor(0.5, dtype=torch.float64))
+    theta = made[0].theta + 0.5 * made[0].moves("shift").sum(1)  # from 0
     tables = [m.solver(theta).weight for m in made]
     assert torch.allclose(*tables, atol=1e-11) == (name == "ipndm")
 

@@ -85,7 +85,7 @@ def test_every_order_has_a_start(order: int) -> None:
         assert held(solver, kind, order), kind
         made = family(solver, kind, order)
         if kind == "lms":
-            assert len(made.columns("weight")) == sum(min(n + 1, order) for n in range(6))
+            assert made.moves("weight").shape[1] == sum(min(n + 1, order) for n in range(6))
 
 
 @pytest.mark.parametrize("nfe", [4, 6])

@@ -69,7 +69,7 @@ def test_decoupled_start_is_read_back() -> None:
 @settings(max_examples=100, deadline=None)
 def test_levels_fall_whatever_the_parameters(values: list[float]) -> None:
     made = family(s4s.solver("ipndm", s4s.grid("edm", PROCESS, 5)), "lms")
-    theta = made.theta.index_put((made.columns("grid", "shift"),), torch.tensor(values, dtype=torch.float64))
+    theta = made.moves("grid", "shift") @ torch.tensor(values, dtype=torch.float64)  # weights play no part
     sigma, sigma_eval, *_ = made.arrays(theta)
     assert (sigma.diff() < 0).all() and sigma[0] == 80.0 and sigma[-1] == 0.002
     lam, moved = -sigma.log(), -sigma_eval.log()
