@@ -21,7 +21,7 @@ from measure import GIB, M, S, Task, interleaved, ratio
 from tqdm import tqdm
 
 from s4s.files import write_text
-from s4s.memory import lean, recompute, unlean
+from s4s.memory import keep_freed, lean, recompute, unlean
 from s4s.models.edm import CIFAR10
 
 BATCH = 16
@@ -80,7 +80,7 @@ def fits(models: Path) -> dict[str, Any]:
     method, nfe, seed = CELL
     denoise, origin = digits.denoiser(models, TRAINING)
     samples = digits.teacher(denoise)
-    ours = digits.levenberg_marquardt(denoise, samples, method, nfe, seed, ROUNDS_OF_FIT)
+    ours, _ = digits.levenberg_marquardt(denoise, samples, method, digits.start(nfe), seed, ROUNDS_OF_FIT)
     theirs = digits.adam(denoise, samples, method, nfe, seed, ADAM_STEPS)[-1]
     point = digits.reach(ours, theirs.loss)
     return {
@@ -127,6 +127,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed()  # as the commands of s4s do
     started = time.perf_counter()
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     times: dict[str, dict[str, float]] = {}

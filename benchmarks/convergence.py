@@ -21,6 +21,7 @@ import matplotlib
 import torch
 
 from s4s.files import replacing, sha256, write_text
+from s4s.memory import keep_freed
 
 ROUNDS, STEPS, LONG = 12, 300, 1200
 LABELS = {"ours": "Levenberg-Marquardt (ours)", "adam": f"Adam, {STEPS} steps", "long": f"Adam, {LONG} steps"}
@@ -29,7 +30,7 @@ LABELS = {"ours": "Levenberg-Marquardt (ours)", "adam": f"Adam, {STEPS} steps", 
 def cell(denoise: Any, samples: Any, method: str, nfe: int, seed: int) -> dict[str, Any]:
     """The curves of one cell."""
     curves = {
-        "ours": digits.levenberg_marquardt(denoise, samples, method, nfe, seed, ROUNDS),
+        "ours": digits.levenberg_marquardt(denoise, samples, method, digits.start(nfe), seed, ROUNDS)[0],
         "adam": digits.adam(denoise, samples, method, nfe, seed, STEPS),
         "long": digits.adam(denoise, samples, method, nfe, seed, LONG),
     }
@@ -103,6 +104,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     args = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed()  # as the commands of s4s do
     weights = args.models / "denoiser.safetensors"
     if not weights.exists():
         sys.exit(f"{weights}: no trained denoiser; run `make reproduce` first")

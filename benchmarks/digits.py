@@ -41,8 +41,8 @@ def denoiser(models: Path, steps: int) -> tuple[Denoise, str]:
     return PROCESS.denoiser(net, prediction="x0"), f"trained here, {steps} steps"
 
 
-def teacher(denoise: Denoise) -> s4s.TeacherSet:
-    solver = s4s.solver("dpmpp", s4s.grid("logsnr", PROCESS, 40), order=3)
+def teacher(denoise: Denoise, nfe: int = 40) -> s4s.TeacherSet:
+    solver = s4s.solver("dpmpp", s4s.grid("logsnr", PROCESS, nfe), order=3)
     return s4s.teacher_set(solver, denoise, n=TRAIN + HELD_OUT, shape=SHAPE, seed=0)
 
 
@@ -70,12 +70,12 @@ class Clock:
 
 
 def levenberg_marquardt(
-    denoise: Denoise, samples: s4s.TeacherSet, method: str, nfe: int, seed: int, rounds: int
-) -> list[Point]:
-    """``s4s.fit`` with its defaults, L2. The best validation loss so far after every iteration."""
+    denoise: Denoise, samples: s4s.TeacherSet, method: str, begin: s4s.Solver, seed: int, rounds: int
+) -> tuple[list[Point], s4s.Solver]:
+    """``s4s.fit`` with its defaults, L2. The best validation loss so far after every iteration, and the solver."""
     clock = Clock(denoise)
-    result = s4s.fit(start(nfe), clock, samples, method, seed=seed, rounds=rounds, validation=HELD_OUT)
-    validation = nfe * HELD_OUT
+    result = s4s.fit(begin, clock, samples, method, seed=seed, rounds=rounds, validation=HELD_OUT)
+    validation = begin.nfe * HELD_OUT
     points, best, spent = [Point(0, 0.0, result.start_loss)], result.start_loss, 0.0
     before = validation
     for record in result.history:
@@ -84,7 +84,7 @@ def levenberg_marquardt(
         best, evaluations = min(best, record["val_loss"]), now - validation * (len(points) + 1)
         points.append(Point(evaluations, spent, best))
         before = now
-    return points
+    return points, result.solver
 
 
 def adam(

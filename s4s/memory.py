@@ -7,6 +7,7 @@ keeps a step's state alone and computes the activations again in the backward pa
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -21,9 +22,10 @@ from s4s.errors import Error
 from s4s.lean import first_order, lean, reverse_mode, unlean
 from s4s.solver import Denoise
 
-__all__ = ["SavedBytes", "lean", "plenty", "recompute", "unlean"]
+__all__ = ["SavedBytes", "keep_freed", "lean", "plenty", "recompute", "unlean"]
 
 PLENTY = 0.5  # share of the free memory that ``plenty`` gives to activations
+MALLOPT = {-1: 2**31 - 1, -4: 0}  # glibc's M_TRIM_THRESHOLD: never shrink the heap; M_MMAP_MAX: no block outside it
 NEGLIGIBLE = 256  # of one evaluation's activations in what is free: more than any learned solver has evaluations
 
 
@@ -157,6 +159,19 @@ def _autocast(kind: str) -> torch.autocast | None:
     if kind not in ("cpu", "cuda") or not torch.is_autocast_enabled(kind):
         return None
     return torch.autocast(kind, torch.get_autocast_dtype(kind))
+
+
+def keep_freed() -> bool:
+    """Have this process keep the memory it frees for its next step, where it is glibc that manages it (Linux).
+
+    glibc gives large blocks back to the system at once, and every step of a sampler or a fit faults its activations
+    in again, page by page. A setting of the whole process, so the command line makes it and importing s4s does not.
+
+    Returns:
+        Whether it took effect.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    return mallopt is not None and all([mallopt(option, value) for option, value in MALLOPT.items()])
 
 
 def plenty(device: torch.device) -> float:

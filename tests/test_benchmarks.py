@@ -77,7 +77,8 @@ def test_both_fits_lower_the_loss_and_count_what_they_spend(monkeypatch: pytest.
     samples = digits.teacher(denoise)
     for method in ("joint", "s4s-alt"):
         calls.clear()
-        ours = digits.levenberg_marquardt(denoise, samples, method, 4, 0, 3)
+        ours, solver = digits.levenberg_marquardt(denoise, samples, method, digits.start(4), 0, 3)
+        assert solver.nfe == 4
         assert sum(calls) - 4 * 16 * len(ours) == ours[-1].evaluations
         calls.clear()
         theirs = digits.adam(denoise, samples, method, 4, 0, 20, batch=8)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 import weakref
 from typing import Any
 
@@ -212,3 +215,21 @@ def test_autocast_is_the_same_in_both_passes() -> None:
     assert not torch.allclose(slopes[0], plain, rtol=1e-3)
     for other in slopes[1:]:
         assert torch.allclose(other, slopes[0], rtol=1e-5)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_freed_memory_stays_with_the_process() -> None:
+    program = """
+import resource, sys, torch
+from s4s.memory import keep_freed
+assert sys.argv[1] == "give back" or keep_freed()
+for k in range(11):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt if k == 1 else (before if k else 0)
+    torch.ones(64, 2**20)  # 256 MiB
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    kept, given_back = (
+        int(subprocess.run([sys.executable, "-c", program, what], capture_output=True, check=True).stdout)
+        for what in ("keep", "give back")
+    )
+    assert kept < given_back / 10
