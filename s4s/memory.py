@@ -25,7 +25,7 @@ from s4s.solver import Denoise
 __all__ = ["SavedBytes", "keep_freed", "lean", "plenty", "recompute", "unlean"]
 
 PLENTY = 0.5  # share of the free memory that ``plenty`` gives to activations
-MALLOPT = {-1: 2**31 - 1, -4: 0}  # glibc's M_TRIM_THRESHOLD: never shrink the heap; M_MMAP_MAX: no block outside it
+MALLOPT = {-1: 2**31 - 1, -3: 2**25}  # glibc's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD, bytes; more it may refuse
 NEGLIGIBLE = 256  # of one evaluation's activations in what is free: more than any learned solver has evaluations
 
 
@@ -165,7 +165,8 @@ def keep_freed() -> bool:
     """Have this process keep the memory it frees for its next step, where it is glibc that manages it (Linux).
 
     glibc gives large blocks back to the system at once, and every step of a sampler or a fit faults its activations
-    in again, page by page. A setting of the whole process, so the command line makes it and importing s4s does not.
+    in again, page by page. Now only blocks above 32 MiB go back. A setting of the whole process, so the command line
+    makes it and importing s4s does not.
 
     Returns:
         Whether it took effect.
