@@ -25,6 +25,7 @@ from s4s.family import family, is_textbook
 from s4s.frozen import Batch, Frozen
 from s4s.jacobian import PERTURBATION, ROWS, gauss_newton, mean, robust
 from s4s.methods import Method, phases
+from s4s.moments import gap
 from s4s.relaxed import descend, pull
 from s4s.solver import ARRAYS, Denoise, Solver, sample
 from s4s.teacher import TeacherSet
@@ -41,7 +42,8 @@ class FitResult:
 
     Args:
         solver: the best on validation; never worse there than the start.
-        val_loss, start_loss: mean distance on the validation part, of the result and of the start.
+        val_loss, start_loss: the objective on the validation part, of the result and of the start: the mean distance,
+            and with ``moments`` their weighted gap.
         evaluations: network-forward-equivalents spent (input-backward counts 1), validation included.
         seconds: wall time.
         history: one record an iteration: iteration, batch, loss (on the batch), val_loss, evaluations.
@@ -63,6 +65,7 @@ def fit(
     *,
     distance: str | Distance = "l2",
     radius: float = 0.0,
+    moments: float = 0.0,
     family: str | None = None,
     order: int | None = None,
     convert: str | None = None,
@@ -85,6 +88,8 @@ def fit(
         method: a key of ``METHODS``.
         distance: a name or a ``Distance``; see ``s4s.distance``.
         radius: r of the relaxed objective, in units of sigma_T; 0 is the plain objective.
+        moments: weight of the gap between the batch's moments, student to teacher, over the features of the distance;
+            not in the paper, whose objective is 0. See ``s4s.moments``.
         family: of solvers: ``lms``, ``pc``, ``ss``, ``guided`` or ``full``, for S4S, S4S-Alt and joint; the others have
             their own. By default ``lms``. See ``s4s.family``.
         order: outputs a step may use (``lms``, the predictor of ``pc``) or stages of a step (``ss``); by default what
@@ -105,8 +110,11 @@ def fit(
             cannot hold.
     """
     specs = phases(method, is_textbook(solver), family)
-    if radius < 0:
-        raise Error(f"radius = {radius} must not be negative")
+    for name, value in {"radius": radius, "moments": moments}.items():
+        if not value >= 0:
+            raise Error(f"{name} = {value} must not be negative")
+    if moments and microbatch is not None:
+        raise Error("moments are of whole batches: leave out microbatch, or moments")
     if solver.sigma[0].item() != teacher.sigma_max:
         raise Error(
             f"the solver starts at level {solver.sigma[0].item():g}, the teacher's noises at {teacher.sigma_max:g}"
@@ -119,9 +127,9 @@ def fit(
     if microbatch is not None and microbatch < 1:
         raise Error(f"microbatch = {microbatch} must be at least 1")
     network = Frozen(denoise, microbatch, perturbation, checkpoint)
-    fitter = _Fitter(solver, specs, options, network, teacher, held_out, _distance(distance), radius, seed)
+    fitter = _Fitter(solver, specs, options, network, teacher, held_out, _distance(distance), radius, moments, seed)
     record = {"method": method, "start": solver.name, "start_provenance": dict(solver.provenance),
-              "family": specs[-1].family, "distance": fitter.d.name, "radius": radius, "seed": seed,
+              "family": specs[-1].family, "distance": fitter.d.name, "radius": radius, "moments": moments, "seed": seed,
               "teacher": dict(teacher.provenance), "teacher_samples": len(teacher) - held_out,
               "start_loss": fitter.start_loss, "source": specs[-1].source} | options  # fmt: skip
     settings = {"rounds": rounds, "patience": patience, "perturbation": perturbation}
@@ -167,6 +175,7 @@ class _Fitter:
         held_out: int,
         d: Distance,
         radius: float,
+        moments: float,
         seed: int,
     ) -> None:
         n = len(teacher) - held_out
@@ -175,7 +184,7 @@ class _Fitter:
         self.x_T, self.y, self.val = x_T[:n], teacher.y[:n], (x_T[n:], teacher.y[n:], None if c is None else c[n:])
         self.condition = c
         self.moved = torch.zeros_like(self.x_T)
-        self.reach = radius * teacher.sigma_max
+        self.reach, self.moments = radius * teacher.sigma_max, moments
         self.seed = seed
         self.evaluations = 0
         self.history: list[dict[str, float]] = []
@@ -204,22 +213,28 @@ class _Fitter:
         return x_T[index], self.y[index], None if self.condition is None else self.condition[index]
 
     def loss(self, theta: Tensor, batch: Batch, tolerance: float = math.inf) -> float:
-        """Mean robust distance of the student to the teacher; infinite where the solver breaks down."""
+        """Mean robust distance of student and teacher, and what moments add; infinite where the solver breaks down."""
         if not all(array.isfinite().all() for array in self.family.arrays(theta)):
             return math.inf
-        value = robust(self.distances(theta, batch), tolerance).mean().item()
+        pairs = self.pairs(theta, batch)
+        value = robust(self.distances(pairs), tolerance).mean().item()
+        if self.moments:
+            value += self.moments * gap([(self.d.features(x), self.d.features(y)) for x, y in pairs])
         return value if value == value else math.inf
 
-    def distances(self, theta: Tensor, batch: Batch) -> Tensor:
-        """[B] float64 distances of the student to the teacher."""
+    @torch.no_grad()
+    def pairs(self, theta: Tensor, batch: Batch) -> list[tuple[Tensor, Tensor]]:
+        """Samples of student and teacher, in pieces of the batch."""
         self.evaluations += self.family.start.nfe * len(batch[0])
-        with torch.no_grad():
-            solver = self.family.solver(theta)
-            parts = [
-                self.d(sample(solver, self.network.under(c), x_T, check=False), y).double()
-                for x_T, y, c in self.network.parts(batch, 256)
-            ]
-        return torch.cat(parts)
+        solver = self.family.solver(theta)
+        return [
+            (sample(solver, self.network.under(c), x_T, check=False), y) for x_T, y, c in self.network.parts(batch, 256)
+        ]
+
+    @torch.no_grad()
+    def distances(self, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """[B] float64."""
+        return torch.cat([self.d(x, y).double() for x, y in pairs])
 
     def run(self, rounds: int, patience: int, progress: str | None, unfinished: Unfinished) -> None:
         """Go through the phases, from where the file left them."""
@@ -299,11 +314,12 @@ class _Fitter:
         def of_block(part: Tensor) -> Any:
             return arrays(theta + moves @ part)
 
-        net, tolerance = self.network, TOLERANCE * self.distances(theta, batch).median().item()
+        net, tolerance = self.network, TOLERANCE * self.distances(self.pairs(theta, batch)).median().item()
         tolerance = tolerance if 0 < tolerance < math.inf else math.inf
         g = mean([
             (len(y), gauss_newton(of_block, here, net.under(c), self.d, x_T, y,
-                                  tolerance=tolerance, rows=net.microbatch or ROWS, perturbation=net.perturbation))
+                                  tolerance=tolerance, moments=self.moments, rows=net.microbatch or ROWS,
+                                  perturbation=net.perturbation))
             for x_T, y, c in net.parts(batch, len(index))
         ])  # fmt: skip
         self.evaluations += g.evaluations * len(index)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from s4s.distance import Distance
+from s4s.moments import moments as moments_of
 from s4s.solver import Denoise, node
 from s4s.textbook import Arrays
 
@@ -40,15 +41,17 @@ def gauss_newton(
     y: Tensor,
     *,
     tolerance: float = float("inf"),
+    moments: float = 0.0,
     rows: int = ROWS,
     perturbation: float = PERTURBATION,
 ) -> GaussNewton:
-    """Linearise the mean robust distance of the samples to ``y`` in the parameters.
+    """Linearise the mean robust distance of the samples to ``y``, and their batch's moments, in the parameters.
 
     Args:
         arrays: parameters [p] -> arrays of a solver, differentiable.
         x_T, y: [B, ...] starting noises and teacher outputs.
         tolerance: of ``robust``; infinite is the distance itself.
+        moments: weight of the gap between the moments of the samples and of ``y``, see ``s4s.moments``.
         rows: rows of a network call that differentiates; at least B are taken.
         perturbation: of the level in differences of two calls; more than the default for networks in half precision.
     """
@@ -67,8 +70,14 @@ def gauss_newton(
         JW = J * (1 / (1 + each / tolerance)).repeat_interleave(residual.shape[1])
         if d.weight is not None:
             JW *= d.weight(residual.double()).flatten()
-        gradient, curvature = JW @ r / len(r), JW @ J.T / len(r)
-        return GaussNewton(robust(each, tolerance).mean().item(), gradient.cpu(), curvature.cpu(), evaluations)
+        loss, gradient, curvature = robust(each, tolerance).mean().item(), JW @ r / len(r), JW @ J.T / len(r)
+        if moments:
+            gap = (moments_of(features) - moments_of(d.features(y))).flatten()
+            slopes = [torch.func.jvp(moments_of, (features.double(),), (j.view_as(features),))[1] for j in J]
+            K, share = torch.stack(slopes).flatten(1), moments / features.shape[1]
+            loss += share * gap.square().sum().item()
+            gradient, curvature = gradient + share * K @ gap, curvature + share * K @ K.T
+        return GaussNewton(loss, gradient.cpu(), curvature.cpu(), evaluations)
 
 
 def robust(distances: Tensor, tolerance: float) -> Tensor:

@@ -16,6 +16,7 @@ from s4s.distance import distance, perceptual, total
 from s4s.family import FAMILIES, family
 from s4s.jacobian import gauss_newton, robust
 from s4s.methods import METHODS
+from s4s.moments import gap
 from s4s.solver import Denoise
 
 PROCESS = s4s.EDM(0.002, 80.0)
@@ -91,6 +92,32 @@ def test_gauss_newton_gradient_is_the_losses(kind: str, tolerance: float, teache
     assert torch.linalg.eigvalsh(g.curvature).min() > -1e-12
 
 
+def test_moments_are_of_the_batch_and_their_gradient_is_the_losses(teacher: s4s.TeacherSet) -> None:
+    made = family(s4s.solver("ipndm", s4s.grid("edm", PROCESS, 5)), "lms")
+    x_T, y, d = teacher.x_T[:32], teacher.y[:32], distance("l2")
+    theta = (made.theta + 0.01).requires_grad_(True)
+    x = s4s.sample(made.solver(theta), denoise, x_T)
+    a, b = (torch.stack([z.flatten(1).mean(0), z.flatten(1).std(0, correction=0)]) for z in (x, y))
+    expected = (a - b).square().sum(0).mean()
+    assert gap([(x[:20].flatten(1), y[:20].flatten(1)), (x[20:].flatten(1), y[20:].flatten(1))]) == pytest.approx(
+        expected.item(), rel=1e-3
+    )
+    (exact,) = torch.autograd.grad((d(x, y).mean() + 3 * expected) / 2, theta)
+    g = gauss_newton(made.arrays, theta.detach(), denoise, d, x_T, y, moments=3.0)
+    assert g.loss == pytest.approx((d(x, y).mean() + 3 * expected).item(), rel=1e-3)
+    assert (g.gradient - exact).abs().max() < 5e-3 * exact.abs().max()
+    assert torch.linalg.eigvalsh(g.curvature).min() > -1e-12
+
+
+def test_moments_keep_the_spread(teacher: s4s.TeacherSet) -> None:
+    start = s4s.solver("dpmpp", s4s.grid("quadratic", PROCESS, 5), order=3)
+    plain, kept = (s4s.fit(start, denoise, teacher, "s4s", rounds=8, moments=m) for m in (0.0, 10.0))
+    assert kept.val_loss < kept.start_loss and kept.solver.provenance["moments"] == 10.0
+    x_T, y = teacher.x_T[-40:], teacher.y[-40:]
+    left = [gap([(s4s.sample(r.solver, denoise, x_T).flatten(1), y.flatten(1))]) for r in (plain, kept)]
+    assert left[1] < left[0]
+
+
 def test_robust_loss_counts_near_samples_in_full_and_far_ones_less() -> None:
     d = torch.tensor([1e-6, 1.0, 1e3], dtype=torch.float64)
     assert robust(d, math.inf) is d
@@ -132,6 +159,8 @@ def test_moved_noises_stay_in_the_ball_and_lower_the_loss(teacher: s4s.TeacherSe
         ({"method": "s5s"}, "unknown method 's5s'; choose one of: bns, guided, joint, ld3, s4s, s4s-alt"),
         ({"distance": "l3"}, "unknown distance 'l3'"),
         ({"radius": -1.0}, "radius = -1.0 must not be negative"),
+        ({"moments": -1.0}, "moments = -1.0 must not be negative"),
+        ({"moments": 1.0, "microbatch": 8}, "moments are of whole batches: leave out microbatch, or moments"),
         ({"validation": 160}, "validation = 160"),
         ({"order": 2, "method": "s4s"}, "order 2 is below the 3 outputs"),
     ],

@@ -17,6 +17,7 @@ from s4s import config
 from s4s.cells import Cell
 from s4s.distance import Distance, distance, perceptual, total
 from s4s.methods import METHODS
+from s4s.moments import gap
 
 PROCESS = s4s.EDM(0.002, 80.0)
 fitting: Any = importlib.import_module("s4s.fit")
@@ -60,6 +61,7 @@ configurations = st.fixed_dictionaries(
         "schedule": st.sampled_from(["logsnr", "edm", "quadratic", "uniform", "dmn"]),
         "nfe": st.integers(1, 10),
         "radius": st.sampled_from([0.0, 0.001, 0.05, 1.0]),
+        "moments": st.sampled_from([0.0, 0.0, 10.0]),
         "distance": st.sampled_from(sorted(DISTANCES)),
         "convert": st.sampled_from(["eval", "grid"]),
         "seed": st.integers(0, 1000),
@@ -89,8 +91,9 @@ def test_no_fit_ends_above_its_start(case: dict[str, Any]) -> None:
     found = s4s.fit(start, denoise, teacher(), **case, rounds=3)
     assert found.val_loss <= found.start_loss
     x_T, y = teacher().x_T[-12:], teacher().y[-12:]
-    again = s4s.sample(found.solver, denoise, x_T)
-    assert case["distance"](again, y).mean().item() == pytest.approx(found.val_loss, rel=1e-9)
+    again, d = s4s.sample(found.solver, denoise, x_T), case["distance"]
+    value = d(again, y).mean().item() + case["moments"] * gap([(d.features(again), d.features(y))])
+    assert value == pytest.approx(found.val_loss, rel=1e-9)
     assert all(getattr(found.solver, key).isfinite().all() for key in ("sigma", "sigma_eval", "start", "weight"))
     falls = found.solver.sigma.diff() < 0
     assert falls.all() or (name == "heun" and falls[::2].all()), (

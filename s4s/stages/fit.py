@@ -62,6 +62,7 @@ def fit_cell(bench: Bench, cell: Cell) -> Path:
         cell.method,
         distance=distance_of(bench),
         radius=radius_of(bench.config, cell),
+        moments=learned["moments"],
         family=cell.family,
         order=cell.order,
         convert=learned.get("convert"),

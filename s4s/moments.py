@@ -1,0 +1,41 @@
+"""Moments of a batch: the spread of samples, which a mean of distances between pairs does not see.
+
+What a student cannot know it averages: that lowers every distance, and samples lose contrast and variety. The gap is
+what two batches differ by as a whole: their Frechet distance (squared 2-Wasserstein, of Gaussians with diagonal
+covariances) over the features of a ``Distance``, a feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FLOOR = 1e-6  # added to a variance: a feature that never varies has a slope all the same
+
+
+def moments(features: Tensor) -> Tensor:
+    """Mean and standard deviation over the batch: [B, F] -> [2, F] float64."""
+    return _from_raw(_raw(features))
+
+
+def gap(pieces: Sequence[tuple[Tensor, Tensor]]) -> float:
+    """Mean over features of the squared differences of means and of standard deviations.
+
+    Args:
+        pieces: of one batch: features [B, F] of student and teacher.
+    """
+    total = sum(len(student) for student, _ in pieces)
+    of = (sum(len(part) / total * _raw(part) for part in side) for side in zip(*pieces, strict=True))
+    student, teacher = (_from_raw(torch.as_tensor(raw)) for raw in of)
+    return (student - teacher).square().sum(0).mean().item()
+
+
+def _raw(features: Tensor) -> Tensor:
+    return torch.stack([features.double().mean(0), features.double().square().mean(0)])
+
+
+def _from_raw(raw: Tensor) -> Tensor:
+    mean, square = raw
+    return torch.stack([mean, ((square - mean**2).clamp(min=0) + FLOOR).sqrt()])
