@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import digits
 import measure
 import pipeline
+import variants
 
 TINY = UNetConfig(8, model_channels=16, channel_mult=(1,), blocks=1, attention=())
 
@@ -87,3 +89,40 @@ def test_both_fits_lower_the_loss_and_count_what_they_spend(monkeypatch: pytest.
             assert points[-1].loss < points[0].loss and points[-1].seconds > 0
             assert all(a.loss >= b.loss and a.evaluations < b.evaluations for a, b in pairwise(points))
         assert digits.reach(ours, ours[-1].loss) in ours and digits.reach(ours, 0.0) is None
+
+
+def test_variants_differ_in_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digits, "TRAIN", 80)
+    monkeypatch.setattr(digits, "HELD_OUT", 16)
+    monkeypatch.setattr(digits, "SHAPE", (4,))
+
+    def denoiser(c: float) -> Any:
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            return torch.tanh(c * x / (1 + (sigma.reshape(-1, 1) if sigma.ndim else sigma) ** 2)).to(x)
+
+        return denoise
+
+    one, other = denoiser(1.0), denoiser(1.2)
+    made = variants.Bench(one, digits.teacher(one), digits.teacher(one, 8), (other, digits.teacher(other)))
+    curves = {name: made.run(name, "joint", 5, 0) for name in variants.NAMES}
+    assert all(points[-1].loss <= points[0].loss for points in curves.values())
+    first = curves["default"][0].loss
+    for name in ("other-grid", "other-solver", "fewer-nfe", "other-network", "curriculum"):
+        assert curves[name][0].loss != first, name
+    sizes = {name: curves[name][1].evaluations for name in ("batch-64", "batch-256", "batch-all")}
+    assert sizes["batch-64"] < sizes["batch-all"] == sizes["batch-256"]  # there are 80
+    assert curves["curriculum"][0].evaluations > 0 == curves["other-network"][0].evaluations
+
+
+def test_variants_are_compared_within_a_cell() -> None:
+    def curve(*points: tuple[float, float]) -> list[digits.Point]:
+        return [digits.Point(evaluations, 0.0, loss) for evaluations, loss in points]
+
+    cells = {
+        ("default", "joint", "5", "0"): curve((0, 8.0), (100, 4.0), (200, 2.0)),
+        ("batch-64", "joint", "5", "0"): curve((0, 8.0), (50, 2.05), (100, 1.0)),
+        ("curriculum", "joint", "5", "0"): curve((40, 4.0), (300, 3.0)),
+    }
+    table = variants.table(cells)
+    assert "| 64 samples throughout | 1 | 1.00 | 0.50 | 0.25 (1 of 1 get there) |" in table
+    assert "| 1 | 0.50 | 1.50 | never (0 of 1 get there) |" in table
