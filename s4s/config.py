@@ -206,7 +206,7 @@ def _require_published(model: Mapping[str, Any]) -> None:
 
 
 def _require_scored(config: Mapping[str, Any]) -> None:
-    """A protocol with a reference that its metrics can use, and a distance the model has."""
+    """A protocol with a reference that its metrics can use, and an objective that fits can take."""
     score, learned = config["score"], config["learned"]
     known = PROTOCOLS[score["protocol"]][1]
     if "data" in score and score["data"] not in known:
@@ -222,3 +222,5 @@ def _require_scored(config: Mapping[str, Any]) -> None:
     of_digits = "feature" in learned["distance"] or score["protocol"] == "digits"
     if of_digits and config["model"]["type"] != "digits":
         raise Error("learned.distance feature and protocol digits use networks that only model type digits trains")
+    if learned["moments"] and "microbatch" in learned:
+        raise Error("learned.moments: they are of whole batches; leave out learned.microbatch, or moments")

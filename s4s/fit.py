@@ -89,7 +89,7 @@ def fit(
         distance: a name or a ``Distance``; see ``s4s.distance``.
         radius: r of the relaxed objective, in units of sigma_T; 0 is the plain objective.
         moments: weight of the gap between the batch's moments, student to teacher, over the features of the distance;
-            not in the paper, whose objective is 0. See ``s4s.moments``.
+            the paper has none. Moved noises follow the distance alone. See ``s4s.moments``.
         family: of solvers: ``lms``, ``pc``, ``ss``, ``guided`` or ``full``, for S4S, S4S-Alt and joint; the others have
             their own. By default ``lms``. See ``s4s.family``.
         order: outputs a step may use (``lms``, the predictor of ``pc``) or stages of a step (``ss``); by default what

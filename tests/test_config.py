@@ -128,6 +128,7 @@ def test_shards_cover_every_sample_once() -> None:
     assert made == [(0, 500), (500, 1000), (1000, 1234)]
 
 
+LEARNED = {"methods": ["s4s"], "starts": [{"solver": {"name": "ipndm", "order": 3}, "schedule": "edm"}]}
 BAD: list[tuple[list[Any], Any, str]] = [
     (["nfe"], [0], "nfe.0: 0 is less than the minimum of 1"),
     (["nfe"], [], "nfe: [] should be non-empty"),
@@ -135,6 +136,7 @@ BAD: list[tuple[list[Any], Any, str]] = [
     (["nfee"], [4], "unknown key 'nfee'; choose one of: benchmark, classical"),
     (["learned", "radios"], 1, "learned: unknown key 'radios'; choose one of: convert, distance, methods"),
     (["learned", "radius"], -1, "learned.radius: -1 is less than the minimum of 0"),
+    (["learned"], LEARNED | {"moments": 1, "microbatch": 8}, "learned.moments: they are of whole batches; leave out"),
     (["learned", "methods"], ["s5s"], "learned.methods.0: 's5s' is not possible; choose one of: ld3, s4s"),
     (["learned", "methods"], [{"family": "pc"}], "learned.methods.0: 'name' is a required property"),
     (
