@@ -87,7 +87,7 @@ def figure(cells: list[dict[str, Any]], path: Path) -> None:
             points = made[name][1:]
             ax.plot([p["evaluations"] for p in points], [p["loss"] for p in points], color, label=label, lw=1.2)
     handles, labels = axes[0][0].get_legend_handles_labels()
-    plot.legend(handles[: len(LABELS)], labels[: len(LABELS)], loc="outside lower center", ncols=3)
+    plot.legend(handles[: len(LABELS)], labels[: len(LABELS)], loc="outside upper center", ncols=3)
     plot.supxlabel("network-forward-equivalents, validation not counted")
     plot.supylabel("validation loss (L2)")
     with replacing(path) as temporary:
