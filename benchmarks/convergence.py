@@ -8,20 +8,16 @@ file; the table and the figure, ``convergence.md`` and ``convergence.png`` besid
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
-import sys
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import digits
 import matplotlib
-import torch
 
-from s4s.files import replacing, sha256, write_text
-from s4s.memory import keep_freed
+from s4s.files import replacing, write_text
 
 ROUNDS, STEPS, LONG = 12, 300, 1200
 LABELS = {"ours": "Levenberg-Marquardt (ours)", "adam": f"Adam, {STEPS} steps", "long": f"Adam, {LONG} steps"}
@@ -96,26 +92,15 @@ def figure(cells: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("results/convergence"))
-    parser.add_argument("--models", type=Path, default=Path("results/digits/models"), help="trained by the pipeline")
-    parser.add_argument("--methods", nargs="+", default=["s4s-alt", "joint"])
-    parser.add_argument("--nfe", nargs="+", type=int, default=[4, 5, 6, 8])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    keep_freed()  # as the commands of s4s do
-    weights = args.models / "denoiser.safetensors"
-    if not weights.exists():
-        sys.exit(f"{weights}: no trained denoiser; run `make reproduce` first")
+    args = digits.asked(__doc__ or "", "results/convergence", [4, 5, 6, 8])
     denoise, _ = digits.denoiser(args.models, 0)
-    samples, network = digits.teacher(denoise), sha256(weights)[:8]
+    samples = digits.teacher(denoise)
     for method, nfe, seed in product(args.methods, args.nfe, args.seeds):
-        path = args.out / f"{method}-{nfe}-{seed}-{network}.json"
+        path = args.out / f"{method}-{nfe}-{seed}-{args.network}.json"
         if not path.exists():
             write_text(path, json.dumps(cell(denoise, samples, method, nfe, seed)) + "\n")
             print(path, row(json.loads(path.read_text())), flush=True)
-    found = [json.loads(path.read_text()) for path in args.out.glob(f"*-{network}.json")]
+    found = [json.loads(path.read_text()) for path in args.out.glob(f"*-{args.network}.json")]
     found.sort(key=lambda made: (made["method"], made["nfe"], made["seed"]))
     write_text(args.out / "convergence.md", table(found))
     figure(found, args.out / "convergence.png")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,8 @@ from torch import Tensor
 import s4s
 from s4s.distance import distance
 from s4s.family import family
+from s4s.files import sha256
+from s4s.memory import keep_freed
 from s4s.methods import METHODS
 from s4s.models import weights
 from s4s.models.digits import SHAPE, DigitsUNet
@@ -30,6 +34,29 @@ class Point:
     evaluations: float
     seconds: float
     loss: float
+
+
+def asked(about: str, out: str, nfe: list[int]) -> argparse.Namespace:
+    """What the scripts of curves are asked for, and the hash of the trained network that they fit on.
+
+    Args:
+        about: the script's docstring.
+        out, nfe: default folder and numbers of evaluations.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path(out))
+    parser.add_argument("--models", type=Path, default=Path("results/digits/models"), help="trained by the pipeline")
+    parser.add_argument("--methods", nargs="+", default=["s4s-alt", "joint"])
+    parser.add_argument("--nfe", nargs="+", type=int, default=nfe)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_freed()  # as the commands of s4s do
+    weights = args.models / "denoiser.safetensors"
+    if not weights.exists():
+        sys.exit(f"{weights}: no trained denoiser; run `make reproduce` first")
+    args.network = sha256(weights)[:8]
+    return args
 
 
 def denoiser(models: Path, steps: int) -> tuple[Denoise, str]:

@@ -8,7 +8,6 @@ About an hour of CPU time. A cell is computed once for a network and kept as a J
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
@@ -18,11 +17,9 @@ from pathlib import Path
 from unittest import mock
 
 import digits
-import torch
 
 import s4s
-from s4s.files import sha256, write_text
-from s4s.memory import keep_freed
+from s4s.files import write_text
 from s4s.several import stretch
 from s4s.solver import Denoise
 from s4s.train import train_denoiser
@@ -115,22 +112,11 @@ def _cost(points: list[digits.Point], default: list[digits.Point]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("results/variants"))
-    parser.add_argument("--models", type=Path, default=Path("results/digits/models"), help="trained by the pipeline")
-    parser.add_argument("--methods", nargs="+", default=["s4s-alt", "joint"])
-    parser.add_argument("--nfe", nargs="+", type=int, default=[5, 8])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    keep_freed()  # as the commands of s4s do
-    weights = args.models / "denoiser.safetensors"
-    if not weights.exists():
-        sys.exit(f"{weights}: no trained denoiser; run `make reproduce` first")
-    made, network = bench(args.models), sha256(weights)[:8]
+    args = digits.asked(__doc__ or "", "results/variants", [5, 8])
+    made = bench(args.models)
     cells: dict[tuple[str, ...], list[digits.Point]] = {}
     for nfe, method, seed, variant in product(args.nfe, args.methods, args.seeds, NAMES):
-        path = args.out / f"{variant}_{method}_{nfe}_{seed}_{network}.json"
+        path = args.out / f"{variant}_{method}_{nfe}_{seed}_{args.network}.json"
         if not path.exists():
             write_text(path, json.dumps([vars(point) for point in made.run(variant, method, nfe, seed)]) + "\n")
         points = [digits.Point(**point) for point in json.loads(path.read_text())]
