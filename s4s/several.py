@@ -31,7 +31,7 @@ def fit_nfes(
     """Learn a solver for each number of evaluations, from the smallest on.
 
     A method that learns the grid starts from the textbook solver on the grid found for the number before, stretched,
-    where that is nearer to the teacher than the start itself.
+    where that is nearer to the teacher than the start itself (by the distance; ``moments`` do not count here).
 
     Args:
         start: number of evaluations -> where to start, such as
