@@ -57,7 +57,7 @@ class Bench:
         begin = digits.start(nfe)
         if variant.startswith("batch-"):
             size = {"all": digits.TRAIN}.get(variant[6:]) or int(variant[6:])
-            with mock.patch.object(sys.modules["s4s.fit"], "batch_size", lambda k, iterations, train: size):
+            with mock.patch.object(sys.modules["s4s.fit"], "batch_size", lambda *_: size):
                 return fit(begin)[0]
         if variant == "other-grid":
             begin = s4s.solver("ipndm", s4s.grid("logsnr", digits.PROCESS, nfe), order=3)

@@ -28,7 +28,7 @@ from s4s import classical
 from s4s.cells import Cell, cells, needs_features, radius_of, shards, uint8_rule
 from s4s.distance import distance
 from s4s.family import Family, family, is_textbook
-from s4s.fit import batch_size
+from s4s.fit import batch_size, small_phase
 from s4s.grid import grid
 from s4s.jacobian import ROWS, gauss_newton
 from s4s.methods import phases
@@ -224,13 +224,14 @@ def evaluations(config: Config) -> dict[str, int]:
 def fit_evaluations(config: Config, cell: Cell) -> int:
     """Of one fit that goes through all its rounds, with one damping trial an update."""
     learned, held_out = config["learned"], config["teacher"]["validation"]
-    what = cell.method, cell.family, cell.order
+    what, options = (cell.method, cell.family, cell.order), tuple(cell.options.items())
     relaxed = 2 * cell.nfe if radius_of(config, cell) else 0
     total = cell.nfe * held_out
-    for blocks in _block_evaluations(what, cell.solver, tuple(cell.options.items()), cell.nfe):
-        iterations = learned["rounds"] * len(blocks)
+    counts = _block_evaluations(what, cell.solver, options, cell.nfe)
+    for phase, blocks in enumerate(counts):
+        iterations, small = learned["rounds"] * len(blocks), small_phase(phase, len(counts), learned["moments"])
         for k in range(iterations):
-            batch = batch_size(k, iterations, config["teacher"]["train"])
+            batch = batch_size(k, iterations, config["teacher"]["train"], small)
             update = cell.nfe + blocks[k % len(blocks)] + cell.nfe  # the median distance, the curvature, one trial
             total += batch * (update + relaxed) + cell.nfe * held_out
     return total

@@ -77,25 +77,25 @@ def test_evaluations_of_the_digits() -> None:
     assert found["fits"] == sum(costs.fit_evaluations(config, cell) for cell in cells(config) if cell.learned)
 
 
-@pytest.mark.parametrize("radius", [0.0, 0.1])
+@pytest.mark.parametrize(("radius", "moments"), [(0.0, 0.0), (0.1, 0.0), (0.0, 1.0)])
 @pytest.mark.parametrize(("method", "family", "order"), [
     *((method, None, None) for method in METHODS), ("s4s", "pc", 2), ("s4s-alt", "lms", 4), ("s4s-alt", "ss", 4),
 ])  # fmt: skip
 def test_a_real_fit_takes_the_evaluations_counted(
-    method: str, family: str | None, order: int | None, radius: float
+    method: str, family: str | None, order: int | None, radius: float, moments: float
 ) -> None:
     process = s4s.EDM(0.01, 20.0)
     problem = lambda x, sigma: TwoPoints().denoise(x, sigma.reshape(-1, 1).to(x))
     grid = s4s.grid("edm", process, 4)
     teacher = s4s.teacher_set(s4s.solver("dpmpp", s4s.grid("logsnr", process, 30), order=3), problem, 90, (2,))
     start = s4s.solver("ipndm", grid, order=3)
-    options: dict[str, Any] = {"family": family, "order": order, "radius": radius}
+    options: dict[str, Any] = {"family": family, "order": order, "radius": radius, "moments": moments}
     found = s4s.fit(start, problem, teacher, method, **options, rounds=3, patience=99, validation=20)
-    config = {"teacher": {"train": 70, "validation": 20}, "learned": {"rounds": 3, "radius": radius}}
+    config = {"teacher": {"train": 70, "validation": 20}, "learned": {"rounds": 3, **options}}
     counted = costs.fit_evaluations(config, Cell(method, "ipndm", {"order": 3}, "edm", 4, 0, family, order))
     trials, rest = divmod(found.evaluations - counted, 4 * 2)  # batches of 64 and 70: both even
     assert rest == 0 and 0 <= trials * 8 <= 7 * 4 * 70 * len(found.history)
-    if method == "s4s" and not radius:
+    if method == "s4s" and not radius and not moments:
         assert found.evaluations == counted
 
 

@@ -118,6 +118,19 @@ def test_moments_keep_the_spread(teacher: s4s.TeacherSet) -> None:
     assert left[1] < left[0]
 
 
+def test_with_moments_a_second_phase_takes_large_batches(teacher: s4s.TeacherSet) -> None:
+    start, small, whole = s4s.solver("ipndm", s4s.grid("edm", PROCESS, 5)), 64, 120
+    taken = {
+        moments: [
+            record["batch"]
+            for record in s4s.fit(start, denoise, teacher, "s4s-alt", rounds=3, patience=9, moments=moments).history
+        ]
+        for moments in (0.0, 10.0)
+    }
+    assert taken[0.0] == [small] + [whole] * 2 + [small] * 2 + [whole] * 4
+    assert taken[10.0] == [small] * 3 + [whole] * 6
+
+
 def test_robust_loss_counts_near_samples_in_full_and_far_ones_less() -> None:
     d = torch.tensor([1e-6, 1.0, 1e3], dtype=torch.float64)
     assert robust(d, math.inf) is d
