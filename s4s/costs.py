@@ -28,7 +28,7 @@ from s4s import classical
 from s4s.cells import Cell, cells, needs_features, radius_of, shards, uint8_rule
 from s4s.distance import distance
 from s4s.family import Family, family, is_textbook
-from s4s.fit import batch_size, small_phase
+from s4s.fit import batch_size, refines
 from s4s.grid import grid
 from s4s.jacobian import ROWS, gauss_newton
 from s4s.methods import phases
@@ -227,11 +227,10 @@ def fit_evaluations(config: Config, cell: Cell) -> int:
     what, options = (cell.method, cell.family, cell.order), tuple(cell.options.items())
     relaxed = 2 * cell.nfe if radius_of(config, cell) else 0
     total = cell.nfe * held_out
-    counts = _block_evaluations(what, cell.solver, options, cell.nfe)
-    for phase, blocks in enumerate(counts):
-        iterations, small = learned["rounds"] * len(blocks), small_phase(phase, len(counts), learned["moments"])
+    for phase, blocks in enumerate(_block_evaluations(what, cell.solver, options, cell.nfe)):
+        iterations, refining = learned["rounds"] * len(blocks), refines(phase, learned["moments"])
         for k in range(iterations):
-            batch = batch_size(k, iterations, config["teacher"]["train"], small)
+            batch = batch_size(k, iterations, config["teacher"]["train"], refining)
             update = cell.nfe + blocks[k % len(blocks)] + cell.nfe  # the median distance, the curvature, one trial
             total += batch * (update + relaxed) + cell.nfe * held_out
     return total

@@ -301,7 +301,7 @@ class _Fitter:
 
     def batch(self, k: int, iterations: int) -> Tensor:
         """Indices of iteration k: a growing slice of seeded permutations, so small early and large late."""
-        size = batch_size(k, iterations, len(self.y), small_phase(self.phase, len(self.specs), self.moments))
+        size = batch_size(k, iterations, len(self.y), refines(self.phase, self.moments))
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + k)
         return torch.randperm(len(self.y), generator=generator)[:size]
 
@@ -346,15 +346,11 @@ class _Fitter:
         self.evaluations += 2 * solver.nfe * len(index)
 
 
-def batch_size(k: int, iterations: int, train: int, small: bool | None = None) -> int:
-    """Samples of iteration ``k`` of a phase: few while every step is a gain, more when steps are small.
-
-    Args:
-        small: whether the phase takes few throughout; None is few in its first third.
-    """
-    return min(train, 64 if (k < iterations // 3 if small is None else small) else 256)
+def batch_size(k: int, iterations: int, train: int, refining: bool = False) -> int:
+    """Samples of iteration ``k`` of a phase: few in its first third, while steps gain much; else, or refining, more."""
+    return min(train, 64 if k < iterations // 3 and not refining else 256)
 
 
-def small_phase(phase: int, count: int, moments: float) -> bool | None:
-    """``small`` of a phase of ``count``: a second one starts near its end, where moments of 64 samples lead away."""
-    return phase < count - 1 if moments and count > 1 else None
+def refines(phase: int, moments: float) -> bool:
+    """Whether a phase starts too near its end for few samples: a later one, whose moments 64 samples do not tell."""
+    return phase > 0 and moments > 0

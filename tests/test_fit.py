@@ -128,7 +128,7 @@ def test_with_moments_a_second_phase_takes_large_batches(teacher: s4s.TeacherSet
         for moments in (0.0, 10.0)
     }
     assert taken[0.0] == [small] + [whole] * 2 + [small] * 2 + [whole] * 4
-    assert taken[10.0] == [small] * 3 + [whole] * 6
+    assert taken[10.0] == [small] + [whole] * 8
 
 
 def test_robust_loss_counts_near_samples_in_full_and_far_ones_less() -> None:
