@@ -226,8 +226,10 @@ def fit_evaluations(config: Config, cell: Cell) -> int:
     learned, held_out = config["learned"], config["teacher"]["validation"]
     what, options = (cell.method, cell.family, cell.order), tuple(cell.options.items())
     relaxed = 2 * cell.nfe if radius_of(config, cell) else 0
-    total = cell.nfe * held_out
-    for phase, blocks in enumerate(_block_evaluations(what, cell.solver, options, cell.nfe)):
+    found = _block_evaluations(what, cell.solver, options, cell.nfe)
+    counted = 3 if learned["moments"] and len(found) > 1 else 1  # at the start with and without moments, and between
+    total = counted * cell.nfe * held_out
+    for phase, blocks in enumerate(found):
         iterations, refining = learned["rounds"] * len(blocks), refines(phase, learned["moments"])
         for k in range(iterations):
             batch = batch_size(k, iterations, config["teacher"]["train"], refining)

@@ -46,7 +46,8 @@ class FitResult:
             and with ``moments`` their weighted gap.
         evaluations: network-forward-equivalents spent (input-backward counts 1), validation included.
         seconds: wall time.
-        history: one record an iteration: iteration, batch, loss (on the batch), val_loss, evaluations.
+        history: one record an iteration: iteration, batch, loss (on the batch), val_loss, evaluations; losses are
+            without ``moments`` before the last phase.
     """
 
     solver: Solver
@@ -89,7 +90,8 @@ def fit(
         distance: a name or a ``Distance``; see ``s4s.distance``.
         radius: r of the relaxed objective, in units of sigma_T; 0 is the plain objective.
         moments: weight of the gap between the batch's moments, student to teacher, over the features of the distance;
-            the paper has none. Moved noises follow the distance alone. See ``s4s.moments``.
+            the paper has none. Moved noises, and a phase before the last, follow the distance alone. See
+            ``s4s.moments``.
         family: of solvers: ``lms``, ``pc``, ``ss``, ``guided`` or ``full``, for S4S, S4S-Alt and joint; the others have
             their own. By default ``lms``. See ``s4s.family``.
         order: outputs a step may use (``lms``, the predictor of ``pc``) or stages of a step (``ss``); by default what
@@ -184,20 +186,23 @@ class _Fitter:
         self.x_T, self.y, self.val = x_T[:n], teacher.y[:n], (x_T[n:], teacher.y[n:], None if c is None else c[n:])
         self.condition = c
         self.moved = torch.zeros_like(self.x_T)
-        self.reach, self.moments = radius * teacher.sigma_max, moments
+        self.reach, self.last_moments = radius * teacher.sigma_max, moments
         self.seed = seed
         self.evaluations = 0
         self.history: list[dict[str, float]] = []
         self.started = time.perf_counter()
         self.enter(0, start, math.inf)
-        self.start_loss = self.best.loss = self.loss(self.best.theta, self.val)
+        self.start_loss = self.loss(self.best.theta, self.val, moments=moments)
         if self.start_loss == math.inf:
             raise Error(f"samples of {start.name} are not finite, so there is nothing to fit: check the network")
+        same = self.moments == moments
+        self.best.loss = self.start_loss if same else self.loss(self.best.theta, self.val)
 
     def enter(self, phase: int, start: Solver, loss: float) -> None:
-        """Begin a phase: its family around ``start``, whose validation loss is ``loss``."""
+        """Begin a phase: its family around ``start``, whose validation loss is ``loss``. Moments count in the last."""
         self.phase, self.came_from, spec = phase, start, self.specs[phase]
         last = phase == len(self.specs) - 1
+        self.moments = self.last_moments if last else 0.0
         self.family = family(start, spec.family, **(self.options if last else self.options | {"order": None}))
         self.cycle = self.family.turns(spec.cycle)
         self.damping = [1e-2] * len(self.cycle)
@@ -212,14 +217,15 @@ class _Fitter:
         """The samples of an iteration, starting from ``x_T``."""
         return x_T[index], self.y[index], None if self.condition is None else self.condition[index]
 
-    def loss(self, theta: Tensor, batch: Batch, tolerance: float = math.inf) -> float:
+    def loss(self, theta: Tensor, batch: Batch, tolerance: float = math.inf, moments: float | None = None) -> float:
         """Mean robust distance of student and teacher, and what moments add; infinite where the solver breaks down."""
+        moments = self.moments if moments is None else moments
         if not all(array.isfinite().all() for array in self.family.arrays(theta)):
             return math.inf
         pairs = self.pairs(theta, batch)
         value = robust(self.distances(pairs), tolerance).mean().item()
-        if self.moments:
-            value += self.moments * gap([(self.d.features(x), self.d.features(y)) for x, y in pairs])
+        if moments:
+            value += moments * gap([(self.d.features(x), self.d.features(y)) for x, y in pairs])
         return value if value == value else math.inf
 
     @torch.no_grad()
@@ -244,8 +250,16 @@ class _Fitter:
             self.run_phase(rounds, patience, progress, unfinished, at or (0, self.best.theta, (0, self.best.loss)))
             if self.phase == len(self.specs) - 1:
                 return
-            self.enter(self.phase + 1, self.solver, self.best.loss)
+            self.go_on()
             at = None
+
+    def go_on(self) -> None:
+        """Enter the next phase from the best so far, or from the start where that is better once moments count."""
+        self.enter(self.phase + 1, self.solver, self.best.loss)
+        if self.moments:
+            self.best.loss = self.loss(self.best.theta, self.val)
+            if self.best.loss > self.start_loss:
+                self.enter(self.phase, self.start, self.start_loss)
 
     def run_phase(self, rounds: int, patience: int, progress: str | None, unfinished: Unfinished, at: _At) -> None:
         """Go through the cycle until the rounds are spent or validation stops gaining."""
@@ -352,5 +366,5 @@ def batch_size(k: int, iterations: int, train: int, refining: bool = False) -> i
 
 
 def refines(phase: int, moments: float) -> bool:
-    """Whether a phase starts too near its end for few samples: a later one, whose moments 64 samples do not tell."""
+    """Whether a phase goes on near its end with moments, which 64 samples do not tell."""
     return phase > 0 and moments > 0
