@@ -68,11 +68,13 @@ def test_decoupled_start_is_read_back() -> None:
 
 @given(st.lists(st.floats(-60, 60), min_size=8, max_size=8))
 @settings(max_examples=100, deadline=None)
-def test_levels_fall_whatever_the_parameters(values: list[float]) -> None:
-    made = family(s4s.solver("ipndm", s4s.grid("edm", PROCESS, 5)), "lms")
-    theta = made.moves("grid", "shift") @ torch.tensor(values, dtype=torch.float64)  # weights play no part
+def test_levels_fall_whatever_the_parameters_and_another_family_can_start_there(values: list[float]) -> None:
+    start = s4s.solver("ipndm", s4s.grid("edm", PROCESS, 5))
+    made = family(start, "classical")
+    theta = made.moves("grid", "shift") @ torch.tensor(values, dtype=torch.float64)
     sigma, sigma_eval, *_ = made.arrays(theta)
     assert (sigma.diff() < 0).all() and sigma[0] == 80.0 and sigma[-1] == 0.002
+    assert family(made.solver(theta).replace(name=start.name, provenance=start.provenance), "lms").kind == "lms"
     lam, moved = -sigma.log(), -sigma_eval.log()
     assert ((moved[1:] - lam[1:-1]).abs() <= torch.maximum(lam.diff()[1:], lam.diff()[:-1]) / 2 + 1e-12).all()
 
