@@ -28,7 +28,7 @@ from s4s import classical
 from s4s.cells import Cell, cells, needs_features, radius_of, shards, uint8_rule
 from s4s.distance import distance
 from s4s.family import Family, family, is_textbook
-from s4s.fit import batch_size, refines
+from s4s.fitter import batch_size, refines
 from s4s.grid import grid
 from s4s.jacobian import ROWS, gauss_newton
 from s4s.methods import phases
@@ -224,11 +224,10 @@ def evaluations(config: Config) -> dict[str, int]:
 def fit_evaluations(config: Config, cell: Cell) -> int:
     """Of one fit that goes through all its rounds, with one damping trial an update."""
     learned, held_out = config["learned"], config["teacher"]["validation"]
-    what, options = (cell.method, cell.family, cell.order), tuple(cell.options.items())
+    what = (cell.method, cell.family, cell.order)
     relaxed = 2 * cell.nfe if radius_of(config, cell) else 0
-    found = _block_evaluations(what, cell.solver, options, cell.nfe)
-    counted = 3 if learned["moments"] and len(found) > 1 else 1  # at the start with and without moments, and between
-    total = counted * cell.nfe * held_out
+    found = _block_evaluations(what, cell.solver, tuple(cell.options.items()), cell.nfe)
+    total = cell.nfe * held_out * (3 if learned["moments"] and len(found) > 1 else 1)  # with moments, without, between
     for phase, blocks in enumerate(found):
         iterations, refining = learned["rounds"] * len(blocks), refines(phase, learned["moments"])
         for k in range(iterations):

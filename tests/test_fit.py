@@ -133,6 +133,30 @@ def test_with_moments_a_second_phase_takes_large_batches(teacher: s4s.TeacherSet
     assert taken[10.0] == [small] + [whole] * 8
 
 
+def test_moments_wait_for_the_last_phase(teacher: s4s.TeacherSet) -> None:
+    start = s4s.solver("ipndm", s4s.grid("edm", PROCESS, 5))
+    ld3, alone, both = (
+        s4s.fit(start, denoise, teacher, method, rounds=3, moments=moments)
+        for method, moments in (("ld3", 0.0), ("ld3", 10.0), ("s4s-alt", 10.0))
+    )
+    assert [r["val_loss"] for r in both.history[:3]] == [r["val_loss"] for r in ld3.history]
+    assert both.start_loss == alone.start_loss > ld3.start_loss
+
+
+def test_where_moments_prefer_the_start_the_last_phase_begins_there(teacher: s4s.TeacherSet) -> None:
+    """Of samples that go with other noises, the mean is nearest: without moments the spread is soon lost."""
+    start = s4s.solver("ipndm", s4s.grid("edm", PROCESS, 5))
+    shuffled = replace(teacher, y=teacher.y.roll(1, 0))
+    found = s4s.fit(start, denoise, shuffled, "s4s-alt", rounds=2, moments=1e4)
+    x_T, y = teacher.x_T[-40:], shuffled.y[-40:]
+    ld3 = s4s.fit(start, denoise, shuffled, "ld3", rounds=2).solver
+    at_start, between, at_end = (
+        gap([(s4s.sample(solver, denoise, x_T).flatten(1), y.flatten(1))]) for solver in (start, ld3, found.solver)
+    )
+    assert between > 2 * at_start and at_end <= 1.1 * at_start
+    assert found.val_loss <= found.start_loss
+
+
 def test_robust_loss_counts_near_samples_in_full_and_far_ones_less() -> None:
     d = torch.tensor([1e-6, 1.0, 1e3], dtype=torch.float64)
     assert robust(d, math.inf) is d

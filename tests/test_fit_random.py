@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from functools import cache
 from typing import Any
 
@@ -16,11 +15,11 @@ import s4s
 from s4s import config
 from s4s.cells import Cell
 from s4s.distance import Distance, distance, perceptual, total
+from s4s.fitter import Fitter
 from s4s.methods import METHODS
 from s4s.moments import gap
 
 PROCESS = s4s.EDM(0.002, 80.0)
-fitting: Any = importlib.import_module("s4s.fit")
 
 
 def net(x: Tensor, sigma: Tensor) -> Tensor:
@@ -134,7 +133,7 @@ def test_a_fit_that_diverges_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """The third step lands far off: the fourth leaves from the best so far, with more damping."""
     seen: list[Tensor] = []
     damping: list[float] = []
-    step = fitting._Fitter.step
+    step = Fitter.step
 
     def leaping(self: Any, theta: Tensor, turn: int, index: Tensor) -> tuple[Tensor, float]:
         seen.append(theta)
@@ -142,7 +141,7 @@ def test_a_fit_that_diverges_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
         moved, loss = step(self, theta, turn, index)
         return (moved + 3 if len(seen) == 3 else moved), loss
 
-    monkeypatch.setattr(fitting._Fitter, "step", leaping)
+    monkeypatch.setattr(Fitter, "step", leaping)
     start = s4s.solver("ipndm", s4s.grid("edm", PROCESS, 4))
     found = s4s.fit(start, denoise, teacher(), "s4s", rounds=6)
     losses = [found.start_loss, *(record["val_loss"] for record in found.history[:3])]
