@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import sys
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -19,6 +18,7 @@ from unittest import mock
 import digits
 
 import s4s
+from s4s import fitter
 from s4s.files import write_text
 from s4s.several import stretch
 from s4s.solver import Denoise
@@ -57,7 +57,7 @@ class Bench:
         begin = digits.start(nfe)
         if variant.startswith("batch-"):
             size = {"all": digits.TRAIN}.get(variant[6:]) or int(variant[6:])
-            with mock.patch.object(sys.modules["s4s.fit"], "batch_size", lambda *_: size):
+            with mock.patch.object(fitter, "batch_size", lambda *_: size):
                 return fit(begin)[0]
         if variant == "other-grid":
             begin = s4s.solver("ipndm", s4s.grid("logsnr", digits.PROCESS, nfe), order=3)
