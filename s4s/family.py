@@ -167,7 +167,7 @@ def _grid_parameters(start: Solver, ends: list[int] | None) -> tuple[Tensor, Ten
     raw = share * (1 + SMALLEST_STEP * len(sigma_eval)) - SMALLEST_STEP
     if not (raw > -ROUNDING).all():
         raise Error(f"{start.name}: two neighbouring levels are closer than {SMALLEST_STEP:g} of the grid's log range")
-    logits = raw.clamp(min=ROUNDING**2).log()
+    logits = raw.clamp(min=ROUNDING**2).log()  # a step at its smallest: rounding may leave less than nothing
     moved = -sigma_eval[1:].log() - lam[1:-1]
     gap = torch.where(moved > 0, lam.diff()[1:], lam.diff()[:-1])
     bounded = 2 * moved / gap
@@ -211,10 +211,9 @@ def _textbook(start: Solver, convert: str) -> Callable[[Tensor, Tensor], tuple[T
 
 
 def _require_start(made: Family) -> None:
-    """Tell a family that cannot hold its start from one that does up to rounding, much where levels nearly touch."""
     for key, value in zip(("sigma", "sigma_eval", "start", "weight"), made.arrays(made.theta), strict=True):
         target = getattr(made.start, key)
-        if not torch.allclose(value, target, rtol=1e-6, atol=1e-6 * target.abs().max().item()):
+        if not torch.allclose(value, target, rtol=1e-10, atol=1e-10 * target.abs().max().item()):
             raise Error(
                 f"family {made.kind!r} cannot represent {made.start.name} exactly (array '{key}'); choose another"
             )
