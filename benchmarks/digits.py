@@ -99,7 +99,7 @@ class Clock:
 def levenberg_marquardt(
     denoise: Denoise, samples: s4s.TeacherSet, method: str, begin: s4s.Solver, seed: int, rounds: int
 ) -> tuple[list[Point], s4s.Solver]:
-    """``s4s.fit`` with its defaults, L2. The best validation loss so far after every iteration, and the solver."""
+    """``s4s.fit`` with its defaults, L2. The best validation loss so far after every round, and the solver."""
     clock = Clock(denoise)
     result = s4s.fit(begin, clock, samples, method, seed=seed, rounds=rounds, validation=HELD_OUT)
     validation = begin.nfe * HELD_OUT

@@ -232,8 +232,9 @@ def fit_evaluations(config: Config, cell: Cell) -> int:
         iterations, refining = learned["rounds"] * len(blocks), refines(phase, learned["moments"])
         for k in range(iterations):
             batch = batch_size(k, iterations, config["teacher"]["train"], refining)
-            update = cell.nfe + blocks[k % len(blocks)] + cell.nfe  # the median distance, the curvature, one trial
-            total += batch * (update + relaxed) + cell.nfe * held_out
+            parts = batch > (learned.get("microbatch") or batch)  # their median distance comes before
+            total += batch * (cell.nfe * parts + blocks[k % len(blocks)] + cell.nfe + relaxed)  # curvature, one trial
+        total += learned["rounds"] * cell.nfe * held_out
     return total
 
 

@@ -37,7 +37,7 @@ class FitResult:
             and with ``moments`` their weighted gap.
         evaluations: network-forward-equivalents spent (input-backward counts 1), validation included.
         seconds: wall time.
-        history: one record an iteration: iteration, batch, loss (on the batch), val_loss, evaluations; losses are
+        history: one record a round: round, and of its last step batch and loss on it, val_loss, evaluations; losses are
             without ``moments`` before the last phase.
     """
 

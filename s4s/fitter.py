@@ -15,7 +15,7 @@ from s4s.distance import Distance
 from s4s.errors import Error
 from s4s.family import family
 from s4s.frozen import Batch, Frozen
-from s4s.jacobian import ROWS, gauss_newton, mean, robust
+from s4s.jacobian import ROWS, gauss_newton, mean, robust, tolerance_of
 from s4s.methods import Method
 from s4s.moments import gap
 from s4s.relaxed import descend, pull
@@ -25,7 +25,6 @@ from s4s.unfinished import State, Unfinished
 
 KEPT = ("start_loss", "evaluations", "damping", "history")  # of a fit's state, beside its tensors
 DIVERGED = 10.0  # of the start's validation loss: beyond it, a fit goes back to the best and takes smaller steps
-TOLERANCE = 4.0  # of the median distance: where a sample begins to count less, see ``robust``
 
 
 @dataclass
@@ -35,7 +34,7 @@ class _Best:
 
 
 _At = tuple[int, Tensor, tuple[int, float]]
-"""Next iteration of a phase, its parameters, and the last one that gained enough with its validation loss."""
+"""Next round of a phase, its parameters, and the last round that gained enough with its validation loss."""
 
 
 class Fitter:
@@ -138,29 +137,28 @@ class Fitter:
     def run_phase(self, rounds: int, patience: int, progress: str | None, unfinished: Unfinished, at: _At) -> None:
         """Go through the cycle until the rounds are spent or validation stops gaining."""
         first, theta, mark = at
-        iterations = rounds * len(self.cycle)
-        bar = tqdm(range(first, iterations), desc=progress, initial=first, total=iterations, disable=progress is None,
+        rounds = rounds if self.cycle else 0  # a single step has no grid
+        bar = tqdm(range(first, rounds), desc=progress, initial=first, total=rounds, disable=progress is None,
                    mininterval=2)  # fmt: skip
         for k in bar:
-            if k - 1 - mark[0] >= patience * len(self.cycle):
+            if k - 1 - mark[0] >= patience:
                 break
-            index = self.batch(k, iterations)
-            turn = k % len(self.cycle)
-            theta, loss = self.step(theta, turn, index)
-            if self.reach:
-                self.relax(theta, index)
+            for turn in range(len(self.cycle)):
+                index = self.batch(k * len(self.cycle) + turn, rounds * len(self.cycle))
+                theta, loss = self.step(theta, turn, index)
+                if self.reach:
+                    self.relax(theta, index)
             val = self.loss(theta, self.val)
             if val < self.best.loss:
                 self.best = _Best(theta, val)
-            self.history.append({"iteration": len(self.history), "batch": len(index), "loss": loss, "val_loss": val,
+            self.history.append({"round": len(self.history), "batch": len(index), "loss": loss, "val_loss": val,
                                  "evaluations": self.evaluations})  # fmt: skip
             if not val <= DIVERGED * self.start_loss:
-                theta, self.damping[turn] = self.best.theta, min(36 * self.damping[turn], 1e6)
+                theta, self.damping = self.best.theta, [min(36 * damping, 1e6) for damping in self.damping]
             bar.set_postfix_str(f"validation {self.best.loss:.3g} of {self.start_loss:.3g}")
             if self.best.loss < 0.995 * mark[1]:
                 mark = (k, self.best.loss)
-            if (k + 1) % len(self.cycle) == 0:
-                unfinished.save(self.state((k + 1, theta, mark)))
+            unfinished.save(self.state((k + 1, theta, mark)))
 
     @property
     def seconds(self) -> float:
@@ -202,13 +200,14 @@ class Fitter:
         def of_block(part: Tensor) -> Any:
             return arrays(theta + moves @ part)
 
-        net, tolerance = self.network, TOLERANCE * self.distances(self.pairs(theta, batch)).median().item()
-        tolerance = tolerance if 0 < tolerance < math.inf else math.inf
+        net = self.network
+        parts = net.parts(batch, len(index))
+        tolerance = None if len(parts) == 1 else tolerance_of(self.distances(self.pairs(theta, batch)))
         g = mean([
             (len(y), gauss_newton(of_block, here, net.under(c), self.d, x_T, y,
                                   tolerance=tolerance, moments=self.moments, rows=net.microbatch or ROWS,
                                   perturbation=net.perturbation))
-            for x_T, y, c in net.parts(batch, len(index))
+            for x_T, y, c in parts
         ])  # fmt: skip
         self.evaluations += g.evaluations * len(index)
         if not (g.gradient.isfinite().all() and g.curvature.isfinite().all()):
@@ -217,7 +216,7 @@ class Fitter:
         for _ in range(8):
             damped = g.curvature + self.damping[turn] * torch.diag(scale)
             moved = theta - moves @ torch.linalg.solve_ex(damped, g.gradient)[0]
-            loss = self.loss(moved, batch, tolerance)
+            loss = self.loss(moved, batch, g.tolerance)
             if loss < g.loss:
                 self.damping[turn] = max(self.damping[turn] / 4, 1e-7)
                 return moved, loss

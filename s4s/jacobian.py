@@ -1,8 +1,9 @@
 """Gauss-Newton matrices of a solver family: how the loss bends as its few dozen parameters move.
 
 Tangents travel through the sampler beside the states. The table rule is linear, so only the network needs a
-derivative, and a directional one is a difference of two calls: one extra evaluation for every (parameter, step) pair
-in which the parameter can already be felt. A parameter of the last step costs nothing at all.
+derivative, and a directional one is a difference of two calls: one extra evaluation for every (direction, step) pair
+in which the direction can already be felt. So parameters are turned into directions that are felt as late as can be;
+one of the last step costs nothing at all.
 """
 
 from __future__ import annotations
@@ -20,16 +21,22 @@ from s4s.textbook import Arrays
 
 PERTURBATION = 1e-3  # of the level; small against the network's curvature, large against float32 rounding
 ROWS = 512  # rows of a network call that differentiates
+TOLERANCE = 4.0  # of the median distance: where a sample begins to count less, see ``robust``
+UNFELT = 1e-9  # share of an array entry's slope along which it counts as not moving
 
 
 @dataclass(frozen=True)
 class GaussNewton:
-    """At some parameters: loss, gradient [p], curvature [p, p] (of half the loss's Hessian), network calls a sample."""
+    """At some parameters: loss, gradient [p], curvature [p, p] (of half the loss's Hessian), network calls a sample.
+
+    And the tolerance that the loss was taken with.
+    """
 
     loss: float
     gradient: Tensor
     curvature: Tensor
     evaluations: int
+    tolerance: float
 
 
 def gauss_newton(
@@ -40,7 +47,7 @@ def gauss_newton(
     x_T: Tensor,
     y: Tensor,
     *,
-    tolerance: float = float("inf"),
+    tolerance: float | None = float("inf"),
     moments: float = 0.0,
     rows: int = ROWS,
     perturbation: float = PERTURBATION,
@@ -50,34 +57,36 @@ def gauss_newton(
     Args:
         arrays: parameters [p] -> arrays of a solver, differentiable.
         x_T, y: [B, ...] starting noises and teacher outputs.
-        tolerance: of ``robust``; infinite is the distance itself.
+        tolerance: of ``robust``; infinite is the distance itself, None ``tolerance_of`` these samples.
         moments: weight of the gap between the moments of the samples and of ``y``, see ``s4s.moments``.
         rows: rows of a network call that differentiates; at least B are taken.
         perturbation: of the level in differences of two calls; more than the default for networks in half precision.
     """
     moves = _Moves(rows, perturbation)
     values = [a.detach() for a in arrays(theta)]
-    slopes = torch.func.jacfwd(arrays)(theta)
+    directions, slopes = _felt_late(torch.func.jacfwd(arrays)(theta))
     with torch.no_grad():
         x, tangents, evaluations = _propagate(values, slopes, denoise, x_T, moves)
         features = d.features(x)
         residual = features - d.features(y)
         columns = _directional(lambda z, _: d.features(z), x, features, tangents, None, torch.tensor(1.0), moves)
-        none = torch.zeros_like(residual)  # of a parameter that is felt nowhere
+        none = torch.zeros_like(residual)  # of a direction that is felt nowhere
         J = torch.stack([(none if c is None else c).flatten() for c in columns]).double()
         r = residual.flatten().double()
         each = d.penalty(residual).double().mean(1)
+        tolerance = tolerance_of(each) if tolerance is None else tolerance
         JW = J * (1 / (1 + each / tolerance)).repeat_interleave(residual.shape[1])
         if d.weight is not None:
             JW *= d.weight(residual.double()).flatten()
         loss, gradient, curvature = robust(each, tolerance).mean().item(), JW @ r / len(r), JW @ J.T / len(r)
         if moments:
             gap = (moments_of(features) - moments_of(d.features(y))).flatten()
-            slopes = [torch.func.jvp(moments_of, (features.double(),), (j.view_as(features),))[1] for j in J]
-            K, share = torch.stack(slopes).flatten(1), moments / features.shape[1]
+            by = [torch.func.jvp(moments_of, (features.double(),), (j.view_as(features),))[1] for j in J]
+            K, share = torch.stack(by).flatten(1), moments / features.shape[1]
             loss += share * gap.square().sum().item()
             gradient, curvature = gradient + share * K @ gap, curvature + share * K @ K.T
-        return GaussNewton(loss, gradient.cpu(), curvature.cpu(), evaluations)
+        gradient, curvature = directions @ gradient.cpu(), directions @ curvature.cpu() @ directions.T
+        return GaussNewton(loss, gradient, curvature, evaluations, tolerance)
 
 
 def robust(distances: Tensor, tolerance: float) -> Tensor:
@@ -89,6 +98,12 @@ def robust(distances: Tensor, tolerance: float) -> Tensor:
     return distances if tolerance == float("inf") else tolerance * torch.log1p(distances / tolerance)
 
 
+def tolerance_of(distances: Tensor) -> float:
+    """For ``robust``: a few times the median of a batch's distances; infinite where that says nothing."""
+    tolerance = TOLERANCE * distances.median().item()
+    return tolerance if 0 < tolerance < float("inf") else float("inf")
+
+
 def mean(parts: Sequence[tuple[int, GaussNewton]]) -> GaussNewton:
     """Of the parts of a batch, each with its number of samples."""
     if len(parts) == 1:
@@ -97,7 +112,8 @@ def mean(parts: Sequence[tuple[int, GaussNewton]]) -> GaussNewton:
     share = [(count / total, part) for count, part in parts]
     gradient = torch.stack([w * part.gradient for w, part in share]).sum(0)
     curvature = torch.stack([w * part.curvature for w, part in share]).sum(0)
-    return GaussNewton(sum(w * part.loss for w, part in share), gradient, curvature, parts[0][1].evaluations)
+    loss, first = sum(w * part.loss for w, part in share), parts[0][1]
+    return GaussNewton(loss, gradient, curvature, first.evaluations, first.tolerance)
 
 
 @dataclass(frozen=True)
@@ -106,6 +122,28 @@ class _Moves:
 
     rows: int
     perturbation: float
+
+
+def _felt_late(slopes: Arrays) -> tuple[Tensor, Arrays]:
+    """Orthonormal directions [p, p] of the parameters, each felt as late as can be, and the arrays' slopes along them.
+
+    Step sizes of a grid sum to one, so each parameter of a grid moves every level; of their combinations all but one
+    leave the first level alone, all but two the second. What an evaluation feels is split off from the directions left.
+    """
+    _, sigma_eval, start, weight = slopes
+    directions, felt = torch.eye(start.shape[-1], dtype=start.dtype), [0]
+    for n in range(1, len(sigma_eval)):
+        rows = torch.cat([start[n : n + 1], weight[n], sigma_eval[n : n + 1]])
+        rows = rows / rows.norm(dim=1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny)
+        left = directions[:, felt[-1] :]
+        _, size, turned = torch.linalg.svd(rows @ left)
+        directions[:, felt[-1] :] = left @ turned.T
+        felt.append(felt[-1] + int((size > UNFELT).sum()))
+    sigma, sigma_eval, start, weight = (array @ directions for array in slopes)
+    for n, count in enumerate(felt):
+        for array in (sigma_eval, start, weight):
+            array[n, ..., count:] = 0
+    return directions, (sigma, sigma_eval, start, weight)
 
 
 def _propagate(
