@@ -16,7 +16,7 @@ from s4s.report.data import COLUMNS, read_records, scores, to_frame
 from s4s.report.labels import solver_label
 from s4s.report.published import published_frame, published_numbers
 from s4s.report.render import Cell, Table, escape_tex, markdown, tex
-from s4s.report.table import fid_frame, fid_table, headline, summary_frame, winners
+from s4s.report.table import fid_frame, fid_table, headline, summary_frame, summary_table, winners
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +138,10 @@ def test_rows_with_several_families_say_which(tmp_path: Path) -> None:
     records = read_records(small.metrics)
     names = [row[0].text for group in fid_table(scores(to_frame(records)), records).groups for row in group]
     assert names == ["Classical", "S4S (LMS)", "S4S (PC)"]
+    best = {cell.text: cell.remark for cell in summary_table(scores(to_frame(records)), records).groups[0][0]}
+    assert best["11.00"] == "PC; iPNDM 3, EDM"
+    choice = report.choose(small.metrics)
+    assert choice.label("s4s") == "S4S (LMS)" and choice.label("classical") == "iPNDM 3, EDM"
 
 
 def test_only_classical_results_still_make_tables(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from s4s.errors import Error
 from s4s.report.data import Record, Score, read_records, scores, to_frame
 from s4s.report.labels import LEARNED, METHODS, schedule_label, start_label
 from s4s.report.table import winners
+from s4s.report.variants import variant_names
 
 
 @dataclass(frozen=True)
@@ -22,18 +23,20 @@ class Choice:
         cells: by method, in table order: the teacher, the classical start, and what was learned from that start. The
             first seed of each, not the best one.
         grids: the starting solver on every grid it was scored on, by grid.
+        names: of the cells, by method, with the family and the like of those that have several.
     """
 
     nfe: int
     start: tuple[str, str]
     cells: dict[str, Record]
     grids: dict[str, Record]
+    names: dict[str, str]
 
     def label(self, method: str) -> str:
         """What a row of a picture is called."""
         if method == "classical":
             return start_label(*self.start)
-        return METHODS[method]
+        return self.names[method]
 
 
 def choose(metrics_files: Iterable[Path], nfe: int | None = None, start: tuple[str, str] | None = None) -> Choice:
@@ -59,11 +62,10 @@ def choose(metrics_files: Iterable[Path], nfe: int | None = None, start: tuple[s
     by_cell = {record["cell"]: record for record in records}
     teacher = next((w.teacher for w in winners(found) if w.nfe == nfe), None)
     shown = [*([teacher] if teacher else []), *(score for score in here if score.start == start)]
-    cells: dict[str, Record] = {}
-    for score in shown:
-        cells.setdefault(score.method, by_cell[score.cells[0]])
+    name, first = variant_names(found), {score.method: score for score in reversed(shown)}
+    cells = {method: by_cell[first[method].cells[0]] for method in METHODS if method in first}
     grids = {score.schedule: by_cell[score.cells[0]] for score in here if _plain(score) and score.solver == start[0]}
-    return Choice(nfe, start, {method: cells[method] for method in METHODS if method in cells}, grids)
+    return Choice(nfe, start, cells, grids, {method: name(score) for method, score in first.items()})
 
 
 def grid_labels(choice: Choice) -> dict[str, Record]:

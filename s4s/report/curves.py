@@ -74,14 +74,16 @@ def _learned(axes: Axes, found: Sequence[Score]) -> list[Line2D]:
     curves = _curves(found, LEARNED)
     starts = [start_label(*start) for start in sorted({curve[0].start for curve in curves})]
     mark, name = markers(starts), variant_names(found)
+    names = {method: list({name(c[0]): None for c in curves if c[0].method == method}) for method in LEARNED}
+    dash = {label: made for alike in names.values() for label, made in dashes(alike).items()}
     handles: dict[str, Line2D] = {}
     for curve in curves:
-        start, color = start_label(*curve[0].start), METHOD_COLOR[curve[0].method]
-        look: dict[str, Any] = {"color": color, "marker": mark[start], "ms": 6, "lw": 1.8}
+        start, label, color = start_label(*curve[0].start), name(curve[0]), METHOD_COLOR[curve[0].method]
+        look: dict[str, Any] = {"color": color, "marker": mark[start], "ms": 6, "lw": 1.8, "ls": dash[label]}
         x, y = [score.nfe for score in curve], [score.fid for score in curve]
         error = [score.std or 0.0 for score in curve]
         axes.errorbar(x, y, yerr=error, elinewidth=1, capsize=2, zorder=4, mec="white", mew=0.7, **look)
-        handles[name(curve[0])] = Line2D([], [], color=color, lw=2, label=name(curve[0]))
+        handles[label] = Line2D([], [], color=color, lw=2, ls=dash[label], label=label)
     looks = [Line2D([], [], color="#555555", marker=mark[s], ms=6, lw=1.5, label=s) for s in starts]
     return [_title("Learned"), *handles.values(), _title("Learned from"), *looks] if curves else []
 

@@ -35,6 +35,7 @@ _SCHEDULES = {
     "gits": "GITS",
     "ays": "AYS",
 }
+_FAMILIES = {"lms": "LMS", "pc": "PC", "ss": "SS"}
 
 
 def solver_label(solver: str) -> str:
@@ -49,6 +50,11 @@ def solver_label(solver: str) -> str:
 def schedule_label(schedule: str) -> str:
     """``quadratic`` as ``time-quadratic``; names it does not know stay as they are."""
     return _SCHEDULES.get(schedule, schedule)
+
+
+def family_label(family: str) -> str:
+    """``lms`` as ``LMS``; families that are words stay as they are."""
+    return _FAMILIES.get(family, family)
 
 
 def start_label(solver: str, schedule: str) -> str:

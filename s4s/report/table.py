@@ -15,7 +15,7 @@ from s4s.report.labels import LEARNED, METHODS, schedule_label, solver_label, st
 from s4s.report.protocol import protocol_note
 from s4s.report.published import published_frame, published_table
 from s4s.report.render import Cell, Table, markdown, tex
-from s4s.report.variants import variant_names
+from s4s.report.variants import variant_names, variants
 
 _OTHERS = "others"
 
@@ -122,7 +122,7 @@ def winners(found: Sequence[Score]) -> list[Winner]:
 
 def summary_table(found: Sequence[Score], records: Sequence[Record]) -> Table:
     """Who wins: one row an NFE, the best of each method, and ratios."""
-    rounds = winners(found)
+    rounds, of = winners(found), variants(found)
     methods = [method for method in LEARNED if any(method in winner.learned for winner in rounds)]
     ratios = _ratios(found)
     head = ["NFE", "Best classical", "Start", *(METHODS[method] for method in methods), "Teacher", *ratios]
@@ -130,15 +130,15 @@ def summary_table(found: Sequence[Score], records: Sequence[Record]) -> Table:
     for winner in rounds:
         learned = [winner.learned.get(method) for method in methods]
         low = min((score.fid for score in [winner.classical, *learned] if score), default=None)
-        cells = [_summary_cell(score, low) for score in (winner.classical, winner.start, *learned)]
+        cells = [_summary_cell(score, low, of) for score in (winner.classical, winner.start, *learned)]
         values = [ratio(winner) for ratio in ratios.values()]
-        cells += [_summary_cell(winner.teacher, None), *(Cell("" if v is None else f"{v:.2f}×") for v in values)]
+        cells += [_summary_cell(winner.teacher, None, of), *(Cell("" if v is None else f"{v:.2f}×") for v in values)]
         rows.append((Cell(str(winner.nfe)), *cells))
     notes = (
         protocol_note(records),
-        "Each entry is the best of its method at that NFE (mean over fit seeds), with the solver and grid it started "
-        "from. Start: the classical solver from which the method of the ratios was fitted. Bold: best of a row, the "
-        "teacher aside.",
+        "Each entry is the best of its method at that NFE (mean over fit seeds), with its family where there are "
+        "several, and the solver and grid it started from. Start: the classical solver from which the method of the "
+        "ratios was fitted. Bold: best of a row, the teacher aside.",
     )
     title = f"Best of each method on {records[0]['benchmark']}, by number of network evaluations (NFE)."
     return Table(title, tuple(head), (tuple(rows),), notes)
@@ -187,10 +187,11 @@ def _lowest(score: Score, among: Sequence[Score]) -> bool:
     return score in among and round(score.fid, 2) == round(min(other.fid for other in among), 2)
 
 
-def _summary_cell(score: Score | None, low: float | None) -> Cell:
+def _summary_cell(score: Score | None, low: float | None, of: Callable[[Score], str]) -> Cell:
     if score is None:
         return Cell()
-    remark = f"{score.nfe} NFE" if score.method == "teacher" else start_label(*score.start)
+    begun = start_label(*score.start)
+    remark = f"{score.nfe} NFE" if score.method == "teacher" else "; ".join(filter(None, (of(score), begun)))
     return Cell(f"{score.fid:.2f}", remark, bold=low is not None and round(score.fid, 2) == round(low, 2))
 
 
