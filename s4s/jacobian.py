@@ -64,7 +64,7 @@ def gauss_newton(
     """
     moves = _Moves(rows, perturbation)
     values = [a.detach() for a in arrays(theta)]
-    directions, slopes = _felt_late(torch.func.jacfwd(arrays)(theta))
+    back, slopes = _felt_late(torch.func.jacfwd(arrays)(theta))
     with torch.no_grad():
         x, tangents, evaluations = _propagate(values, slopes, denoise, x_T, moves)
         features = d.features(x)
@@ -85,7 +85,7 @@ def gauss_newton(
             K, share = torch.stack(by).flatten(1), moments / features.shape[1]
             loss += share * gap.square().sum().item()
             gradient, curvature = gradient + share * K @ gap, curvature + share * K @ K.T
-        gradient, curvature = directions @ gradient.cpu(), directions @ curvature.cpu() @ directions.T
+        gradient, curvature = back @ gradient.cpu(), back @ curvature.cpu() @ back.T
         return GaussNewton(loss, gradient, curvature, evaluations, tolerance)
 
 
@@ -125,25 +125,37 @@ class _Moves:
 
 
 def _felt_late(slopes: Arrays) -> tuple[Tensor, Arrays]:
-    """Orthonormal directions [p, p] of the parameters, each felt as late as can be, and the arrays' slopes along them.
+    """Slopes of the arrays along directions that are felt as late as can be, and what turns gradients by those back.
 
     Step sizes of a grid sum to one, so each parameter of a grid moves every level; of their combinations all but one
-    leave the first level alone, all but two the second. What an evaluation feels is split off from the directions left.
+    leave the first level alone, all but two the second. So parameters that an evaluation feels are eliminated, one an
+    entry, from those left. All are scaled to move the arrays alike: one near its bound is not lost in others' rounding.
+
+    Returns:
+        Gradient by the directions -> by the parameters [p, p], and the slopes.
     """
-    _, sigma_eval, start, weight = slopes
-    directions, felt = torch.eye(start.shape[-1], dtype=start.dtype), [0]
-    for n in range(1, len(sigma_eval)):
-        rows = torch.cat([start[n : n + 1], weight[n], sigma_eval[n : n + 1]])
-        rows = rows / rows.norm(dim=1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny)
-        left = directions[:, felt[-1] :]
-        _, size, turned = torch.linalg.svd(rows @ left)
-        directions[:, felt[-1] :] = left @ turned.T
-        felt.append(felt[-1] + int((size > UNFELT).sum()))
-    sigma, sigma_eval, start, weight = (array @ directions for array in slopes)
-    for n, count in enumerate(felt):
-        for array in (sigma_eval, start, weight):
-            array[n, ..., count:] = 0
-    return directions, (sigma, sigma_eval, start, weight)
+    count = slopes[0].shape[-1]
+    rows = torch.cat([_unit(array).reshape(-1, count) for array in slopes])
+    scale = torch.where(rows.any(0), rows.norm(dim=0), 1.0)
+    directions, left, unfelt = torch.eye(count, dtype=scale.dtype), torch.ones(count, dtype=torch.bool), []
+    _, sigma_eval, start, weight = (array / scale for array in slopes)
+    for n in range(len(sigma_eval)):
+        rows = _unit(torch.cat([start[n : n + 1], weight[n], sigma_eval[n : n + 1]]))
+        while (moved := rows @ directions * left).abs().max() > UNFELT:
+            row, felt = divmod(int(moved.abs().argmax()), count)
+            left[felt] = False
+            directions -= torch.outer(directions[:, felt], moved[row] / moved[row, felt] * left)
+        unfelt.append(left.clone())
+    made = [array / scale @ directions for array in slopes]
+    for n, none in enumerate(unfelt):
+        for array in made[1:]:
+            array[n, ..., none] = 0
+    return scale[:, None] * torch.linalg.inv(directions).T, (made[0], made[1], made[2], made[3])
+
+
+def _unit(rows: Tensor) -> Tensor:
+    """Rows [..., p] of norm 1; those of norm 0 stay."""
+    return torch.nn.functional.normalize(rows, dim=-1, eps=1e-300)
 
 
 def _propagate(
