@@ -108,6 +108,17 @@ def test_a_level_costs_evaluations_from_its_own_step_on(
     assert g.evaluations == nfe + felt == nfe + nfe * (nfe - 1) // 2
 
 
+def test_a_decoupled_time_near_its_bound_keeps_its_own_small_derivative(teacher: s4s.TeacherSet) -> None:
+    made = family(s4s.solver("unipc", s4s.grid("logsnr", PROCESS, 5), order=3), "lms")
+    bound = made.blocks["shift"].start + 1
+    theta = made.theta.clone().index_fill(0, torch.tensor(bound), 12.0).requires_grad_(True)
+    x_T, y, d = teacher.x_T[:32], teacher.y[:32], distance("l2")
+    (exact,) = torch.autograd.grad(d(s4s.sample(made.solver(theta), denoise, x_T), y).mean() / 2, theta)
+    assert 0 < exact[bound].abs() < 1e-9 * exact.abs().max(), "tanh(12) hardly moves"
+    g = gauss_newton(made.arrays, theta.detach(), denoise, d, x_T.float(), y.float())
+    assert g.gradient[bound] == pytest.approx(exact[bound].item(), rel=0.05)
+
+
 def test_moments_are_of_the_batch_and_their_gradient_is_the_losses(teacher: s4s.TeacherSet) -> None:
     made = family(s4s.solver("ipndm", s4s.grid("edm", PROCESS, 5)), "lms")
     x_T, y, d = teacher.x_T[:32], teacher.y[:32], distance("l2")
