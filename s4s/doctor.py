@@ -16,6 +16,7 @@ from s4s import __version__, costs
 from s4s.config import load
 from s4s.errors import Error
 from s4s.models.download import cache_dir
+from s4s.passes import Pass, passes
 from s4s.present import Item, network, scoring, version
 
 Config = Mapping[str, Any]
@@ -95,7 +96,7 @@ def benchmark(config: Config, results: Path, tflops: float | None = None) -> Ite
 def _costs(config: Config, root: Path, results: Path, tflops: float | None) -> Iterator[Item]:
     """Disk, memory and time; nothing but a line while the network's sizes are not known."""
     try:
-        found = costs.passes(config, root)
+        found = passes(config, root)
     except (ImportError, Error) as error:
         yield Item("", "costs", f"cannot be counted: {error}")
         return
@@ -118,7 +119,7 @@ def _costs(config: Config, root: Path, results: Path, tflops: float | None) -> I
                f"{stated}; training and scoring are not in it")  # fmt: skip
 
 
-def _disk(config: Config, found: list[costs.Pass], results: Path) -> Item:
+def _disk(config: Config, found: list[Pass], results: Path) -> Item:
     parts = costs.disk(config, found)
     if config["model"]["type"] != "digits":
         parts = {"weights, twice": 8 * sum(network.parameters for network in found)} | parts
