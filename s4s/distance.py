@@ -35,7 +35,11 @@ class Distance:
         """Args: [B, ...] each, data units. Returns: [B]."""
         if student.shape != teacher.shape:
             raise Error(f"distance between shapes {list(student.shape)} and {list(teacher.shape)}")
-        return self.penalty(self.features(student) - self.features(teacher)).mean(1)
+        return self.between(self.features(student), self.features(teacher))
+
+    def between(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The same from features [B, F] that are already there."""
+        return self.penalty(student - teacher).mean(1)
 
 
 def l1(width: float = 1e-3) -> Distance:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,7 @@ class _Best:
     loss: float
 
 
+_Features = tuple[Tensor, Tensor]
 _At = tuple[int, Tensor, tuple[int, float]]
 """Next round of a phase, its parameters, and the last round that gained enough with its validation loss."""
 
@@ -95,25 +97,25 @@ class Fitter:
         moments = self.moments if moments is None else moments
         if not all(array.isfinite().all() for array in self.family.arrays(theta)):
             return math.inf
-        pairs = self.pairs(theta, batch)
-        value = robust(self.distances(pairs), tolerance).mean().item()
+        pieces = self.features(theta, batch)
+        kept = list(pieces) if moments else []
+        value = robust(self.distances(kept or pieces), tolerance).mean().item()
         if moments:
-            value += moments * gap([(self.d.features(x), self.d.features(y)) for x, y in pairs])
+            value += moments * gap(kept)
         return value if value == value else math.inf
 
     @torch.no_grad()
-    def pairs(self, theta: Tensor, batch: Batch) -> list[tuple[Tensor, Tensor]]:
-        """Samples of student and teacher, in pieces of the batch."""
+    def features(self, theta: Tensor, batch: Batch) -> Iterator[_Features]:
+        """Features of student and teacher, in pieces of the batch."""
         self.evaluations += self.family.start.nfe * len(batch[0])
         solver = self.family.solver(theta)
-        return [
-            (sample(solver, self.network.under(c), x_T, check=False), y) for x_T, y, c in self.network.parts(batch, 256)
-        ]
+        for x_T, y, c in self.network.parts(batch, 256):
+            x = sample(solver, self.network.under(c), x_T, check=False)
+            yield self.d.features(x), self.d.features(y)
 
-    @torch.no_grad()
-    def distances(self, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+    def distances(self, pieces: Iterable[_Features]) -> Tensor:
         """[B] float64."""
-        return torch.cat([self.d(x, y).double() for x, y in pairs])
+        return torch.cat([self.d.between(student, teacher).double() for student, teacher in pieces])
 
     def run(self, rounds: int, patience: int, progress: str | None, unfinished: Unfinished) -> None:
         """Go through the phases, from where the file left them."""
@@ -202,7 +204,7 @@ class Fitter:
 
         net = self.network
         parts = net.parts(batch, len(index))
-        tolerance = None if len(parts) == 1 else tolerance_of(self.distances(self.pairs(theta, batch)))
+        tolerance = None if len(parts) == 1 else tolerance_of(self.distances(self.features(theta, batch)))
         g = mean([
             (len(y), gauss_newton(of_block, here, net.under(c), self.d, x_T, y,
                                   tolerance=tolerance, moments=self.moments, rows=net.microbatch or ROWS,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from s4s.distance import Distance
+from s4s.moments import derivatives
 from s4s.moments import moments as moments_of
 from s4s.solver import Denoise, node
 from s4s.textbook import Arrays
@@ -67,8 +68,8 @@ def gauss_newton(
     back, slopes = _felt_late(torch.func.jacfwd(arrays)(theta))
     with torch.no_grad():
         x, tangents, evaluations = _propagate(values, slopes, denoise, x_T, moves)
-        features = d.features(x)
-        residual = features - d.features(y)
+        features, target = d.features(x), d.features(y)
+        residual = features - target
         columns = _directional(lambda z, _: d.features(z), x, features, tangents, None, torch.tensor(1.0), moves)
         none = torch.zeros_like(residual)  # of a direction that is felt nowhere
         J = torch.stack([(none if c is None else c).flatten() for c in columns]).double()
@@ -80,9 +81,9 @@ def gauss_newton(
             JW *= d.weight(residual.double()).flatten()
         loss, gradient, curvature = robust(each, tolerance).mean().item(), JW @ r / len(r), JW @ J.T / len(r)
         if moments:
-            gap = (moments_of(features) - moments_of(d.features(y))).flatten()
-            by = [torch.func.jvp(moments_of, (features.double(),), (j.view_as(features),))[1] for j in J]
-            K, share = torch.stack(by).flatten(1), moments / features.shape[1]
+            gap = (moments_of(features) - moments_of(target)).flatten()
+            K = derivatives(features, J.unflatten(1, features.shape).unbind()).flatten(1)
+            share = moments / features.shape[1]
             loss += share * gap.square().sum().item()
             gradient, curvature = gradient + share * K @ gap, curvature + share * K @ K.T
         gradient, curvature = back @ gradient.cpu(), back @ curvature.cpu() @ back.T

@@ -20,6 +20,13 @@ def moments(features: Tensor) -> Tensor:
     return _from_raw(_raw(features))
 
 
+def derivatives(features: Tensor, tangents: Sequence[Tensor]) -> Tensor:
+    """Derivatives of ``moments`` [p, 2, F] float64 as the features [B, F] move along p tangents [B, F]."""
+    mean, deviation = moments(features)
+    centred = features.double() - mean
+    return torch.stack([torch.stack([t.mean(0), (t * centred).mean(0) / deviation]) for t in tangents])
+
+
 def gap(pieces: Sequence[tuple[Tensor, Tensor]]) -> float:
     """Mean over features of the squared differences of means and of standard deviations.
 

@@ -16,7 +16,7 @@ from s4s.distance import distance, perceptual, total
 from s4s.family import FAMILIES, family
 from s4s.jacobian import gauss_newton, robust
 from s4s.methods import METHODS
-from s4s.moments import gap
+from s4s.moments import derivatives, gap, moments
 from s4s.solver import Denoise
 
 PROCESS = s4s.EDM(0.002, 80.0)
@@ -134,6 +134,16 @@ def test_moments_are_of_the_batch_and_their_gradient_is_the_losses(teacher: s4s.
     assert g.loss == pytest.approx((d(x, y).mean() + 3 * expected).item(), rel=1e-3)
     assert (g.gradient - exact).abs().max() < 5e-3 * exact.abs().max()
     assert torch.linalg.eigvalsh(g.curvature).min() > -1e-12
+
+
+def test_moments_have_these_derivatives() -> None:
+    draw = torch.Generator().manual_seed(0)
+    features, *tangents = torch.randn(4, 30, 5, generator=draw, dtype=torch.float64)
+    features[:, 0] = 3.0  # never varies
+    found = derivatives(features, tangents)
+    assert found.shape == (3, 2, 5)
+    for one, tangent in zip(found, tangents, strict=True):
+        torch.testing.assert_close(one, torch.func.jvp(moments, (features,), (tangent,))[1])
 
 
 def test_moments_keep_the_spread(teacher: s4s.TeacherSet) -> None:
