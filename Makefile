@@ -26,6 +26,7 @@ lint: $(STAMP) ## check style, types and workflow only
 	$(IN_VENV) ruff check .
 	$(IN_VENV) ruff format --check .
 	$(IN_VENV) mypy
+	$(IN_VENV) lint-imports --no-logo
 	$(IN_VENV) snakefmt --check Snakefile workflow
 	$(IN_VENV) snakemake --lint
 
@@ -37,7 +38,7 @@ test-kills: $(STAMP) ## kill a small run 200 times at random; ARGS=20 for as man
 
 golden: $(STAMP) ## compare with the official solver implementations' numbers in DIR
 	@test -d "$(DIR)" || { echo "make golden: name the folder of golden files, as in: make golden DIR=golden" >&2; exit 2; }
-	$(IN_VENV) S4S_GOLDEN="$(DIR)" pytest tests/test_golden.py $(ARGS)
+	$(IN_VENV) S4S_GOLDEN="$(DIR)" pytest tests/core/test_golden.py $(ARGS)
 
 bench: $(STAMP) ## measure speed and memory against their floors: results/benchmark.md
 	$(IN_VENV) OMP_NUM_THREADS=1 python benchmarks/bench.py $(ARGS)

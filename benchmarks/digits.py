@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 import s4s
-from s4s.distance import distance
-from s4s.family import family
 from s4s.files import sha256
-from s4s.memory import keep_freed
-from s4s.methods import METHODS
+from s4s.learn.distances import distance
+from s4s.learn.family import family
+from s4s.learn.memory import keep_freed
+from s4s.learn.methods import METHODS
 from s4s.models import weights
 from s4s.models.digits import SHAPE, DigitsUNet
 from s4s.solver import Denoise
-from s4s.train import train_denoiser
+from s4s.stages.train import train_denoiser
 
 PROCESS = s4s.EDM(0.002, 80.0)
 TRAIN, HELD_OUT = 1400, 512  # samples of the teacher

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import s4s
-from s4s.distance import distance
-from s4s.family import family
-from s4s.memory import SavedBytes
+from s4s.learn.distances import distance
+from s4s.learn.family import family
+from s4s.learn.memory import SavedBytes
 from s4s.models.ddpmpp import UNetConfig
 from s4s.models.edm import EDMNetwork, skeleton
 from s4s.solver import Denoise

@@ -18,11 +18,11 @@ from unittest import mock
 import digits
 
 import s4s
-from s4s import fitter
 from s4s.files import write_text
-from s4s.several import stretch
+from s4s.learn import fitter
+from s4s.learn.several import stretch
 from s4s.solver import Denoise
-from s4s.train import train_denoiser
+from s4s.stages.train import train_denoiser
 
 ROUNDS = 12
 WEAK = 8  # evaluations of the teacher that a curriculum begins with

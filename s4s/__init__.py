@@ -10,13 +10,14 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from s4s.version import __version__
 
 _HOME = {
     "EDM": "process",
     "VPLinear": "process",
     "VPDiscrete": "process",
     "Flow": "process",
+    "Process": "process",
     "grid": "grid",
     "Solver": "solver",
     "load_solver": "solver",
@@ -24,11 +25,18 @@ _HOME = {
     "sample": "solver",
     "solver": "classical",
     "solvers": "classical",
-    "teacher_set": "teacher",
-    "TeacherSet": "teacher",
-    "fit": "fit",
-    "fit_nfes": "several",
-    "FitResult": "fit",
+    "teacher_set": "learn.teacher",
+    "TeacherSet": "learn.teacher",
+    "fit": "learn.fit",
+    "fit_nfes": "learn.several",
+    "FitResult": "learn.fit",
+    "distance": "learn.distances",
+    "Distance": "learn.distance",
+    "perceptual": "learn.distance",
+    "decoded": "learn.distance",
+    "lpips": "learn.lpips",
+    "keep_freed": "learn.memory",
+    "load_model": "models",
     "Error": "errors",
 }
 
@@ -38,20 +46,28 @@ if TYPE_CHECKING:
     from s4s.classical import solver as solver
     from s4s.classical import solvers as solvers
     from s4s.errors import Error as Error
-    from s4s.fit import FitResult as FitResult
-    from s4s.fit import fit as fit
     from s4s.grid import grid as grid
+    from s4s.learn.distance import Distance as Distance
+    from s4s.learn.distance import decoded as decoded
+    from s4s.learn.distance import perceptual as perceptual
+    from s4s.learn.distances import distance as distance
+    from s4s.learn.fit import FitResult as FitResult
+    from s4s.learn.fit import fit as fit
+    from s4s.learn.lpips import lpips as lpips
+    from s4s.learn.memory import keep_freed as keep_freed
+    from s4s.learn.several import fit_nfes as fit_nfes
+    from s4s.learn.teacher import TeacherSet as TeacherSet
+    from s4s.learn.teacher import teacher_set as teacher_set
+    from s4s.models import load_model as load_model
     from s4s.process import EDM as EDM
     from s4s.process import Flow as Flow
+    from s4s.process import Process as Process
     from s4s.process import VPDiscrete as VPDiscrete
     from s4s.process import VPLinear as VPLinear
-    from s4s.several import fit_nfes as fit_nfes
     from s4s.solver import Solver as Solver
     from s4s.solver import load_solver as load_solver
     from s4s.solver import noise as noise
     from s4s.solver import sample as sample
-    from s4s.teacher import TeacherSet as TeacherSet
-    from s4s.teacher import teacher_set as teacher_set
 
 
 class _Package(ModuleType):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from s4s.classical import solver
 from s4s.errors import Error, choose
-from s4s.grid import grid
+from s4s.schedules import edm
 from s4s.solver import Denoise, Solver, noise, sample
 
 Metric = Literal["dev", "l1", "l2"]
@@ -111,7 +111,7 @@ def gits(
 
 def gits_teacher(process: Any) -> Solver:
     """The solver whose nodes are the candidates unless another is given: iPNDM of order 4, 60 steps on the EDM grid."""
-    return solver("ipndm", grid("edm", process, 60), order=4)
+    return solver("ipndm", edm(torch.linspace(0, 1, 61, dtype=torch.float64), process), order=4)
 
 
 def step_levels(teacher: Solver) -> Tensor:

@@ -5,7 +5,7 @@ In EDM coordinates (state divided by alpha, so that ``x = x_0 + sigma * eps``) e
     x[0] = x_T
     x[n] = start[n] * x_T + sum_{j<n} weight[n, j] * D[j],      D[j] = denoise(x[j], sigma_eval[j])
 
-Textbook solvers (``s4s.classical``) and learned ones (``s4s.family``) differ only in the numbers.
+Textbook solvers (``s4s.classical``) and learned ones (``s4s.learn.family``) differ only in the numbers.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from broken import again as again
 from broken import unbroken as unbroken
 from hostile import CANARY
 
-from s4s.cli import main
+from s4s.cli.main import main
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from s4s.download import download
 from s4s.errors import Error
-from s4s.models.download import download
 
 LICENCE = "CC BY 4.0, COCO Consortium"
 MAX_BYTES = 256 << 20

@@ -13,9 +13,9 @@ from typing import IO, Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from s4s.download import parse_sha256
 from s4s.errors import Error
 from s4s.files import replacing, sha256
-from s4s.models.download import parse_sha256
 
 
 @contextmanager

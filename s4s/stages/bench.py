@@ -11,18 +11,17 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-import s4s
 from s4s import classical, search
-from s4s.cells import Cell, made_from
-from s4s.config import digest
 from s4s.errors import Error
 from s4s.grid import grid
+from s4s.learn.teacher import BATCH
 from s4s.models import load_model
 from s4s.models.model import Model
 from s4s.process import EDM
 from s4s.solver import Denoise, Solver
+from s4s.stages.cells import Cell, made_from
+from s4s.stages.config import digest
 from s4s.stages.files import Config, Folder, expect, write_json
-from s4s.teacher import BATCH
 
 WARMUP = 256  # noises that GITS averages over, with the conditions of the first samples
 FETCHING = ("weights", "first_stage", "kind", "sizes", "batch")  # settings of a model that are not its loader's
@@ -101,7 +100,7 @@ class Bench:
     def textbook(self, cell: Cell) -> Solver:
         """The textbook solver of a cell: the cell itself, or where its learning starts."""
         intervals = classical.intervals(cell.solver, cell.nfe, **cell.options)
-        return s4s.solver(cell.solver, self.grid(cell.schedule, intervals), **cell.options)
+        return classical.solver(cell.solver, self.grid(cell.schedule, intervals), **cell.options)
 
     def grid(self, schedule: str, intervals: int) -> Tensor:
         """Levels of a schedule."""

@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from s4s import lpips, reference
-from s4s.cells import made_from
+from s4s.download import cache_dir, download
 from s4s.errors import Error
-from s4s.features import inception_weights
 from s4s.files import replacing, sha256
+from s4s.learn import lpips
 from s4s.models import captions, convert, hub, ldm, ldm_convert, stable_diffusion
 from s4s.models.diffusers_model import PARTS
-from s4s.models.download import cache_dir, download
+from s4s.score import reference
+from s4s.score.features import inception_weights
 from s4s.stages.bench import Bench
+from s4s.stages.cells import made_from
 from s4s.stages.features import protocol_of
 from s4s.stages.files import write_json
 

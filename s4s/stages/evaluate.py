@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s4s import metrics, reference
-from s4s.cells import Cell
-from s4s.metrics import Moments
-from s4s.reference import Statistics
+from s4s.score import metrics, reference
+from s4s.score.metrics import Moments
+from s4s.score.reference import Statistics
 from s4s.solver import load_solver
 from s4s.stages.bench import Bench
+from s4s.stages.cells import Cell
 from s4s.stages.features import Shard, cell_features, extractor_of, protocol_of
 from s4s.stages.files import write_json
 from s4s.stages.provenance import provenance

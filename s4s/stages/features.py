@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from s4s.cells import Cell, made_from, needs_features, shards, uint8_rule
 from s4s.errors import Error
-from s4s.features import Extractor, Resize
 from s4s.files import replacing, sha256
-from s4s.metrics import Moments
-from s4s.protocol import Protocol, protocol
-from s4s.reference import Source
+from s4s.score.features import Extractor, Resize
+from s4s.score.metrics import Moments
+from s4s.score.protocol import Protocol, protocol
+from s4s.score.reference import Source
 from s4s.stages.bench import Bench
+from s4s.stages.cells import Cell, made_from, needs_features, shards, uint8_rule
 from s4s.stages.files import Config, expect
 from s4s.stages.fit import solver_of
 from s4s.stages.networks import network

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from s4s.cells import Cell
 from s4s.errors import Error
 from s4s.files import write_text
+from s4s.stages.cells import Cell
 
 Config = Mapping[str, Any]
 

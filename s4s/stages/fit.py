@@ -8,19 +8,20 @@ from pathlib import Path
 
 from torch import Tensor
 
-from s4s.cells import Cell, made_from, radius_of, teacher_of
-from s4s.distance import Distance, decoded, distance, feature, total
-from s4s.fit import fit
-from s4s.frozen import Frozen
-from s4s.jacobian import PERTURBATION
+from s4s.learn.distance import Distance, decoded, feature, total
+from s4s.learn.distances import distance
+from s4s.learn.fit import fit
+from s4s.learn.frozen import Frozen
+from s4s.learn.jacobian import PERTURBATION
+from s4s.learn.relaxed import relaxed_distances
+from s4s.learn.teacher import TeacherSet
 from s4s.models.model import identity
-from s4s.relaxed import relaxed_distances
 from s4s.solver import Denoise, Solver, load_solver
 from s4s.stages.bench import Bench
+from s4s.stages.cells import Cell, made_from, radius_of, teacher_of
 from s4s.stages.files import expect, write_json
 from s4s.stages.networks import network
 from s4s.stages.teacher import teacher_pairs
-from s4s.teacher import TeacherSet
 
 PERTURBATIONS = {
     "tf32": 3e-2,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from s4s import train
-from s4s.cells import made_from
 from s4s.errors import Error
 from s4s.models import weights
 from s4s.models.digits import Classifier, DigitsUNet, Perceptual
+from s4s.stages import train
 from s4s.stages.bench import Bench
+from s4s.stages.cells import made_from
 
 NETWORKS = {"denoiser": DigitsUNet, "features": Classifier, "perceptual": Perceptual}
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-import s4s
-from s4s.cells import Cell
-from s4s.config import digest
 from s4s.stages.bench import Bench
+from s4s.stages.cells import Cell
+from s4s.stages.config import digest
+from s4s.version import __version__
 
 
 def provenance(bench: Bench, cell: Cell, model: Mapping[str, Any], device: str) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def provenance(bench: Bench, cell: Cell, model: Mapping[str, Any], device: str) 
         "config_sha256": digest(config),
         "command": " ".join(["s4s", *sys.argv[1:]]),
         "versions": {
-            "s4s": s4s.__version__,
+            "s4s": __version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
             "torchvision": torchvision.__version__,

@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from s4s.cells import Cell, made_from, uint8_rule
 from s4s.errors import Error
-from s4s.features import to_uint8
 from s4s.files import replacing, sha256
+from s4s.learn.teacher import generate
+from s4s.score.features import to_uint8
 from s4s.solver import Solver
 from s4s.stages.bench import Bench
+from s4s.stages.cells import Cell, made_from, uint8_rule
 from s4s.stages.files import expect
 from s4s.stages.fit import solver_of
-from s4s.teacher import generate
 
 SHOWN = 16  # images of a shard that are there to look at, where not all of them are kept
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)  # what damaged npz files raise

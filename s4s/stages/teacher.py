@@ -10,12 +10,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from s4s.cells import Cell, made_from, teacher_files
 from s4s.errors import Error
 from s4s.files import write_tensors
+from s4s.learn.teacher import TeacherSet, generate
 from s4s.stages.bench import Bench
+from s4s.stages.cells import Cell, made_from, teacher_files
 from s4s.stages.files import expect
-from s4s.teacher import TeacherSet, generate
 
 
 def make_teacher(bench: Bench, cell: Cell, first: int, last: int) -> Path:

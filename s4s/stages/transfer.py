@@ -6,11 +6,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from s4s.cells import Cell, shards
 from s4s.errors import Error
 from s4s.files import sha256
 from s4s.solver import Solver, load_solver
 from s4s.stages.bench import Bench
+from s4s.stages.cells import Cell, shards
 from s4s.stages.evaluate import Scorer
 from s4s.stages.features import Shard, shard_of
 from s4s.stages.files import write_json

@@ -10,5 +10,5 @@ case $? in
 3) echo "make test-slurm: skipped: $reason" && exit 0 ;;
 *) echo "make test-slurm: tests/slurm/up.sh: $reason" >&2 && exit 1 ;;
 esac
-[ $# -gt 0 ] || set -- tests/test_slurm.py tests/test_faults.py
+[ $# -gt 0 ] || set -- tests/workflow/test_slurm.py tests/workflow/test_faults.py
 S4S_SLURM=1 OMP_NUM_THREADS=1 pytest "$@"

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
-from s4s import cells as asked, config as benchmark
+from s4s.stages import cells as asked, config as benchmark
 from s4s.errors import Error
 
 

@@ -1,0 +1,66 @@
+"""What commands share: their arguments, the bench they work on, and one stage run over cells or shards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from s4s.stages.cells import cell as find_cell
+from s4s.stages.cells import shards
+from s4s.stages.config import load
+
+CONFIG = click.argument("config", type=click.Path(path_type=Path))
+RESULTS = click.option(
+    "--results", default="results", show_default=True, type=click.Path(path_type=Path), help="Folder of all results."
+)
+CELLS = click.argument("names", metavar="CELL...", nargs=-1, required=True)
+
+
+def open_bench(config: Any, results: Path) -> Any:
+    """What the stages work on; one torch thread: results must not depend on the cores at hand."""
+    import torch
+
+    torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32: fits take differences of network outputs
+    from s4s.learn.memory import keep_freed
+    from s4s.stages.bench import Bench
+
+    keep_freed()
+    return Bench(config, results)
+
+
+def on_cells(stage: Callable[..., Path], config: Path, names: Sequence[str], results: Path) -> None:
+    """Run one stage on some cells, in order."""
+    loaded = load(config)
+    chosen = [find_cell(loaded, name) for name in names]
+    bench = open_bench(loaded, results)
+    for cell in chosen:
+        click.echo(stage(bench, cell))
+
+
+def on_shards(
+    stage: Callable[..., Path],
+    config: Path,
+    names: Sequence[str],
+    first: int | None,
+    last: int | None,
+    results: Path,
+) -> None:
+    """Run one stage on some cells, on a range of sample indices or on all shards of the config."""
+    loaded = load(config)
+    ranges = shards(loaded) if first is last is None else [(first or 0, last or loaded["sample"]["n"])]
+    chosen = [find_cell(loaded, name) for name in names]
+    bench = open_bench(loaded, results)
+    for cell in chosen:
+        for a, b in ranges:
+            click.echo(stage(bench, cell, a, b))
+
+
+def shard_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Arguments of the commands that work on a range of samples."""
+    first = click.option("--first", type=click.IntRange(min=0), help="First sample index; default 0.")
+    last = click.option("--last", type=click.IntRange(min=1), help="Index after the last one; default the config's n.")
+    return CONFIG(CELLS(first(last(RESULTS(command)))))

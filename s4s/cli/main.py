@@ -1,0 +1,73 @@
+"""``s4s``: the group of all commands, and how an error reaches the user."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+import click
+
+from s4s.cli import models, results, scores, solvers
+from s4s.cli.import_ import import_
+from s4s.errors import Error, Notice
+from s4s.version import __version__
+
+_PRINTED = warnings.formatwarning
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="s4s")
+def cli() -> None:
+    """Learn few-step solvers for diffusion models (S4S and S4S-Alt), and score them.
+
+    Each command is one stage of the pipeline that `snakemake --cores all` runs.
+
+    Example: s4s show results/digits/solvers/s4s-alt_ipndm3_edm_nfe4_seed0.json
+    """
+
+
+for command in (
+    models.train,
+    models.download,
+    solvers.teacher,
+    solvers.fit,
+    scores.sample,
+    scores.features,
+    scores.evaluate,
+    results.table,
+    results.figure,
+    solvers.show,
+    import_,
+    results.list_cells,
+    results.doctor,
+):
+    cli.add_command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; bad input ends with one line on stderr and exit status 1."""
+    warnings.formatwarning = _notice
+    try:
+        cli.main(args=None if arguments is None else list(arguments), prog_name="s4s")
+    except Error as error:
+        if os.environ.get("S4S_TRACEBACK"):
+            raise
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "))
+
+
+def _notice(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """How a warning is printed: our own in one line, others as ever."""
+    if issubclass(category, Notice):
+        return f"s4s: {message}\n"
+    return _PRINTED(message, category, filename, lineno, line)
+
+
+def _fail(message: str) -> None:
+    click.echo(f"s4s: {' '.join(message.split())}", err=True)
+    sys.exit(1)

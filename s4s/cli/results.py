@@ -1,0 +1,90 @@
+"""Commands on results: ``s4s cells``, ``s4s table``, ``s4s figure`` and ``s4s doctor``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from s4s.cli.common import CONFIG, RESULTS
+from s4s.stages.cells import cells as all_cells
+from s4s.stages.config import load
+
+
+@click.command("cells")
+@CONFIG
+def list_cells(config: Path) -> None:
+    """List the cells of a benchmark: everything that is sampled and scored.
+
+    Example: s4s cells config/digits.yaml
+    """
+    click.echo("\n".join(cell.name for cell in all_cells(load(config))))
+
+
+@click.command()
+@CONFIG
+@RESULTS
+def table(config: Path, results: Path) -> None:
+    """Collect the metrics into fid.csv and the tables (csv, md, tex).
+
+    Example: s4s table config/digits.yaml
+    """
+    loaded = load(config)
+    from s4s import report
+
+    folder, files = results / loaded["benchmark"], _metrics(loaded, results)
+    report.write_fid_csv(report.collect(files), folder / "fid.csv")
+    for path in [folder / "fid.csv", *report.write_tables(files, folder / "tables")]:
+        click.echo(path)
+
+
+@click.command()
+@CONFIG
+@RESULTS
+def figure(config: Path, results: Path) -> None:
+    """Draw the figures (png, pdf) and write report.html.
+
+    Example: s4s figure config/digits.yaml
+    """
+    loaded = load(config)
+    from s4s import report
+
+    folder, files = results / loaded["benchmark"], _metrics(loaded, results)
+    figures = folder / "figures"
+    made = report.draw_fid(files, figures / "fid_vs_nfe")
+    if loaded["learned"]["methods"]:
+        choice = report.choose(files)
+        made += report.draw_solvers(choice, folder / "solvers", figures / "solvers")
+        made += report.draw_samples(choice, folder / "features", figures / "samples")
+        made += report.draw_loss(files, figures / "loss_vs_fid")
+        made += report.draw_radius(files, figures / "radius") if report.has_radii(files) else []
+    links = [folder / "fid.csv", *sorted((folder / "tables").glob("[!.]*.*"))]
+    report.write_report(files, [path for path in made if path.suffix == ".png"], folder / "report.html", links)
+    for path in [*made, folder / "report.html"]:
+        click.echo(path)
+
+
+@click.command()
+@click.argument("configs", metavar="[CONFIG]...", nargs=-1, type=click.Path(path_type=Path))
+@RESULTS
+@click.option("--tflops", type=click.FloatRange(min=0, min_open=True), help="Sustained TFLOP/s of your GPU.")
+def doctor(configs: Sequence[Path], results: Path, tflops: float | None) -> None:
+    """Say what is here, what is missing and how to get it, and what each benchmark costs.
+
+    Without configs: all of config/*.yaml. Uses no network. Exit status 1 when something is missing.
+
+    Example: s4s doctor config/digits.yaml
+    """
+    from s4s.stages.doctor import report
+
+    lines, whole = report(list(configs) or sorted(Path("config").glob("*.yaml")), results, tflops)
+    click.echo("\n".join(lines))
+    if not whole:
+        sys.exit(1)
+
+
+def _metrics(config: Any, results: Path) -> list[Path]:
+    return [results / config["benchmark"] / "metrics" / f"{cell.name}.json" for cell in all_cells(config)]

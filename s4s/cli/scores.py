@@ -1,0 +1,65 @@
+"""Commands on samples: ``s4s sample``, ``s4s features`` and ``s4s evaluate``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from s4s.cli.common import CONFIG, RESULTS, on_cells, on_shards, open_bench, shard_options
+from s4s.errors import Error
+from s4s.stages.config import load
+
+
+@click.command()
+@shard_options
+def sample(**asked: Any) -> None:
+    """Make and keep the images of some cells, all of them or a range of sample indices.
+
+    Example: s4s sample config/digits.yaml classical_ddim_edm_nfe4 --first 0 --last 5000
+    """
+    from s4s.stages.sample import sample_cell
+
+    on_shards(sample_cell, **asked)
+
+
+@click.command()
+@shard_options
+def features(**asked: Any) -> None:
+    """Take the features of the images of some cells; images that `s4s sample` has not kept are made and not kept.
+
+    Example: s4s features config/digits.yaml classical_ddim_edm_nfe4 --first 0 --last 5000
+    """
+    from s4s.stages.features import make_features
+
+    on_shards(make_features, **asked)
+
+
+@click.command()
+@CONFIG
+@click.argument("names", metavar="[CELL]...", nargs=-1)
+@click.option("--solver", type=click.Path(path_type=Path), help="A solver file to sample with and score instead.")
+@RESULTS
+def evaluate(config: Path, names: Sequence[str], solver: Path | None, results: Path) -> None:
+    """Score the images of some cells: FID with its full protocol. Features that are not there are taken first.
+
+    With --solver: samples the config's model with that solver, wherever it was fitted, and scores it as any cell.
+
+    Example: s4s evaluate config/digits.yaml s4s_ipndm3_edm_nfe4_seed0
+
+    Example: s4s evaluate config/ffhq.yaml --solver results/cifar10/solvers/s4s_ipndm3_edm_nfe5_seed0.json
+    """
+    if bool(names) == (solver is not None):
+        raise Error("evaluate takes either cells or --solver FILE; `s4s cells CONFIG` lists the cells")
+    if solver is None:
+        from s4s.stages.evaluate import evaluate_cell
+
+        on_cells(evaluate_cell, config, names, results)
+        return
+    from s4s.stages.transfer import evaluate_solver
+
+    path, made = evaluate_solver(open_bench(load(config), results), solver)
+    click.echo(f"{made['solver']}  {made['nfe']} NFE  {made['fid_label']} {made['fid']:.2f}")
+    click.echo(path)

@@ -1,0 +1,66 @@
+"""Commands on solvers: ``s4s teacher``, ``s4s fit`` and ``s4s show``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from s4s.cli.common import CELLS, CONFIG, RESULTS, on_cells, open_bench
+from s4s.errors import Error
+from s4s.stages.cells import teacher_files, teachers
+from s4s.stages.config import load
+
+
+@click.command()
+@CONFIG
+@RESULTS
+@click.option("--nfe", type=int, help="Evaluations of the teacher, where there are several; default all of them.")
+@click.option("--first", type=click.IntRange(min=0), help="First sample index of one shard; default all shards.")
+def teacher(config: Path, results: Path, nfe: int | None, first: int | None) -> None:
+    """Run the strong solver on seeded noises.
+
+    Example: s4s teacher config/digits.yaml
+    """
+    from s4s.stages.teacher import make_teacher
+
+    loaded = load(config)
+    jobs = [
+        (cell, a, b)
+        for cell in teachers(loaded)
+        for a, b in teacher_files(loaded, cell).values()
+        if nfe in (None, cell.nfe) and first in (None, a)
+    ]
+    if not jobs:
+        raise Error(f"{config}: no teacher has {nfe or 'any'} evaluations and a shard that starts at {first or 0}")
+    bench = open_bench(loaded, results)
+    for cell, a, b in jobs:
+        click.echo(make_teacher(bench, cell, a, b))
+
+
+@click.command()
+@CONFIG
+@CELLS
+@RESULTS
+def fit(config: Path, names: Sequence[str], results: Path) -> None:
+    """Write the solvers of some cells: textbook numbers, or what a method learns from them.
+
+    Example: s4s fit config/digits.yaml s4s-alt_ipndm3_edm_nfe4_seed0
+    """
+    from s4s.stages.fit import fit_cell
+
+    on_cells(fit_cell, config, names, results)
+
+
+@click.command()
+@click.argument("solver", type=click.Path(path_type=Path))
+def show(solver: Path) -> None:
+    """Print a solver file: grid, evaluation levels and weights.
+
+    Example: s4s show solver.json
+    """
+    from s4s.show import describe
+    from s4s.solver import load_solver
+
+    click.echo(describe(load_solver(solver)))

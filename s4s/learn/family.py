@@ -1,0 +1,219 @@
+"""Learned families: functions ``parameters -> the arrays of a Solver``, each starting exactly at a given solver.
+
+A family is a grid part and a weight part. The grid part turns ``grid`` (step sizes in log level) and ``shift``
+(decoupled times) into levels that fall whatever the parameters. The weight part turns ``weight`` into table rows:
+
+| family    | node n+1                                                                    | learned numbers a step |
+|-----------|-----------------------------------------------------------------------------|------------------------|
+| classical | the textbook solver on the learned grid (LD3)                               | none                   |
+| lms       | ``r x[n] + (1 - r) sum_{j<k} b[n, j] f[n-j]``, ``r = sigma[n+1] / sigma[n]`` | k                      |
+| pc        | the same from a corrected state, which weighs f[n+1] too                    | k + (k + 1)            |
+| ss        | k stages a step, each weighing those before it in its step                  | k (k+1) / 2 + (k - 1)  |
+| guided    | the textbook node plus ``(1 - r) sum_{j<=n} b[n, j] D[j]``, carried along    | n + 1                  |
+| full      | every entry of the table (BNS)                                              | n + 2                  |
+
+``f = D`` or ``f = eps`` (then ``x[n] + (sigma[n+1] - sigma[n]) sum_j b[n, j] eps[n-j]``), whichever has the shorter
+history in the starting solver. Source: S4S (arXiv:2502.17423), LD3 (2405.15506), BNS (2403.01329), GS (2510.17699).
+See docs/families.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from s4s import classical
+from s4s.errors import Error, choose
+from s4s.learn.multistep import Weights, lags, lms, lower, pc, walk
+from s4s.learn.singlestep import ss
+from s4s.solver import Solver
+from s4s.textbook import Arrays
+
+SMALLEST_STEP = 1e-6  # share of the whole log range that every grid step keeps, whatever the parameters
+ROUNDING = 1e-12  # of a level's logarithm, and of shares of the log range and of half a step
+
+
+@dataclass(frozen=True)
+class Family:
+    """A parameterised set of solvers.
+
+    Args:
+        kind: a key of ``FAMILIES``.
+        theta: [p] float64, the parameters that reproduce the starting solver.
+        blocks: name -> slice of theta; the names are ``weight``, ``grid`` and ``shift``.
+        arrays: theta [p] -> the four arrays; differentiable, usable under ``torch.func``.
+        start: the solver it starts from.
+        balanced: as in ``Weights``.
+    """
+
+    kind: str
+    theta: Tensor
+    blocks: Mapping[str, slice]
+    arrays: Callable[[Tensor], Arrays]
+    start: Solver
+    balanced: Tensor | None = None
+
+    def solver(self, theta: Tensor) -> Solver:
+        """The solver at ``theta``, checked."""
+        return Solver(*self.arrays(theta), name=self.start.name)
+
+    def moves(self, *names: str) -> Tensor:
+        """[p, q] directions in which theta may move: those of the named blocks, each parameter by itself.
+
+        Besides blocks there is ``balanced weight``: weights, with the sum of every step's kept in data form.
+        """
+        eye = torch.eye(len(self.theta), dtype=torch.float64)
+        made = {name: eye[:, block] for name, block in self.blocks.items()}
+        made["balanced weight"] = made["weight"] if self.balanced is None else made["weight"] @ self.balanced
+        return torch.cat([made[name] for name in names], 1)
+
+    def turns(self, cycle: Sequence[tuple[str, ...]]) -> list[Tensor]:
+        """Moves of each turn of a cycle of blocks, without turns that move nothing: a single step has no grid."""
+        return [moves for names in cycle if (moves := self.moves(*names)).shape[1]]
+
+
+def family(start: Solver, kind: str = "lms", order: int | None = None, convert: Any = None) -> Family:
+    """Family ``kind`` around a solver, with theta at that solver.
+
+    Args:
+        start: any solver; ``classical`` and ``guided`` need a multistep one made by ``s4s.solver``.
+        kind: ``lms``, ``pc``, ``ss``, ``classical``, ``guided`` or ``full``.
+        order: outputs a step of ``lms`` may use, or a predictor of ``pc``; stages of a step of ``ss``. By default what
+            the start uses, which is also the least.
+        convert: with decoupled times, where a noise prediction becomes data, as in ``s4s.solver``: ``eval`` or
+            ``grid``. By default what the start says, else ``eval``.
+
+    Raises:
+        Error: unknown kind, an order the start does not fit in, or a start the family cannot represent.
+    """
+    if kind not in FAMILIES:
+        raise choose("family", kind, FAMILIES)
+    if order is not None and kind not in WITH_ORDER:
+        raise Error(f"family {kind!r} has no order: it uses the whole history")
+    convert = start.provenance.get("convert", "eval") if convert is None else convert
+    if convert not in ("eval", "grid"):
+        raise choose("convert", convert, ("eval", "grid"))
+    start = start.detach()
+    made = FAMILIES[kind](start, order, convert)
+    grid, shift = _grid_parameters(start, made.ends)
+    ends = start.sigma[[0, -1]]
+    sizes = [len(made.theta), len(grid), len(shift)]
+    stops = torch.tensor(sizes).cumsum(0).tolist()
+    blocks = {name: slice(b - n, b) for name, n, b in zip(("weight", "grid", "shift"), sizes, stops, strict=True)}
+
+    def arrays(theta: Tensor) -> Arrays:
+        weight = theta[blocks["weight"]]
+        sigma, sigma_eval = _levels(theta[blocks["grid"]], theta[blocks["shift"]], ends)
+        if made.levels is not None:
+            sigma, sigma_eval = made.levels(weight, sigma, sigma_eval)
+        return sigma, sigma_eval, *made.rows(weight, sigma, sigma_eval)
+
+    result = Family(kind, torch.cat([made.theta, grid, shift]), blocks, arrays, start, made.balanced)
+    _require_start(result)
+    return result
+
+
+def _classical(start: Solver, order: None, convert: str) -> Weights:
+    """LD3 (arXiv:2405.15506): textbook weights of the learned grid."""
+    textbook = _textbook(start, convert)
+    return Weights(start.sigma.new_empty(0), lambda b, sigma, sigma_eval: textbook(sigma, sigma_eval))
+
+
+def _guided(start: Solver, order: None, convert: str) -> Weights:
+    """Generalised solver (arXiv:2510.17699): textbook rows of the learned grid plus corrections over all history."""
+    textbook = _textbook(start, convert)
+    n, lag = lags(start.nfe, start.nfe)
+
+    def rows(b: Tensor, sigma: Tensor, sigma_eval: Tensor) -> tuple[Tensor, Tensor]:
+        base_start, base = textbook(sigma, sigma_eval)
+        _, correction = walk(lower(b, n, n - lag, start.nfe), sigma, sigma_eval, "x0")
+        return base_start, base + correction
+
+    return Weights(start.sigma.new_zeros(len(n)), rows)
+
+
+def _full(start: Solver, order: None, convert: str) -> Weights:
+    """Bespoke non-stationary solver (arXiv:2403.01329): every entry of the table is free."""
+    n, lag = lags(start.nfe, start.nfe)
+    scale = start.sigma[1:] / start.sigma[0]
+
+    def rows(b: Tensor, sigma: Tensor, sigma_eval: Tensor) -> tuple[Tensor, Tensor]:
+        x_T = torch.cat([b.new_ones(1), b[: start.nfe] * scale])
+        weight = lower(b[start.nfe :], n, n - lag, start.nfe)
+        return x_T, torch.cat([weight.new_zeros(1, start.nfe), weight])
+
+    return Weights(torch.cat([start.start[1:] / scale, start.weight[n + 1, n - lag]]), rows)
+
+
+WITH_ORDER: dict[str, Callable[..., Weights]] = {"lms": lms, "pc": pc, "ss": ss}
+FAMILIES: dict[str, Callable[..., Weights]] = {"classical": _classical, **WITH_ORDER, "guided": _guided, "full": _full}
+
+
+def _grid_parameters(start: Solver, ends: list[int] | None) -> tuple[Tensor, Tensor]:
+    """Inverse of ``_levels``: step-size logits [N-1] and shifts [N-1] of a solver's nodes, or of its steps' ends."""
+    ends = list(range(start.nfe + 1)) if ends is None else ends
+    sigma, sigma_eval = start.sigma[ends], start.sigma_eval[ends[:-1]]
+    if sigma[-1] == 0 or not (sigma.diff() < 0).all():
+        raise Error(
+            f"{start.name}: this family needs strictly falling levels that end above 0; end the grid at sigma_min, or "
+            "take family 'ss' for a solver with several evaluations a step"
+        )
+    lam = -sigma.log()
+    share = lam.diff() / (lam[-1] - lam[0])
+    raw = share * (1 + SMALLEST_STEP * len(sigma_eval)) - SMALLEST_STEP
+    if not (raw > -ROUNDING).all():
+        raise Error(f"{start.name}: two neighbouring levels are closer than {SMALLEST_STEP:g} of the grid's log range")
+    logits = raw.clamp(min=ROUNDING**2).log()  # a step at its smallest: rounding may leave less than nothing
+    moved = -sigma_eval[1:].log() - lam[1:-1]
+    gap = torch.where(moved > 0, lam.diff()[1:], lam.diff()[:-1])
+    bounded = 2 * moved / gap
+    if sigma_eval[0] != sigma[0] or not (moved.abs() < gap / 2 + ROUNDING).all():
+        raise Error(f"{start.name}: decoupled levels must keep the first level and stay within half a step of theirs")
+    bounded = torch.where(bounded.abs() < ROUNDING, 0.0, bounded.clamp(ROUNDING - 1, 1 - ROUNDING))
+    return (logits - logits[-1])[:-1], torch.atanh(bounded)
+
+
+def _levels(logits: Tensor, shift: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """Levels [N+1], falling by construction, and evaluation levels [N], each within half a step of its level."""
+    n = len(logits) + 1
+    share = torch.softmax(torch.cat([logits, logits.new_zeros(1)]), 0)
+    share = (share + SMALLEST_STEP) / (1 + SMALLEST_STEP * n)
+    first, last = -ends.log()
+    lam = first + (last - first) * torch.cumsum(share, 0)[:-1]
+    lam = torch.cat([first[None], lam, last[None]])
+    step = lam.diff()
+    moved = lam[1:-1] + torch.tanh(shift) / 2 * torch.where(shift > 0, step[1:], step[:-1])
+    sigma = torch.cat([ends[:1], (-lam[1:-1]).exp(), ends[1:]])
+    return sigma, torch.cat([ends[:1], (-moved).exp()])
+
+
+def is_textbook(start: Solver) -> bool:
+    """Whether ``classical`` and ``guided`` can start from it: a multistep solver made by ``s4s.solver``."""
+    made: dict[str, Any] = dict(start.provenance)
+    return "solver" in made and classical.evaluations(made["solver"], start.nfe, **made["options"]) == start.nfe
+
+
+def _textbook(start: Solver, convert: str) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Rows of the starting textbook solver as a function of the levels."""
+    if not is_textbook(start):
+        raise Error(f"{start.name}: this family needs a multistep start made by s4s.solver(name, grid, ...), with one "
+                    "evaluation a step; choose another")  # fmt: skip
+    name, options = start.provenance["solver"], start.provenance["options"]
+
+    def rows(sigma: Tensor, sigma_eval: Tensor) -> tuple[Tensor, Tensor]:
+        return classical.arrays(name, sigma, sigma_eval=sigma_eval, convert=convert, **options)[2:]
+
+    return rows
+
+
+def _require_start(made: Family) -> None:
+    for key, value in zip(("sigma", "sigma_eval", "start", "weight"), made.arrays(made.theta), strict=True):
+        target = getattr(made.start, key)
+        if not torch.allclose(value, target, rtol=1e-10, atol=1e-10 * target.abs().max().item()):
+            raise Error(
+                f"family {made.kind!r} cannot represent {made.start.name} exactly (array '{key}'); choose another"
+            )

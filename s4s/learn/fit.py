@@ -1,0 +1,147 @@
+"""Fitting: learn a few-step solver that imitates a teacher.
+
+``min_phi E d(Psi_phi(x'), Psi_*(x_T))`` with ``||x' - x_T|| <= r sigma_T`` (S4S, relaxed objective; r = 0 is the plain
+one). A method is a family and a cycle of parameter blocks: S4S-Alt alternates weights and grid, joint moves both.
+Some methods go on from the result of another: S4S-Alt from LD3's, where textbook weights have followed the grid.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from s4s.errors import Error
+from s4s.learn.distance import Distance
+from s4s.learn.distances import distance
+from s4s.learn.family import family, is_textbook
+from s4s.learn.fitter import Fitter
+from s4s.learn.frozen import Frozen
+from s4s.learn.jacobian import PERTURBATION
+from s4s.learn.methods import phases
+from s4s.learn.teacher import TeacherSet
+from s4s.learn.unfinished import Unfinished, content
+from s4s.solver import ARRAYS, Denoise, Solver
+from s4s.version import __version__
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A fitted solver and what it took.
+
+    Args:
+        solver: the best on validation; never worse there than the start.
+        val_loss, start_loss: the objective on the validation part, of the result and of the start: the mean distance,
+            and with ``moments`` their weighted gap.
+        evaluations: network-forward-equivalents spent (input-backward counts 1), validation included.
+        seconds: wall time.
+        history: one record a round: round, and of its last step batch and loss on it, val_loss, evaluations; losses are
+            without ``moments`` before the last phase.
+    """
+
+    solver: Solver
+    val_loss: float
+    start_loss: float
+    evaluations: int
+    seconds: float
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def fit(
+    solver: Solver,
+    denoise: Denoise | Callable[[Tensor], Denoise],
+    teacher: TeacherSet,
+    method: str = "s4s-alt",
+    *,
+    distance: str | Distance = "l2",
+    radius: float = 0.0,
+    moments: float = 0.0,
+    family: str | None = None,
+    order: int | None = None,
+    convert: str | None = None,
+    seed: int = 0,
+    rounds: int = 12,
+    patience: int = 5,
+    validation: int | None = None,
+    microbatch: int | None = None,
+    perturbation: float = PERTURBATION,
+    checkpoint: bool | None = None,
+    progress: str | None = None,
+    resume: str | os.PathLike[str] | None = None,
+) -> FitResult:
+    """Learn a few-step solver that imitates a teacher, starting from ``solver``.
+
+    Args:
+        solver: where to start; the result keeps its number of evaluations.
+        denoise: the frozen network; for a teacher set with conditions, the function of their rows that gives it.
+        teacher: noises and teacher outputs; the last ``validation`` (default a quarter, at most 512) are held out.
+        method: a key of ``METHODS``.
+        distance: a name or a ``Distance``; see ``s4s.distance``.
+        radius: r of the relaxed objective, in units of sigma_T; 0 is the plain objective.
+        moments: weight of the gap between the batch's moments, student to teacher, over the features of the distance;
+            the paper has none. Moved noises, and a phase before the last, follow the distance alone. See
+            ``s4s.learn.moments``.
+        family: of solvers: ``lms``, ``pc``, ``ss``, ``guided`` or ``full``, for S4S, S4S-Alt and joint; the others have
+            their own. By default ``lms``. See ``s4s.learn.family``.
+        order: outputs a step may use (``lms``, the predictor of ``pc``) or stages of a step (``ss``); by default what
+            the start uses.
+        convert: with decoupled times, where a noise prediction becomes data, ``eval`` or ``grid``; see
+            ``s4s.learn.family``.
+        seed: of the batches.
+        rounds: times each phase's cycle of blocks is gone through, one Levenberg-Marquardt step a block.
+        patience: stop after this many rounds without a gain of half a percent on validation.
+        microbatch: rows of a network call, for networks that leave no memory for whole batches.
+        perturbation: of the network's input in derivatives, see ``gauss_newton``.
+        checkpoint: with radius > 0, whether the backward pass computes each evaluation again instead of keeping its
+            activations; None does so for those that do not fit into half of the free memory.
+        resume: a file that holds the fit while it runs. A killed fit goes on from it when called again, to the result
+            of an unbroken one; a file of another fit is ignored, with a ``Notice``. ``microbatch`` may change.
+
+    Raises:
+        Error: unknown method, family or distance, shapes or levels that do not fit the teacher, a start the family
+            cannot hold.
+    """
+    specs = phases(method, is_textbook(solver), family)
+    for name, value in {"radius": radius, "moments": moments}.items():
+        if not value >= 0:
+            raise Error(f"{name} = {value} must not be negative")
+    if moments and microbatch is not None:
+        raise Error("moments are of whole batches: leave out microbatch, or moments")
+    if solver.sigma[0].item() != teacher.sigma_max:
+        raise Error(
+            f"the solver starts at level {solver.sigma[0].item():g}, the teacher's noises at {teacher.sigma_max:g}"
+        )
+    options: dict[str, Any] = {"order": order, "convert": convert or solver.provenance.get("convert", "eval")}
+    _family(solver, specs[-1].family, **options)  # raises now, not after a first phase
+    held_out = min(len(teacher) // 4, 512) if validation is None else validation
+    if not 1 <= held_out < len(teacher):
+        raise Error(f"validation = {held_out} must leave some of the teacher's {len(teacher)} samples to train on")
+    if microbatch is not None and microbatch < 1:
+        raise Error(f"microbatch = {microbatch} must be at least 1")
+    network = Frozen(denoise, microbatch, perturbation, checkpoint)
+    fitter = Fitter(solver, specs, options, network, teacher, held_out, _distance(distance), radius, moments, seed)
+    record = {"method": method, "start": solver.name, "start_provenance": dict(solver.provenance),
+              "family": specs[-1].family, "distance": fitter.d.name, "radius": radius, "moments": moments, "seed": seed,
+              "teacher": dict(teacher.provenance), "teacher_samples": len(teacher) - held_out,
+              "start_loss": fitter.start_loss, "source": specs[-1].source} | options  # fmt: skip
+    settings = {"rounds": rounds, "patience": patience, "perturbation": perturbation}
+    unfinished = Unfinished(resume, {} if resume is None else record | settings | _contents(solver, teacher))
+    fitter.run(rounds, patience, progress, unfinished)
+    found: dict[str, Any] = {"val_loss": fitter.best.loss, "start_loss": fitter.start_loss,
+                             "evaluations": fitter.evaluations}  # fmt: skip
+    fitted = fitter.solver.replace(name=f"{method}({solver.name})", provenance=record | found)
+    unfinished.remove()
+    return FitResult(fitted.detach(), **found, seconds=fitter.seconds, history=fitter.history)
+
+
+def _contents(solver: Solver, teacher: TeacherSet) -> dict[str, Any]:
+    """What makes a fit another one although its settings are the same."""
+    numbers = content(*(getattr(solver, key) for key in ARRAYS))
+    samples = [teacher.seed, teacher.first, content(teacher.y, teacher.condition)]
+    return {"version": __version__, "start_numbers": numbers, "teacher_set": samples}
+
+
+_distance, _family = distance, family

@@ -1,0 +1,72 @@
+"""What each method learns: a family of solvers, and which parameters move in turn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from s4s.errors import Error, choose
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is learned: a family, and the blocks of parameters that each iteration of the cycle moves.
+
+    Args:
+        family: a key of ``s4s.learn.family.FAMILIES``, unless another is asked for.
+        cycle: names of blocks; see ``Family.moves``.
+        source: where it is from.
+        first: the method whose result it goes on from, if the start is a textbook solver.
+        open: whether another family may be asked for.
+    """
+
+    family: str
+    cycle: tuple[tuple[str, ...], ...]
+    source: str
+    first: str | None = None
+    open: bool = False
+
+
+WEIGHTS, LEVELS = ("weight",), ("grid", "shift")
+EVERYTHING = ((*WEIGHTS, *LEVELS),)
+METHODS = {
+    "s4s": Method("lms", (("balanced weight",),), "S4S, arXiv:2502.17423", open=True),
+    "ld3": Method("classical", (LEVELS,), "LD3, arXiv:2405.15506"),
+    "s4s-alt": Method("lms", (WEIGHTS, LEVELS), "S4S-Alt, arXiv:2502.17423", first="ld3", open=True),
+    "joint": Method("lms", EVERYTHING, "S4S Algorithm 3, arXiv:2502.17423", open=True),
+    "guided": Method("guided", EVERYTHING, "GS, arXiv:2510.17699"),
+    "bns": Method("full", EVERYTHING, "BNS, arXiv:2403.01329"),
+}
+
+
+def phases(method: str, textbook: bool, family: str | None = None) -> list[Method]:
+    """The methods that a fit goes through.
+
+    Args:
+        method: a key of ``METHODS``.
+        textbook: whether it starts from a textbook solver.
+        family: of the last phase, in place of its own. ``ss`` has no first phase: its steps hold several levels.
+
+    Raises:
+        Error: as ``family_of``.
+    """
+    kind = family_of(method, family)
+    spec = replace(METHODS[method], family=kind)
+    return [METHODS[spec.first], spec] if spec.first and textbook and kind != "ss" else [spec]
+
+
+def family_of(method: str, family: str | None = None) -> str:
+    """The family that a method learns, or the one asked for in its place.
+
+    Raises:
+        Error: unknown method, or one that cannot learn that family.
+    """
+    if method not in METHODS:
+        raise choose("method", method, METHODS)
+    spec = METHODS[method]
+    if family in (None, spec.family):
+        return spec.family
+    if not spec.open or family == "classical":
+        others = ", ".join(name for name, other in METHODS.items() if other.open)
+        raise Error(f"method {method!r} cannot learn family {family!r}: its own is {spec.family!r}; a family of "
+                    f"learned weights may be chosen for {others}")  # fmt: skip
+    return str(family)

@@ -1,0 +1,235 @@
+"""Weight parts of two families, multistep (LMS) and predictor-corrector (PC); ``s4s.learn.singlestep`` has the third.
+
+Each takes steps ``r x + (1 - r) sum_j w[n, j] f[j]`` for ``f = D``, with ``r = sigma[n+1] / sigma`` of the state ``x``
+it leaves from, or ``x + (sigma[n+1] - sigma) sum_j w[n, j] f[j]`` for ``f = eps``. LMS leaves from the node before, PC
+from the corrected state there, SS from the first node of its own step.
+
+No family looks at the values of its parameters, so all work under ``torch.func``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from s4s.errors import Error
+from s4s.solver import Solver
+from s4s.textbook import Trace, _order, _transfer, _vandermonde
+
+Rows = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""``(weight parameters, sigma, sigma_eval) -> start, weight``."""
+
+Levels = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""``(weight parameters, sigma, sigma_eval) of the steps' ends -> sigma, sigma_eval`` of all nodes."""
+
+
+class Weights(NamedTuple):
+    """The weight part of a family: parameters that reproduce the start, and what they mean.
+
+    Args:
+        theta: [p] float64.
+        rows: parameters and levels -> table rows.
+        ends: nodes that the grid part moves; None is all of them.
+        levels: adds the nodes inside the steps; None where there are none.
+        balanced: [p, q] moves of theta that keep the sum of every step's weights; None is all moves.
+    """
+
+    theta: Tensor
+    rows: Rows
+    ends: list[int] | None = None
+    levels: Levels | None = None
+    balanced: Tensor | None = None
+
+
+def lms(start: Solver, order: int | None, convert: str) -> Weights:
+    """S4S linear multistep with free weights, in data or noise form."""
+    form, table = shortest(start, convert)
+    least = history(table)
+    order = least if order is None else order
+    if order < least:
+        raise Error(f"order {order} is below the {least} outputs a step of {start.name} uses; ask for order >= {least}")
+    n, lag = lags(start.nfe, order)
+
+    def rows(b: Tensor, sigma: Tensor, sigma_eval: Tensor) -> tuple[Tensor, Tensor]:
+        return walk(lower(b, n, n - lag, start.nfe), sigma, sigma_eval, form, convert)
+
+    return Weights(table[n, n - lag], rows, balanced=_balanced(n, lag, form))
+
+
+def pc(start: Solver, order: int | None, convert: str) -> Weights:
+    """S4S predictor-corrector: ``order`` weights of the predictor and one more of the corrector in every step."""
+    form, predictor, corrector = _predictor_corrector(start, order, convert)
+    order = max(history(predictor), 1) if order is None else order
+    n, lag = lags(start.nfe, order)
+    m, back = lags(start.nfe, order + 1)  # of corrector m-1, into node m
+    m, back = m[m > 0], back[m > 0]
+
+    def rows(b: Tensor, sigma: Tensor, sigma_eval: Tensor) -> tuple[Tensor, Tensor]:
+        predict = lower(b[: len(n)], n, n - lag, start.nfe)
+        correct = lower(b[len(n) :], m - 1, m - back, start.nfe)
+        return _walk_corrected(predict, correct, sigma, sigma_eval, form, convert)
+
+    balanced = _balanced(torch.cat([n, start.nfe + m]), torch.cat([lag, back]), form)
+    return Weights(torch.cat([predictor[n, n - lag], corrector[m - 1, m - back]]), rows, balanced=balanced)
+
+
+def _balanced(n: Tensor, lag: Tensor, form: str) -> Tensor | None:
+    """Moves of the weights of steps ``n`` [p] that keep each step's sum: an older one up, the step's latest down.
+
+    None in noise form, and where that would leave nothing to learn: with one output a step.
+    """
+    if form == "eps" or not lag.any():
+        return None
+    latest = (n[:, None] == n) & (lag == 0)  # [p, p]
+    return (torch.eye(len(n), dtype=torch.float64) - latest.double().T)[:, lag > 0]
+
+
+def walk(
+    steps: Tensor, sigma: Tensor, sigma_eval: Tensor, form: str, convert: str = "eval", base: list[int] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Table rows of a solver from its increments: steps [N, N], ``steps[n, j]`` weighs output j in step n.
+
+    Args:
+        base: [N] node that step n leaves from; default n itself.
+    """
+    trace = Trace(sigma, len(steps), sigma_eval, convert)
+    nodes = [trace.x_T]
+    outputs: list[Tensor] = []
+    for n in range(len(steps)):
+        outputs.append(_output(trace, nodes[n], sigma[n], form))
+        first = n if base is None else base[n]
+        nodes.append(_step(nodes[first], sigma[first], sigma[n + 1], steps[n], outputs, form))
+    return trace.arrays(nodes[-1], sigma[-1])[2:]
+
+
+def increments(solver: Solver, form: str, convert: str = "eval", base: Tensor | None = None) -> Tensor:
+    """Inverse of ``walk``: [N, N] weights; infinite where the form cannot express a step."""
+    base = torch.arange(solver.nfe) if base is None else base
+    decoupled = not torch.equal(solver.sigma_eval, solver.sigma[:-1])
+    if form == "x0" and not (decoupled and convert == "grid"):
+        r = (solver.sigma[1:] / solver.sigma[base])[:, None]
+        steps = (solver.weight[1:] - r * solver.weight[base]) / (1 - r)
+        missed = solver.start[1:] - r[:, 0] * solver.start[base]
+    else:
+        nodes = torch.cat([solver.start[:, None], solver.weight], 1)  # [N+1, 1+N]: node rows over (x_T, D)
+        f, carry, scale = _outputs(solver, nodes, form, convert), 1.0, solver.sigma[1:] - solver.sigma[base]
+        if form == "x0":
+            carry = (solver.sigma[1:] / solver.sigma[base])[:, None]  # type: ignore[assignment]
+            scale = 1 - solver.sigma[1:] / solver.sigma[base]
+        change = nodes[1:] - carry * nodes[base]
+        steps = torch.linalg.solve_triangular(f[:, 1:].T, change[:, 1:].T, upper=True).T
+        missed = steps @ f[:, 0] - change[:, 0]
+        steps = steps / scale[:, None]
+    return steps if (missed.abs() < 1e-12).all() else torch.full_like(steps, torch.inf)
+
+
+def shortest(start: Solver, convert: str) -> tuple[str, Tensor]:
+    """The form, ``x0`` or ``eps``, in which steps look back on fewer outputs, and the increments in it."""
+    forms = [(form, increments(start, form, convert)) for form in ("x0", "eps")]
+    return min(forms, key=lambda pair: history(pair[1]))
+
+
+def history(steps: Tensor) -> int:
+    """Outputs a step looks back on, at most; beyond any NFE where the form cannot express the solver."""
+    if not steps.isfinite().all():
+        return len(steps) + 1
+    n, j = (steps.abs() > 1e-10).nonzero(as_tuple=True)
+    return int((n - j).max()) + 1
+
+
+def lags(nfe: int, order: int) -> tuple[Tensor, Tensor]:
+    """Step and lag of every free weight: step n uses lags 0..min(order, n+1)-1."""
+    pairs = [(n, lag) for n in range(nfe) for lag in range(min(order, n + 1))]
+    n, lag = torch.tensor(pairs).T
+    return n, lag
+
+
+def lower(values: Tensor, n: Tensor, j: Tensor, nfe: int) -> Tensor:
+    """[nfe, nfe] matrix of zeros with the values at ``(n, j)``."""
+    return torch.zeros(nfe, nfe, dtype=values.dtype).index_put((n, j), values)
+
+
+def _output(trace: Trace, x: Tensor, sigma: Tensor, form: str) -> Tensor:
+    return trace.denoise(x, sigma) if form == "x0" else trace.eps(x, sigma)
+
+
+def _step(x: Tensor, here: Tensor, there: Tensor, weights: Tensor, outputs: list[Tensor], form: str) -> Tensor:
+    increment = (weights[: len(outputs), None] * torch.stack(outputs)).sum(0)
+    return there / here * x + (1 - there / here) * increment if form == "x0" else x + (there - here) * increment
+
+
+def _walk_corrected(
+    predict: Tensor, correct: Tensor, sigma: Tensor, sigma_eval: Tensor, form: str, convert: str
+) -> tuple[Tensor, Tensor]:
+    """Rows of a predictor-corrector: nodes are predicted, and every step leaves from a corrected state."""
+    trace = Trace(sigma, len(predict), sigma_eval, convert)
+    x = node = trace.x_T
+    outputs = [_output(trace, node, sigma[0], form)]
+    for n, (here, there) in enumerate(pairwise(sigma)):
+        node = _step(x, here, there, predict[n], outputs, form)
+        if trace.left:
+            outputs.append(_output(trace, node, there, form))
+            x = _step(x, here, there, correct[n], outputs, form)
+    return trace.arrays(node, sigma[-1])[2:]
+
+
+def _predictor_corrector(start: Solver, order: int | None, convert: str) -> tuple[str, Tensor, Tensor]:
+    """Form, predictor [N, N] and corrector [N, N] of a solver.
+
+    The table fixes only what both do together, so the split is a choice: UniPC's own for UniPC; else the corrector
+    equals the predictor; else, one order below that, the oldest output of the predictor moves to the corrector, which
+    adds its difference to the new output.
+    """
+    form, table = shortest(start, convert)
+    predictor = table
+    if start.provenance.get("solver") == "unipc":
+        options: dict[str, Any] = dict(start.provenance.get("options", {}))
+        form = options.get("prediction", "x0")
+        table, predictor = increments(start, form, convert), _unipc_predictor(start, **options)
+    least = history(predictor)
+    if order is not None and order == least - 1 and predictor is table:
+        n = torch.arange(least - 1, start.nfe)
+        oldest = predictor[n, n - order]
+        predictor = predictor.index_put((n, n - order), torch.zeros_like(oldest))
+        predictor = predictor.index_put((n, n), predictor[n, n] + oldest)
+    elif order is not None and order < least:
+        least -= predictor is table
+        raise Error(f"order {order} is too low for pc to hold {start.name}; ask for order >= {least}")
+    carry = start.sigma[1:] / start.sigma[:-1] if form == "x0" else torch.ones(start.nfe, dtype=torch.float64)
+    scale = 1 - carry if form == "x0" else start.sigma.diff()
+    # a step from the corrected state must end where the table's, from the predicted one, ends
+    moved = (scale / carry)[1:, None] * (table - predictor)[1:] / scale[:-1, None]
+    return form, predictor, torch.cat([predictor[:-1] + moved, torch.zeros_like(predictor[:1])])
+
+
+def _unipc_predictor(
+    start: Solver, order: int = 3, variant: str = "bh2", prediction: Any = "x0", lower_order_final: bool = True
+) -> Tensor:
+    """[N, N] weights of UniPC's predictor (Zhao et al. 2023, Alg. 2); the rest of its table is the corrector's."""
+    rows = []
+    for n, (s, s_next) in enumerate(pairwise(start.sigma)):
+        k = _order(n, start.nfe, order, lower_order_final)
+        _, phi = _transfer(s, s_next, prediction, k + 1)
+        h = torch.log(s / s_next)
+        r = [torch.log(s / start.sigma[n - i]) / h for i in range(1, k)]
+        rho = _vandermonde(r, phi) if k > 2 else []
+        if k == 2:
+            rho = [(phi[0] if variant == "bh2" else -h if prediction == "x0" else s_next * h) / 2]
+        older = [-p / a / -phi[0] for p, a in zip(rho, r, strict=True)]
+        latest = torch.ones_like(h) - sum(older)
+        row = [latest, *older]
+        rows.append(
+            torch.stack([row[n - j] if n - j < k and j <= n else torch.zeros_like(h) for j in range(start.nfe)])
+        )
+    return torch.stack(rows)
+
+
+def _outputs(solver: Solver, nodes: Tensor, form: str, convert: str) -> Tensor:
+    """[N, 1+N] rows of what steps weigh: ``eps``, or ``D`` converted at the node's own level."""
+    D = torch.eye(solver.nfe + 1, dtype=torch.float64)[1:]
+    eps = (nodes[:-1] - D) / solver.sigma_eval[:, None]
+    return eps if form == "eps" else nodes[:-1] - solver.sigma[:-1, None] * eps

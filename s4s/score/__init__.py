@@ -1,0 +1,1 @@
+"""Images to numbers: features, metrics, named protocols and their references. Knows no solver."""

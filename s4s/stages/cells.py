@@ -1,0 +1,199 @@
+"""What a config asks for: its cells, the files they need, and the part of the config each stage depends on.
+
+A cell is one solver that gets sampled and scored. Nothing here imports torch: Snakemake reads this on every start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+from s4s.errors import Error
+
+PROTOCOLS: dict[str, tuple[str, tuple[str, ...]]] = {  # rounding rule and data sets of each; see s4s.score.protocol
+    "edm": ("edm", ("cifar10", "ffhq", "afhqv2")),
+    "adm": ("ldm", ("lsun_bedroom", "imagenet256")),
+    "torch-fidelity": ("ldm", ("cifar10",)),
+    "ld3-latent": ("none", ("lsun_bedroom", "imagenet256", "mscoco")),
+    "digits": ("edm", ("digits",)),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One solver of a benchmark: a method, the (starting) solver, its schedule, the NFE and, if learned, a seed.
+
+    ``family`` and ``order`` are those learned, where the config names them; ``radius`` is one of a list.
+    """
+
+    method: str
+    solver: str
+    options: Mapping[str, Any] = field(hash=False)
+    schedule: str
+    nfe: int
+    seed: int | None = None
+    family: str | None = None
+    order: int | None = None
+    radius: float | None = None
+
+    @property
+    def learned(self) -> bool:
+        return self.method not in ("teacher", "classical")
+
+    @property
+    def start(self) -> str:
+        """Short name of the starting solver, such as ``ipndm3``."""
+        order = self.options.get("order", "")
+        named = {key: key if key == "singlestep" and value else value for key, value in self.options.items()}
+        extra = [f"-{value}" for key, value in named.items() if key != "order"]
+        return f"{self.solver}{order}{''.join(extra)}"
+
+    @property
+    def kind(self) -> str:
+        """The method, with the family and order that the config names, such as ``s4s-pc2``."""
+        tag = (self.family or "") + str(self.order or "")
+        return f"{self.method}-{tag}" if tag else self.method
+
+    @property
+    def name(self) -> str:
+        """File name of the cell's results, such as ``s4s-alt_ipndm3_edm_nfe4_seed0``."""
+        parts = [self.kind, self.start, self.schedule, f"nfe{self.nfe}"]
+        parts += [] if self.radius is None else [f"r{self.radius:g}"]
+        return "_".join(parts if self.seed is None else [*parts, f"seed{self.seed}"])
+
+    @property
+    def pattern(self) -> str:
+        """The name with wildcards for what jobs differ in: ``{kind}_ipndm3_edm_nfe{nfe}_seed0``."""
+        rest = self.name.removeprefix(self.kind).replace(f"_nfe{self.nfe}", "_nfe{nfe}")
+        return ("{kind}" if self.learned else self.kind) + rest
+
+
+def cells(config: Mapping[str, Any]) -> list[Cell]:
+    """Every cell of a benchmark, in the order of the tables."""
+    made = teachers(config)
+    for nfe in config["nfe"]:
+        for solver in config["classical"]["solvers"]:
+            made += [Cell("classical", *_solver(solver), s, nfe) for s in config["classical"]["schedules"]]
+        made += _learned(config["learned"], nfe)
+    return made
+
+
+def teachers(config: Mapping[str, Any]) -> list[Cell]:
+    """The teachers: one for all students, or one for each of their numbers of evaluations."""
+    return list(dict.fromkeys(teacher_of(config, nfe) for nfe in config["nfe"]))
+
+
+def teacher_of(config: Mapping[str, Any], nfe: int) -> Cell:
+    """The teacher of students with ``nfe`` evaluations."""
+    spec = config["teacher"]
+    own = nfe + 1 if spec["nfe"] == "student+1" else spec["nfe"]
+    return Cell("teacher", *_solver(spec["solver"]), spec["schedule"], own)
+
+
+def teacher_files(config: Mapping[str, Any], teacher: Cell) -> dict[str, tuple[int, int]]:
+    """Where a teacher's samples go, below the folder of results: file -> first and last (exclusive) index."""
+    spec = config["teacher"]
+    folder = f"teacher/nfe{teacher.nfe}" if spec["nfe"] == "student+1" else "teacher"
+    n = spec["train"] + spec["validation"]
+    if spec.get("shard_size", n) >= n:
+        return {f"{folder}/pairs.safetensors": (0, n)}
+    return {f"{folder}/{a:06d}-{b:06d}.safetensors": (a, b) for a, b in _ranges(n, spec["shard_size"])}
+
+
+def radius_of(config: Mapping[str, Any], cell: Cell) -> float:
+    """Radius of the relaxed objective of a cell."""
+    radius: float = config["learned"]["radius"] if cell.radius is None else cell.radius
+    return radius
+
+
+def cell(config: Mapping[str, Any], name: str) -> Cell:
+    """The cell of that name."""
+    for candidate in cells(config):
+        if candidate.name == name:
+            return candidate
+    raise Error(f"no cell {name!r} in benchmark {config['benchmark']!r}; `s4s cells CONFIG` lists them")
+
+
+def jobs(config: Mapping[str, Any], *, per_nfe: bool = True) -> dict[str, tuple[list[str], list[str]]]:
+    """Cells that one job handles together, to be longer than its start: a kind, at an NFE or at all of them.
+
+    Kinds with the same starts differ in their names alone, so one rule does for them: rule -> patterns, kinds.
+    """
+    found: dict[str, dict[str, None]] = {}
+    for made in cells(config):
+        name = made.pattern if per_nfe else made.pattern.replace("{nfe}", str(made.nfe))
+        found.setdefault(made.kind, {})[name] = None
+    rules: dict[str, tuple[list[str], list[str]]] = {}
+    for kind, names in found.items():
+        alike = next((kinds for patterns, kinds in rules.values() if patterns == list(names)), None)
+        if alike is not None:
+            alike.append(kind)
+            continue
+        free = kind if "{kind}" not in next(iter(names)) else f"learned{len(rules) - 1 if 'learned' in rules else ''}"
+        rules[free] = (list(names), [kind])
+    return rules
+
+
+def shards(config: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """First and last (exclusive) sample index of every shard."""
+    return _ranges(config["sample"]["n"], config["sample"]["shard_size"])
+
+
+def needs_features(config: Mapping[str, Any]) -> bool:
+    """Whether a metric needs the features themselves; FID needs only their sums."""
+    return bool(config["score"]["bootstrap"]) or config["score"]["metrics"] != ["fid"]
+
+
+def network_files(config: Mapping[str, Any]) -> list[str]:
+    """What the stages need of the network, below the folder of results: trained weights, or the record of a fetch."""
+    weights, record = "models/denoiser.safetensors", "models/weights.json"
+    if config["model"]["type"] == "digits":
+        return [weights]
+    return [record, weights, "models/denoiser.json"] if config["model"]["type"] in ("edm", "ldm") else [record]
+
+
+def uint8_rule(config: Mapping[str, Any]) -> str:
+    """How samples become images: as the protocol does, unless said otherwise."""
+    return config["sample"].get("uint8") or PROTOCOLS[config["score"]["protocol"]][0]
+
+
+def made_from(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
+    """The part of the config that a stage's result depends on."""
+    model, process = {"model": config["model"]}, {"process": config["process"]}
+    trained = config["model"]["type"] == "digits"
+    pairs = model | process | {"teacher": {k: v for k, v in config["teacher"].items() if k != "shard_size"}}
+    learned = ["distance", "rounds"] + ["space"] * (not trained)
+    learned += ["convert"] * ("convert" in config["learned"])
+    learned += ["moments"] * (config["learned"]["moments"] > 0)
+    learned += ["radius"] * (not isinstance(config["learned"]["radius"], list))  # else the cell's name says it
+    sampled = model | process | {"seed": config["sample"]["seed"], "uint8": uint8_rule(config)}
+    extractor = {key: config["score"][key] for key in ("protocol", "extractor") if key in config["score"]}
+    return {
+        "train": model,
+        "textbook": process if trained else model | process,
+        "teacher": pairs,
+        "fit": pairs | {key: config["learned"][key] for key in learned},
+        "sample": sampled,
+        "features": sampled | extractor | {"kept": needs_features(config)},
+        "score": {"score": config["score"]},
+    }[stage]
+
+
+def _learned(learned: Mapping[str, Any], nfe: int) -> Iterator[Cell]:
+    radii = learned["radius"] if isinstance(learned["radius"], list) else [None]
+    for entry in learned["methods"]:
+        spec: dict[str, Any] = {"name": entry} if isinstance(entry, str) else entry
+        what = {key: spec[key] for key in ("family", "order") if key in spec}
+        for start in spec.get("starts", learned["starts"]):
+            for radius, seed in product(radii, learned["seeds"]):
+                yield Cell(spec["name"], *_solver(start["solver"]), start["schedule"], nfe, seed, **what, radius=radius)
+
+
+def _solver(entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    return entry["name"], {key: value for key, value in entry.items() if key != "name"}
+
+
+def _ranges(n: int, size: int) -> list[tuple[int, int]]:
+    return [(first, min(first + size, n)) for first in range(0, n, size)]

@@ -1,0 +1,136 @@
+"""Noise processes: inverses, network predictions, and sampling in either coordinates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from problems import Gaussian, Mixture
+from torch import Tensor
+
+import s4s
+from s4s.process import PREDICTIONS, Process
+
+ALPHAS = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
+PROCESSES = [s4s.EDM(), s4s.VPLinear(), s4s.VPDiscrete(ALPHAS), s4s.Flow()]
+every_process = pytest.mark.parametrize("process", PROCESSES, ids=lambda process: type(process).__name__)
+mixture = Mixture.load(np.load(Path(__file__).parents[1] / "golden" / "compact.npz"))
+
+
+def times(process: Process, n: int = 50) -> Tensor:
+    first, last = process.time_range
+    return torch.linspace(first, last, n, dtype=torch.float64)
+
+
+@every_process
+def test_time_and_level_are_inverse(process: Process) -> None:
+    t = times(process)
+    level = process.level(t)
+    torch.testing.assert_close(process.time(level), t, rtol=1e-9, atol=1e-12)
+    assert (level.diff() < 0).all()
+    torch.testing.assert_close(level, process.sigma(t) / process.alpha(t), rtol=1e-12, atol=0)
+    assert (level[0].item(), level[-1].item()) == (process.sigma_max, process.sigma_min)
+
+
+@every_process
+def test_time_is_differentiable(process: Process) -> None:
+    t = times(process, 7)[1:-1] + 1e-4  # off the corners of the discrete table
+    assert torch.autograd.gradcheck(process.time, process.level(t).requires_grad_())
+    assert torch.autograd.gradcheck(process.level, t.requires_grad_())
+
+
+@every_process
+def test_coordinates(process: Process) -> None:
+    x, t = torch.randn(3, 2, dtype=torch.float64), times(process, 5)[2]
+    there = process.to_edm(x, t)
+    torch.testing.assert_close(there, x / process.alpha(t))
+    torch.testing.assert_close(process.from_edm(there, process.level(t)), x)
+
+
+@pytest.mark.parametrize("kind", [s4s.VPLinear, lambda: s4s.VPDiscrete(ALPHAS)])
+def test_variance_is_preserved(kind: Callable[[], Process]) -> None:
+    process = kind()
+    t = times(process)
+    torch.testing.assert_close(process.alpha(t) ** 2 + process.sigma(t) ** 2, torch.ones_like(t))
+
+
+def test_discrete_network_is_told_the_index() -> None:
+    process = s4s.VPDiscrete(ALPHAS)
+    t = torch.tensor([1e-3, 0.5, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(process.alpha(t) ** 2, ALPHAS[[0, 499, 999]])
+    told = process.model_time(process.level(t))
+    torch.testing.assert_close(told, torch.tensor([0.0, 499.0, 999.0], dtype=torch.float64), rtol=0, atol=1e-9)
+    assert process.sigma_max == process.level(1.0).item()
+
+
+@every_process
+@pytest.mark.parametrize("prediction", sorted(PREDICTIONS))
+def test_predictions_agree(process: Process, prediction: str) -> None:
+    """However the perfect network says it, ``denoise`` is the mixture's posterior mean."""
+    denoise = process.denoiser(mixture.network(process, prediction), prediction)
+    x0 = mixture.mu[torch.arange(4) % len(mixture.mu)]
+    for t in times(process, 6):
+        sigma = process.level(t)
+        x = x0 + sigma * s4s.noise(0, range(4), (3, 4, 4))
+        torch.testing.assert_close(denoise(x, sigma), mixture.denoise(x, sigma), rtol=0, atol=1e-9)
+
+
+@every_process
+def test_one_level_or_one_for_each_sample(process: Process) -> None:
+    denoise = process.denoiser(lambda x, model_time: x * model_time[:, None], "eps")
+    x, sigma = torch.randn(3, 2, dtype=torch.float64), process.level(times(process, 5)[1:4])
+    together = denoise(x, sigma)
+    for i in range(3):
+        torch.testing.assert_close(together[i], denoise(x[i : i + 1], sigma[i])[0])
+
+
+def test_network_sees_its_own_state_time_dtype_and_condition() -> None:
+    process, seen = s4s.VPLinear(), {}
+
+    def net(x: Tensor, model_time: Tensor, **condition: Any) -> Tensor:
+        seen.update(x=x, model_time=model_time, **condition)
+        return torch.zeros_like(x)
+
+    x, sigma = torch.ones(2, 3), process.level(0.5)
+    D = process.denoiser(net, "eps", label=7)(x, sigma)
+    alpha = process.alpha(0.5).float()
+    torch.testing.assert_close(seen["x"], alpha * x)
+    torch.testing.assert_close(seen["model_time"], torch.full((2,), 0.5))
+    assert seen["label"] == 7 and D.dtype == torch.float32
+    torch.testing.assert_close(D, x)
+
+
+@every_process
+def test_own_coordinates_give_the_same_samples(process: Process) -> None:
+    """DDIM as written for a process, ``x' = alpha' D + sigma' eps``, against our table in EDM coordinates."""
+    data, t = Gaussian(0.7), times(process, 9)
+    x_T = process.sigma(t[0]) * s4s.noise(3, range(4), (2,))
+    x = x_T
+    for now, later in pairwise(t):
+        alpha, sigma = process.alpha(now), process.sigma(now)
+        D = data.denoise(x / alpha, sigma / alpha)
+        eps = (x - alpha * D) / sigma
+        x = process.alpha(later) * D + process.sigma(later) * eps
+    solver = s4s.solver("ddim", process.level(t))
+    ours = s4s.sample(solver, data.denoise, process.to_edm(x_T, t[0]))
+    torch.testing.assert_close(process.from_edm(ours, solver.sigma[-1]), x, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: s4s.EDM(0.0, 80.0), "needs 0 < sigma_min < sigma_max, got sigma_min = 0.0"),
+    (lambda: s4s.EDM(80.0, 0.002), "needs 0 < sigma_min < sigma_max"),
+    (lambda: s4s.VPLinear(t_min=2.0), "needs 0 < t_min < t_max, got t_min = 2.0 and t_max = 1.0"),
+    (lambda: s4s.Flow(t_max=1.0), "t_max = 1.0 must be below 1"),
+    (lambda: s4s.VPDiscrete([0.5, 0.9]), "must be a falling sequence of at least two numbers between 0 and 1"),
+    (lambda: s4s.VPDiscrete([1.2, 0.9]), "between 0 and 1"),
+    (lambda: s4s.VPDiscrete([0.9]), "at least two numbers"),
+    (lambda: s4s.EDM().denoiser(lambda x, t: x, "noise"), "unknown prediction 'noise'; choose one of: eps,"),
+])  # fmt: skip
+def test_errors(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(s4s.Error, match=message):
+        call()

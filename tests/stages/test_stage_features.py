@@ -1,0 +1,152 @@
+"""Features in shards: the same statistics however samples are cut, in any order, with the images kept or not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from published import scaled
+from published import world as world
+
+import s4s
+from s4s.models import weights
+from s4s.models.digits import Classifier
+from s4s.score import metrics
+from s4s.score.protocol import protocol
+from s4s.stages import config
+from s4s.stages.bench import Bench
+from s4s.stages.cells import Cell, cell, cells, shards, teachers
+from s4s.stages.download import download_model
+from s4s.stages.evaluate import evaluate_cell
+from s4s.stages.features import cell_features, extract, extractor_of, make_features
+from s4s.stages.fit import fit_cell
+from s4s.stages.sample import sample_cell
+
+
+@pytest.fixture
+def made(world: tuple[Path, str]) -> dict[str, Any]:
+    """A scaled benchmark whose reference are images; its first cell is fitted."""
+    made = scaled("cifar10", *world, Path("none"))
+    made["learned"]["distance"] = "l2"
+    bench = Bench(config.check(made), Path("results"))
+    download_model(bench)
+    fit_cell(bench, first(bench))
+    return made
+
+
+def first(bench: Bench) -> Cell:
+    return next(c for c in cells(bench.config) if c.method == "classical")
+
+
+def bench_of(made: dict[str, Any], results: str = "results", **changes: Any) -> Bench:
+    """Sections of a benchmark changed."""
+    sections = {key: {**value, **changes.get(key, {})} if isinstance(value, dict) else value
+                for key, value in made.items()}  # fmt: skip
+    return Bench(config.check(sections), Path(results))
+
+
+def arrays(path: Path) -> dict[str, Any]:
+    with np.load(path) as file:
+        return {key: file[key] for key in file.files if key != "record"}
+
+
+def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a)
+
+
+def test_a_sample_has_the_same_features_in_any_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    weights.save(Classifier(), Path("classifier.safetensors"), made_from={})
+    bench = Bench(config.load(Path(__file__).parents[1] / "tiny" / "config.yaml"), Path("results"))
+    monkeypatch.setattr("s4s.stages.features.network", lambda *_: None)
+    monkeypatch.setattr(bench.folder, "model", lambda _: Path("classifier.safetensors"))
+    images = torch.randint(256, (600, 1, 8, 8), dtype=torch.uint8)
+    whole = extract(bench, images, 0)
+    assert whole.dtype == torch.float64 and extractor_of(bench).chunk == 250
+    assert torch.equal(whole, protocol("digits").build(Path("classifier.safetensors"))(images)), "as without shards"
+    for a, b in ((0, 1), (1, 250), (249, 251), (260, 600), (599, 600)):
+        assert torch.equal(extract(bench, images[a:b], a), whole[a:b]), (a, b)
+
+
+def test_any_order_and_any_cut_give_the_same_statistics(made: dict[str, Any]) -> None:
+    bench = bench_of(made)
+    chosen, files = first(bench), []
+    for a, b in reversed(shards(bench.config)):
+        make_features(bench, chosen, a, b)
+    for a, b in shards(bench.config):
+        path = bench.folder.features(chosen, a, b)
+        before = arrays(path)
+        make_features(bench, chosen, a, b)
+        assert same(arrays(path), before)
+        files.append(before)
+    parts = cell_features(bench, chosen)
+    features = torch.cat([part.features for part in parts if part.features is not None])
+    whole, merged = metrics.Moments.of(features), metrics.Moments.merge(part.moments for part in parts)
+    assert merged.count == whole.count == 40
+    torch.testing.assert_close(merged.covariance, whole.covariance, rtol=1e-13, atol=0)
+    torch.testing.assert_close(merged.mean, whole.mean, rtol=1e-14, atol=0)
+    one = bench_of(made, sample={"shard_size": 40})
+    make_features(one, chosen, 0, 40)
+    assert np.array_equal(arrays(one.folder.features(chosen, 0, 40))["features"],
+                          np.concatenate([file["features"] for file in files]))  # fmt: skip
+    record = [json.loads(evaluate_cell(b, chosen).read_text()) for b in (bench, one)]
+    assert record[0]["fid"] == pytest.approx(record[1]["fid"], rel=1e-12)
+    assert [record[0][key] for key in ("kid", "precision", "recall", "n_samples")] == \
+           [record[1][key] for key in ("kid", "precision", "recall", "n_samples")]  # fmt: skip
+
+
+def test_features_are_kept_for_the_metrics_that_need_them(made: dict[str, Any]) -> None:
+    path = make_features(bench := bench_of(made), chosen := first(bench), 0, 15)
+    assert arrays(path)["features"].dtype == np.float32 and arrays(path)["images"].shape[0] == 15
+    only = bench_of(made, score={"metrics": ["fid"], "bootstrap": 0})
+    with pytest.raises(s4s.Error, match=r"made from another config \(kept = True there, False in this one\)"):
+        cell_features(only, chosen)
+    assert arrays(make_features(only, chosen, 0, 15)).keys() == {"count", "total", "outer", "images"}
+
+
+def test_images_are_kept_when_asked_and_change_nothing(made: dict[str, Any]) -> None:
+    bench = bench_of(made)
+    without = arrays(make_features(bench, chosen := first(bench), 15, 30))
+    assert not list(Path("results").rglob("samples"))
+    keep = bench_of(made, sample={"keep_images": True})
+    assert same(arrays(make_features(keep, chosen, 15, 30)), without)
+    kept = keep.folder.samples(chosen, 15, 30)
+    assert np.array_equal(arrays(kept)["images"], without["images"])
+    kept.write_bytes(kept.read_bytes()[:-100])
+    with pytest.raises(s4s.Error, match="cannot read the samples"):
+        make_features(keep, chosen, 15, 30)
+    assert same(arrays(make_features(bench, chosen, 15, 30)), without), "which keeps none, and needs none"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_damaged_and_missing_shards_are_made_anew(made: dict[str, Any], share: float) -> None:
+    bench = bench_of(made)
+    chosen = first(bench)
+    whole = json.loads(evaluate_cell(bench, chosen).read_text())
+    paths = [bench.folder.features(chosen, a, b) for a, b in shards(bench.config)]
+    before = [arrays(path) for path in paths]
+    paths[0].unlink()
+    paths[1].write_bytes(paths[1].read_bytes()[: int(share * paths[1].stat().st_size)])
+    paths[2].write_bytes(paths[0].with_name(paths[1].name).read_bytes()[:10] if share else b"")
+    again = json.loads(evaluate_cell(bench, chosen).read_text())
+    assert all(same(arrays(path), arrays_before) for path, arrays_before in zip(paths, before, strict=True))
+    assert {k: v for k, v in again.items() if k != "sample_seconds"} == \
+           {k: v for k, v in whole.items() if k != "sample_seconds"}  # fmt: skip
+
+
+def test_features_of_another_solver_are_not_used(made: dict[str, Any]) -> None:
+    bench = bench_of(made)
+    chosen = first(bench)
+    old = json.loads(evaluate_cell(bench, chosen).read_text())
+    path = bench.folder.solver(chosen)
+    s4s.load_solver(path).replace(weight=s4s.load_solver(path).weight * 0.9).save(path)
+    assert json.loads(evaluate_cell(bench, chosen).read_text())["fid"] != old["fid"]
+    assert len(teachers(bench.config)) == 1 and cell(bench.config, chosen.name) == chosen
+    sample_cell(bench, chosen, 0, 15)
+    fit_cell(bench, chosen)
+    assert json.loads(evaluate_cell(bench, chosen).read_text())["fid"] == old["fid"], "old images are passed over"
