@@ -2,16 +2,19 @@
 
 PYTHON ?= python3
 ARGS ?=
+WING ?=
 VENV := .venv
 STAMP := $(VENV)/.installed
 IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+PYTEST := $(IN_VENV) OMP_NUM_THREADS=1 pytest -n logical --maxprocesses 4 --dist worksteal
 UV := uv==0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test lint test-slurm test-kills golden bench format lock clean
+.PHONY: help setup reproduce check test lint test-slurm test-kills golden bench format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo "  WING=learn names a folder of tests/ for check."
 	@echo "  ARGS=\"...\" adds options to the command a target runs; PYTHON=python3.12 names another interpreter."
 
 setup: $(STAMP) ## install the pinned environment into .venv (first time: about 4 minutes, 6 GB)
@@ -19,8 +22,12 @@ setup: $(STAMP) ## install the pinned environment into .venv (first time: about 
 reproduce: $(STAMP) ## run the pipeline: results/digits/report.html, its tables and figures
 	$(IN_VENV) snakemake --cores all $(ARGS)
 
-test: lint ## check style, types and workflow, then run the tests
-	$(IN_VENV) OMP_NUM_THREADS=1 pytest -n logical --maxprocesses 4 --dist worksteal $(ARGS)
+check: lint ## lint, then the tests of what changed since main, or of one wing: make check WING=learn
+	@tests=$$($(VENV)/bin/python tools/wings.py $(WING)) && echo "tests: $${tests:-none, nothing with tests has changed}" && \
+	if [ -n "$$tests" ]; then $(PYTEST) $$tests $(ARGS); fi
+
+test: lint ## check style, types and workflow, then run all tests
+	$(PYTEST) $(ARGS)
 
 lint: $(STAMP) ## check style, types and workflow only
 	$(IN_VENV) ruff check .
