@@ -15,7 +15,9 @@ from s4s.version import __version__
 _HOME = {
     "EDM": "process",
     "VPLinear": "process",
-    "VPDiscrete": "process",
+    "VPDiscrete": "discrete",
+    "Path": "paths",
+    "Cosine": "paths",
     "Flow": "process",
     "Process": "process",
     "grid": "grid",
@@ -45,6 +47,7 @@ __all__ = ["__version__", *_HOME]
 if TYPE_CHECKING:
     from s4s.classical import solver as solver
     from s4s.classical import solvers as solvers
+    from s4s.discrete import VPDiscrete as VPDiscrete
     from s4s.errors import Error as Error
     from s4s.grid import grid as grid
     from s4s.learn.distance import Distance as Distance
@@ -59,10 +62,11 @@ if TYPE_CHECKING:
     from s4s.learn.teacher import TeacherSet as TeacherSet
     from s4s.learn.teacher import teacher_set as teacher_set
     from s4s.models import load_model as load_model
+    from s4s.paths import Cosine as Cosine
+    from s4s.paths import Path as Path
     from s4s.process import EDM as EDM
     from s4s.process import Flow as Flow
     from s4s.process import Process as Process
-    from s4s.process import VPDiscrete as VPDiscrete
     from s4s.process import VPLinear as VPLinear
     from s4s.solver import Solver as Solver
     from s4s.solver import load_solver as load_solver

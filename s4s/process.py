@@ -6,8 +6,8 @@ state is divided by alpha and the level is ``sigma(t) / alpha(t)``. Here, and on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -49,6 +49,10 @@ class Process:
         """EDM level ``sigma(t) / alpha(t)``."""
         return self.sigma(t) / self.alpha(t)
 
+    def rates(self, t: Number) -> tuple[Tensor, Tensor]:
+        """Derivatives of alpha and sigma by the process's own time ``t``."""
+        return slope(self.alpha, double(t)), slope(self.sigma, double(t))
+
     def to_edm(self, x: Tensor, t: Number) -> Tensor:
         """State of the process at time ``t`` -> EDM coordinates."""
         return x / self.alpha(t).to(x)
@@ -63,15 +67,19 @@ class Process:
         Args:
             net: called as ``net(x_t, model_time, **condition)``: x_t [B, ...] in the process's own coordinates,
                 model_time [B]; returns the prediction, [B, ...].
-            prediction: ``eps`` (noise), ``x0`` (data), ``v`` (``alpha eps - sigma x_0``, Salimans & Ho 2022) or
-                ``flow`` (``eps - x_0``, rectified flow).
+            prediction: ``eps`` (noise), ``x0`` (data), ``v`` (``alpha eps - sigma x_0``, Salimans & Ho 2022), ``flow``
+                (``eps - x_0``, rectified flow), ``score`` (``-eps / sigma``), or ``velocity``: the time derivative of
+                the state towards data at t = 1, as flow matching has it (``x_0 - eps`` for ``Flow``). The network is
+                then told ``1 - t`` of a process that has its noise at t = 1.
             condition: keyword arguments handed to the network unchanged.
 
         Raises:
             Error: unknown prediction type.
         """
+        if prediction == "velocity":
+            return self._towards_data(net, condition)
         if prediction not in PREDICTIONS:
-            raise choose("prediction", prediction, PREDICTIONS)
+            raise choose("prediction", prediction, [*PREDICTIONS, "velocity"])
         to_x0 = PREDICTIONS[prediction]
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
@@ -81,7 +89,23 @@ class Process:
             model_time = self.model_time(sigma).to(x).expand(x.shape[0])
             return to_x0(x_t, net(x_t, model_time, **condition), alpha, noise)
 
-        return denoise
+        return any_levels(denoise)
+
+    def _towards_data(self, net: Network, condition: dict[str, Any]) -> Denoise:
+        """``denoiser`` of a velocity, ``v = alpha' x_0 + sigma' eps`` in a time that ends at data."""
+        first, last = self.time_range
+        sign = 1 if first < last else -1
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            t = self.time(sigma)
+            model_time = self.model_time(sigma) if sign > 0 else 1 - t
+            scales = (self.alpha(t), self.sigma(t), *self.rates(t))
+            alpha, noise, d_alpha, d_noise = (_like(value, x) for value in scales)
+            x_t = alpha * x
+            out = sign * net(x_t, model_time.to(x).expand(x.shape[0]), **condition)
+            return (d_noise * x_t - noise * out) / (d_noise * alpha - d_alpha * noise)
+
+        return any_levels(denoise)
 
 
 PREDICTIONS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
@@ -89,7 +113,14 @@ PREDICTIONS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
     "x0": lambda x, out, alpha, sigma: out,
     "v": lambda x, out, alpha, sigma: (alpha * x - sigma * out) / (alpha**2 + sigma**2),
     "flow": lambda x, out, alpha, sigma: (x - sigma * out) / (alpha + sigma),
+    "score": lambda x, out, alpha, sigma: (x + sigma**2 * out) / alpha,
 }
+
+
+def any_levels(denoise: Denoise) -> Denoise:
+    """Mark a denoiser that takes one level or one for each row: a fit then need not find out."""
+    denoise.any_levels = True  # type: ignore[attr-defined]
+    return denoise
 
 
 @dataclass(frozen=True)
@@ -100,23 +131,23 @@ class EDM(Process):
     sigma_max: float = 80.0
 
     def __post_init__(self) -> None:
-        _check_range("sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
+        check_range("sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
 
     @property
     def time_range(self) -> tuple[float, float]:
         return self.sigma_max, self.sigma_min
 
     def alpha(self, t: Number) -> Tensor:
-        return torch.ones_like(_double(t))
+        return torch.ones_like(double(t))
 
     def sigma(self, t: Number) -> Tensor:
-        return _double(t)
+        return double(t)
 
     def time(self, level: Number) -> Tensor:
-        return _double(level)
+        return double(level)
 
 
-class _Variance:
+class Variance:
     """The levels at the ends of a process that is defined by a range of its own time."""
 
     t_min: float
@@ -129,15 +160,15 @@ class _Variance:
 
     @property
     def sigma_min(self) -> float:
-        return self.level(self.t_min).item()
+        return self.level(self.time_range[1]).item()
 
     @property
     def sigma_max(self) -> float:
-        return self.level(self.t_max).item()
+        return self.level(self.time_range[0]).item()
 
 
 @dataclass(frozen=True)
-class VPLinear(_Variance, Process):
+class VPLinear(Variance, Process):
     """Variance preserving, linear beta (Song et al. 2021): ``log alpha = -(beta_1-beta_0) t^2/4 - beta_0 t/2``."""
 
     beta_0: float = 0.1
@@ -146,7 +177,7 @@ class VPLinear(_Variance, Process):
     t_max: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_range("t_min", self.t_min, "t_max", self.t_max)
+        check_range("t_min", self.t_min, "t_max", self.t_max)
 
     def alpha(self, t: Number) -> Tensor:
         return self._log_alpha(t).exp()
@@ -156,90 +187,59 @@ class VPLinear(_Variance, Process):
 
     def time(self, level: Number) -> Tensor:
         # log(1 + level^2) = -2 log alpha = (beta_1-beta_0) t^2/2 + beta_0 t, the positive root without cancellation
-        c = 2 * torch.log1p(_double(level) ** 2)
+        c = 2 * torch.log1p(double(level) ** 2)
         slope = self.beta_1 - self.beta_0
         return c / (self.beta_0 + (self.beta_0**2 + slope * c).sqrt())
 
     def _log_alpha(self, t: Number) -> Tensor:
-        t = _double(t)
+        t = double(t)
         return -(self.beta_1 - self.beta_0) * t**2 / 4 - self.beta_0 * t / 2
 
 
 @dataclass(frozen=True)
-class VPDiscrete(_Variance, Process):
-    """Variance preserving from a table of K ``alphas_cumprod``, continued to real times.
+class Flow(Variance, Process):
+    """Rectified flow: ``alpha = 1 - t``, ``sigma = t``. The level is infinite at ``t = 1``, sampling starts below.
 
-    ``log alpha`` is piecewise linear through ``t = (k+1)/K`` (DPM-Solver, Lu et al. 2022, App. D); the network sees
-    the real index ``K t - 1``, 0 to K-1, never rounded.
+    Right for the velocity of any path between noise and data, whatever it was trained on: the state at a time obeys
+    the same equation. Networks with the data at t = 1 are ``prediction="velocity"``.
     """
-
-    alphas_cumprod: Sequence[float] | Tensor
-    t_min: float = 0.0
-    t_max: float = 1.0
-    _time: Tensor = field(init=False, repr=False)
-    _table: Tensor = field(init=False, repr=False)
-    _copies: dict[torch.device, tuple[Tensor, Tensor]] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        acp = torch.as_tensor(self.alphas_cumprod, dtype=torch.float64).detach().cpu()
-        if acp.ndim != 1 or len(acp) < 2 or not ((acp > 0) & (acp < 1)).all() or not (acp.diff() < 0).all():
-            raise Error("alphas_cumprod must be a falling sequence of at least two numbers between 0 and 1")
-        object.__setattr__(self, "_table", acp.log() / 2)
-        object.__setattr__(self, "_time", torch.arange(1, len(acp) + 1, dtype=torch.float64) / len(acp))
-        object.__setattr__(self, "_copies", {})
-        object.__setattr__(self, "t_min", max(self.t_min, 1 / len(acp)))
-        _check_range("t_min", self.t_min, "t_max", self.t_max)
-
-    def alpha(self, t: Number) -> Tensor:
-        return self._log_alpha(t).exp()
-
-    def sigma(self, t: Number) -> Tensor:
-        return (-torch.expm1(2 * self._log_alpha(t))).sqrt()
-
-    def time(self, level: Number) -> Tensor:
-        log_alpha = -torch.log1p(_double(level) ** 2) / 2
-        time, table = self._on(log_alpha.device)
-        return _interpolate(log_alpha, table.flip(0), time.flip(0))
-
-    def model_time(self, level: Number) -> Tensor:
-        return len(self._time) * self.time(level) - 1
-
-    def _log_alpha(self, t: Number) -> Tensor:
-        t = _double(t)
-        return _interpolate(t, *self._on(t.device))
-
-    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Times and table on a device, copied there once: a copy a step would make the host wait for the device."""
-        if device not in self._copies:
-            self._copies[device] = (self._time.to(device), self._table.to(device))
-        return self._copies[device]
-
-
-@dataclass(frozen=True)
-class Flow(_Variance, Process):
-    """Rectified flow: ``alpha = 1 - t``, ``sigma = t``. The level is infinite at ``t = 1``, sampling starts below."""
 
     t_min: float = 1e-3
     t_max: float = 0.999
 
     def __post_init__(self) -> None:
-        _check_range("t_min", self.t_min, "t_max", self.t_max)
+        check_range("t_min", self.t_min, "t_max", self.t_max)
         if self.t_max >= 1:
             raise Error(f"t_max = {self.t_max} must be below 1: a flow's level t/(1-t) is infinite at t = 1")
 
     def alpha(self, t: Number) -> Tensor:
-        return 1 - _double(t)
+        return 1 - double(t)
 
     def sigma(self, t: Number) -> Tensor:
-        return _double(t)
+        return double(t)
 
     def time(self, level: Number) -> Tensor:
-        level = _double(level)
+        level = double(level)
         return level / (1 + level)
 
+    def rates(self, t: Number) -> tuple[Tensor, Tensor]:
+        one = torch.ones_like(double(t))
+        return -one, one
 
-def _double(value: Number) -> Tensor:
+
+def double(value: Number) -> Tensor:
     return torch.as_tensor(value, dtype=torch.float64)
+
+
+def slope(f: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+    """Derivative of ``f``, which acts on every entry by itself; also where gradients are off."""
+    with torch.inference_mode(False), torch.enable_grad():
+        at = t.detach().clone().requires_grad_()
+        value = f(at)
+        if not value.requires_grad:
+            return torch.zeros_like(at).detach()
+        (found,) = torch.autograd.grad(value.sum(), at)
+    return found
 
 
 def _like(value: Tensor, x: Tensor) -> Tensor:
@@ -248,12 +248,12 @@ def _like(value: Tensor, x: Tensor) -> Tensor:
     return value.reshape(-1, *[1] * (x.ndim - 1)) if value.ndim else value
 
 
-def _check_range(low_name: str, low: float, high_name: str, high: float) -> None:
+def check_range(low_name: str, low: float, high_name: str, high: float) -> None:
     if not 0 < low < high:
         raise Error(f"needs 0 < {low_name} < {high_name}, got {low_name} = {low} and {high_name} = {high}")
 
 
-def _interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
+def interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
     """Piecewise linear through (xs, ys), xs rising; continued linearly outside. Differentiable in x.
 
     ``take`` and not ``xs[i]``, which would fetch a scalar ``i`` from the device.

@@ -30,11 +30,14 @@ def uniform(u: Tensor, process: Process) -> Tensor:
 
 
 def quadratic(u: Tensor, process: Process) -> Tensor:
-    """Uniform in the square root of the process's own time (DPM-Solver's ``time_quadratic``).
+    """Uniform in the square root of the process's own time (DPM-Solver's ``time_quadratic``), counted from the data.
 
     LD3 gives the same name to ``t_min + (t_max - t_min) u^2``; pass those levels as a sequence if you need them.
     """
-    return process.level(_between(u, *process.time_range, torch.sqrt, torch.square))
+    first, last = process.time_range
+    if first < last:  # data at t = 1
+        return process.level(1 - _between(u, 1 - first, 1 - last, torch.sqrt, torch.square))
+    return process.level(_between(u, first, last, torch.sqrt, torch.square))
 
 
 SCHEDULES: dict[str, Callable[..., Tensor]] = {"logsnr": logsnr, "edm": edm, "uniform": uniform, "quadratic": quadratic}

@@ -21,6 +21,7 @@ from s4s.learn.family import family, is_textbook
 from s4s.learn.fitter import Fitter
 from s4s.learn.frozen import Frozen
 from s4s.learn.jacobian import PERTURBATION
+from s4s.learn.levels import row_levels
 from s4s.learn.methods import phases
 from s4s.learn.teacher import TeacherSet
 from s4s.learn.unfinished import Unfinished, content
@@ -76,7 +77,8 @@ def fit(
 
     Args:
         solver: where to start; the result keeps its number of evaluations.
-        denoise: the frozen network; for a teacher set with conditions, the function of their rows that gives it.
+        denoise: the frozen network; for a teacher set with conditions, the function of their rows that gives it. One
+            that takes a single level a call is called level by level.
         teacher: noises and teacher outputs; the last ``validation`` (default a quarter, at most 512) are held out.
         method: a key of ``METHODS``.
         distance: a name or a ``Distance``; see ``s4s.distance``.
@@ -121,7 +123,7 @@ def fit(
         raise Error(f"validation = {held_out} must leave some of the teacher's {len(teacher)} samples to train on")
     if microbatch is not None and microbatch < 1:
         raise Error(f"microbatch = {microbatch} must be at least 1")
-    network = Frozen(denoise, microbatch, perturbation, checkpoint)
+    network = Frozen(row_levels(denoise, teacher), microbatch, perturbation, checkpoint)
     fitter = Fitter(solver, specs, options, network, teacher, held_out, _distance(distance), radius, moments, seed)
     record = {"method": method, "start": solver.name, "start_provenance": dict(solver.provenance),
               "family": specs[-1].family, "distance": fitter.d.name, "radius": radius, "moments": moments, "seed": seed,

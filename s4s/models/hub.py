@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from s4s.discrete import VPDiscrete
 from s4s.errors import Error, choose
 from s4s.files import sha256
 from s4s.models import checkpoint
 from s4s.models.model import in_chunks
-from s4s.process import Flow, Process, VPDiscrete
+from s4s.process import Flow, Process
 
 MAX_CONFIG_BYTES = 4 << 20
 WEIGHTS = ("*.safetensors", "*.bin")  # in order of preference
@@ -143,7 +144,7 @@ def schedule(
             raise Error(f"{kind}: {key} is not supported")
     if config.get("timestep_type", "discrete") != "discrete":
         raise Error(f"{kind}: timestep_type {config['timestep_type']!r} is not supported, only 'discrete'")
-    ends = {key: value for key, value in (("t_min", t_min), ("t_max", t_max)) if value is not None}
+    ends: dict[str, Any] = {key: value for key, value in (("t_min", t_min), ("t_max", t_max)) if value is not None}
     if name in FLOW or prediction == "flow_prediction":
         if prediction != "flow_prediction":
             raise Error(f"{kind}: prediction_type {prediction!r} is not supported; a flow predicts the flow")

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from s4s.discrete import VPDiscrete
 from s4s.errors import Error
 from s4s.files import sha256
 from s4s.models.hub import betas, decoder, read_json
@@ -32,7 +33,6 @@ from s4s.models.model import (
     settings,
     unconditional,
 )
-from s4s.process import VPDiscrete
 
 SCHEMA = "s4s-ldm"
 SCHEMA_VERSION = 1

@@ -10,19 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from problems import Gaussian, Mixture
+from problems import PATHS, Gaussian, Mixture
 from torch import Tensor
 
 import s4s
 from s4s.process import PREDICTIONS, Process
 
 ALPHAS = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
-PROCESSES = [s4s.EDM(), s4s.VPLinear(), s4s.VPDiscrete(ALPHAS), s4s.Flow()]
-every_process = pytest.mark.parametrize("process", PROCESSES, ids=lambda process: type(process).__name__)
+PROCESSES = [s4s.EDM(), s4s.VPLinear(), s4s.VPDiscrete(ALPHAS), s4s.Flow(), s4s.Cosine(), *PATHS.values()]
+NAMES = ["EDM", "VPLinear", "VPDiscrete", "Flow", "Cosine", *PATHS]
+every_process = pytest.mark.parametrize("process", PROCESSES, ids=NAMES)
 mixture = Mixture.load(np.load(Path(__file__).parents[1] / "golden" / "compact.npz"))
 
 
 def times(process: Process, n: int = 50) -> Tensor:
+    """From noise to data."""
     first, last = process.time_range
     return torch.linspace(first, last, n, dtype=torch.float64)
 
@@ -69,15 +71,16 @@ def test_discrete_network_is_told_the_index() -> None:
 
 
 @every_process
-@pytest.mark.parametrize("prediction", sorted(PREDICTIONS))
+@pytest.mark.parametrize("prediction", [*PREDICTIONS, "velocity"])
 def test_predictions_agree(process: Process, prediction: str) -> None:
     """However the perfect network says it, ``denoise`` is the mixture's posterior mean."""
     denoise = process.denoiser(mixture.network(process, prediction), prediction)
     x0 = mixture.mu[torch.arange(4) % len(mixture.mu)]
-    for t in times(process, 6):
+    for t in times(process, 6) * (1 - 1.3e-4) + 1e-5:  # off the corners of the discrete table, and within the ends
         sigma = process.level(t)
         x = x0 + sigma * s4s.noise(0, range(4), (3, 4, 4))
-        torch.testing.assert_close(denoise(x, sigma), mixture.denoise(x, sigma), rtol=0, atol=1e-9)
+        tolerance = 1e-9 if prediction != "velocity" else 1e-6 * max(1.0, sigma.item())  # its network differentiates
+        torch.testing.assert_close(denoise(x, sigma), mixture.denoise(x, sigma), rtol=0, atol=tolerance)
 
 
 @every_process

@@ -27,9 +27,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import s4s
+from s4s.discrete import VPDiscrete
 from s4s.errors import Error
 from s4s.models import hub, load_model
-from s4s.process import Flow, VPDiscrete
+from s4s.process import Flow
 
 SCHEDULES: list[tuple[dict[str, Any], str]] = [
     ({"beta_schedule": "linear"}, "eps"),

@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+import s4s
+
+ALPHA_MIN = math.log(1e-3)
+
+
+def _linear_beta(t: Tensor) -> Tensor:
+    """alpha of sbi's variance preserving processes, beta from 0.01 to 10."""
+    return torch.exp(-(10 - 0.01) * t**2 / 4 - 0.01 * t / 2)
+
+
+PATHS = {
+    "sub-VP": s4s.Path(_linear_beta, lambda t: 1 - _linear_beta(t) ** 2, t_max=1.0, t_min=1e-2),
+    "floor": s4s.Path(lambda t: 1 - t, lambda t: 1e-3 + (1 - 1e-3) * t, t_max=0.999, t_min=0.0),
+    "VP with a floor": s4s.Path(
+        lambda t: torch.exp(ALPHA_MIN * t**2),
+        lambda t: (1 - torch.exp(2 * ALPHA_MIN * t**2) + 1e-6).sqrt(),
+        t_max=1.0,
+        t_min=1e-3,
+    ),
+    "VE": s4s.Path(lambda t: 1.0, lambda t: 1e-4 * 1e5**t, t_max=1.0, t_min=0.0),
+    "data at 1": s4s.Path(
+        lambda t: (math.pi * t / 2).sin(), lambda t: (math.pi * t / 2).cos(), t_max=0.999, t_min=0.01
+    ),
+}
+"""Processes that hosts have and that no class of their own covers."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +105,16 @@ class Mixture:
         """The perfect network of a process: ``net(x_t, model_time)``, from its own state and time."""
 
         def net(x_t: Tensor, model_time: Tensor) -> Tensor:
-            t = model_time[0].double()
-            if hasattr(process, "alphas_cumprod"):  # its network is told the index
+            t, towards_data = model_time[0].double(), 1 if process.time_range[0] < process.time_range[1] else -1
+            if prediction == "velocity":
+                t = t if towards_data > 0 else 1 - t
+            elif hasattr(process, "alphas_cumprod"):  # its network is told the index
                 t = (t + 1) / len(process.alphas_cumprod)
             alpha, sigma = process.alpha(t), process.sigma(t)
+            d_alpha, d_sigma = ((f(t + 1e-6) - f(t - 1e-6)) / 2e-6 for f in (process.alpha, process.sigma))
             D, eps = self.denoise(x_t / alpha, sigma / alpha), self.eps(x_t / alpha, sigma / alpha)
-            return {"x0": D, "eps": eps, "v": alpha * eps - sigma * D, "flow": eps - D}[prediction]
+            velocity = towards_data * (d_alpha * D + d_sigma * eps)
+            return {"x0": D, "eps": eps, "v": alpha * eps - sigma * D, "flow": eps - D, "score": -eps / sigma,
+                    "velocity": velocity}[prediction]  # fmt: skip
 
         return net
