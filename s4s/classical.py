@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import torch
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from s4s.errors import Error, choose
 from s4s.solver import Solver, check_levels
@@ -32,7 +33,8 @@ def solver(
         options: of the solver, as ``s4s.solvers()`` lists them.
 
     Raises:
-        Error: unknown solver, option or value; more order than steps; a step to level 0 that needs its logarithm.
+        Error: unknown solver, option or value; more order than steps; a step to level 0 that needs its
+            logarithm, or levels so far apart that a weight is not finite.
     """
     nodes = _checked_grid(grid)
     _check_options(name, options, len(nodes) - 1)
@@ -42,12 +44,25 @@ def solver(
     times = None if sigma_eval is None else torch.as_tensor(sigma_eval, dtype=torch.float64, device=nodes.device)
     if times is not None and times.shape != (nfe,):
         raise Error(f"sigma_eval has shape {list(times.shape)}, but {label(name, **options)} makes {nfe} evaluations")
-    made = arrays(name, nodes, times, convert, **options)
-    if nodes[-1] == 0 and not all(array.isfinite().all() for array in made):
-        raise Error(f"{label(name, **options)} cannot step to level 0; end the grid above 0, or lower the last order")
+    if times is not None and not ((times > 0) & times.isfinite()).all():
+        raise Error("sigma_eval must be positive numbers: the network is never called at level 0")
+    try:
+        made = arrays(name, nodes, times, convert, **options)
+    except LinAlgError as error:  # a matrix of logarithms with one of 0 among them
+        raise _beyond(label(name, **options), nodes) from error
+    if not all(array.isfinite().all() for array in made):
+        raise _beyond(label(name, **options), nodes)
     kept = {key: v if isinstance(v, str | int | None) else torch.as_tensor(v).tolist() for key, v in options.items()}
     provenance = {"solver": name, "options": kept} | ({"convert": convert} if times is not None else {})
     return Solver(*made, name=label(name, **options), provenance=provenance)
+
+
+def _beyond(name: str, grid: Tensor) -> Error:
+    """What to say of a grid on which a solver's formula gives no numbers."""
+    if grid[-1] == 0:
+        return Error(f"{name} cannot step to level 0; end the grid above 0, or lower the last order")
+    ends = f"{grid[0].item():.6g} to {grid[-1].item():.6g}"
+    return Error(f"{name} has no finite weights on this grid of levels from {ends}; take levels of a process's range")
 
 
 def arrays(name: str, grid: Tensor, sigma_eval: Tensor | None = None, convert: str = "eval", **options: Any) -> Arrays:

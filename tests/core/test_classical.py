@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -211,7 +212,11 @@ def test_evaluations_and_intervals() -> None:
     (lambda: s4s.solver("dpmpp", ZERO, lower_order_final=False), "dpmpp3-nolof cannot step to level 0"),
     (lambda: s4s.solver("deis", ZERO, variant="tab"), "deis3-tab cannot step to level 0"),
     (lambda: s4s.solver("ddim", GRID, GRID), r"sigma_eval has shape \[7\], but ddim makes 6 evaluations"),
-    (lambda: s4s.solver("ddim", GRID, 0 * GRID[:-1]), "must be positive|NaN"),
+    (lambda: s4s.solver("unipc", ZERO, lower_order_final=False), "unipc3-nolof cannot step to level 0"),
+    (lambda: s4s.solver("unipc", [3.0, 2.0, 1.0, 0.0], prediction="eps", lower_order_final=False), "step to level 0"),
+    (lambda: s4s.solver("heun", [1e300, 1e-300]), r"heun has no finite weights on this grid .* from 1e\+300 to 1e-300"),
+    (lambda: s4s.solver("ddim", GRID, 0 * GRID[:-1]), "sigma_eval must be positive"),
+    (lambda: s4s.solver("ipndm", GRID, GRID[:-1] * float("nan")), "sigma_eval must be positive numbers"),
     (lambda: s4s.solver("ddim", GRID, GRID[:-1], "both"), "unknown convert 'both'; choose one of: eval, grid"),
     (lambda: s4s.solver("ddim", [3.0, 3.0, 1.0]), r"must fall: sigma\[0\] = 3 is followed by sigma\[1\] = 3"),
     (lambda: s4s.solver("ddim", [3.0]), "a grid is at least two noise levels"),
@@ -223,3 +228,15 @@ def test_errors(call: Any, message: str) -> None:
     with pytest.raises(s4s.Error, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_every_solver_ends_at_level_0_or_says_in_one_line_that_it_cannot() -> None:
+    for name, options in ((name, dict(zip(known, values, strict=True)))
+                          for name, listed in classical.solvers().items()
+                          for known in [[key for key in listed if "choices" in listed[key]]]
+                          for values in itertools.product(*(listed[key]["choices"] for key in known))):  # fmt: skip
+        for grid in (ZERO, [3.0, 0.0], [5.0, 5e-324, 0.0], [1e308, 1e-3, 1e-300, 0.0]):
+            try:
+                assert s4s.solver(name, grid, **options).sigma[-1] == 0
+            except s4s.Error as error:
+                assert "\n" not in str(error)
