@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -22,10 +21,9 @@ from s4s.download import cache_dir, download
 from s4s.errors import Error, choose
 from s4s.files import sha256
 from s4s.models import checkpoint
+from s4s.score.registered import UNPICKLED, registered
 
 CHUNK = 250  # images per forward pass of the extractor, aligned to the sample index: features do not depend on shards
-PYTORCH_FID = "inception-v3-pytorch-fid"
-UNPICKLED = ("inception-v3-compat", PYTORCH_FID, "vgg16")  # torch-fidelity reads their weights as a pickle
 UINT8_RULES = {
     "edm": lambda x: (127.5 * x + 128).floor(),  # Karras et al. 2022; also AMED, GAS in pixel space
     "ldm": lambda x: (127.5 * (x + 1)).floor(),  # CompVis, LD3, GAS in latent space
@@ -134,19 +132,14 @@ class Extractor:
 
 
 def extractor(name: str, weights: Path | None = None, layer: str | None = None, chunk: int = CHUNK) -> Extractor:
-    """Build a registered extractor: ``digits`` or an Inception (these need ``weights``), or any of torch-fidelity's.
+    """Build a registered extractor: ``digits``, torch-fidelity's from a file of ``weights``, or one you registered.
 
     Weights that torch-fidelity would unpickle are read here, as plain tensors; it gets those and never sees the file.
     """
-    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY as registry
     from torch_fidelity.utils import create_feature_extractor
 
-    _register_digits()
-    _register_pytorch_fid()
-    if name not in registry:
-        raise choose("feature extractor", name, registry)
+    layer = check_extractor(name, weights, layer)
     source, digest = open_weights(name, weights)
-    layer = layer or str(registry[name].get_default_feature_layer_for_metric("fid"))
     options = {"feature_extractor_weights_path": source, "verbose": False}
     try:
         network = create_feature_extractor(name, [layer], cuda=torch.cuda.is_available(), **options)
@@ -154,6 +147,31 @@ def extractor(name: str, weights: Path | None = None, layer: str | None = None, 
         raise Error(f"{weights or name}: not weights of {name!r} ({str(error).splitlines()[0][:200]})") from error
     identity = {"extractor": name, "layer": layer, "weights_sha256": digest}
     return Extractor(network, layer, identity, getattr(network, "image_dtype", torch.uint8), chunk)
+
+
+def check_extractor(name: str, weights: object, layer: str | None = None) -> str:
+    """The layer of an extractor, by default the registry's, before anything is read or built.
+
+    Raises:
+        Error: unknown name or layer, no ``weights`` where a file is needed, or a loader that runs code from elsewhere.
+    """
+    registry = registered()
+    theirs = {key for key, made in registry.items() if made.__module__.startswith("torch_fidelity.")}
+    usable = registry.keys() - (theirs - set(UNPICKLED))
+    if name in registry and name not in usable:
+        raise Error(
+            f"feature extractor {name!r}: torch-fidelity's loader of it executes code from a download; s4s reads"
+            f" weights as data only. Choose one of: {', '.join(sorted(usable))}, or register your own"
+        )
+    if name not in usable:
+        raise choose("feature extractor", name, usable)
+    if name in UNPICKLED and weights is None:
+        how = "`s4s download CONFIG` fetches them" if name.startswith("inception") else "give their file"
+        raise Error(f"the feature extractor {name!r} needs its weights; {how}")
+    layers = registry[name].get_provided_features_list()
+    if layer is not None and layer not in layers:
+        raise choose(f"layer of the feature extractor {name!r}", layer, layers)
+    return layer or str(registry[name].get_default_feature_layer_for_metric("fid"))
 
 
 @dataclass(frozen=True)
@@ -197,11 +215,9 @@ def check_weights(path: Path | str, digest: str | None, weights: Weights) -> Non
 
 def open_weights(name: str, path: Path | None) -> tuple[Any, str | None]:
     """What torch-fidelity may read the weights of an extractor from, and their SHA-256."""
-    if path is not None:
-        return plain_weights(path) if name in UNPICKLED else (str(path), sha256(path))
-    if name.startswith("inception-v3"):
-        raise Error(f"the feature extractor {name!r} needs its weights; `s4s download CONFIG` fetches them")
-    return None, None
+    if path is None:
+        return None, None
+    return plain_weights(path) if name in UNPICKLED else (str(path), sha256(path))
 
 
 def plain_weights(path: Path) -> tuple[io.BytesIO, str]:
@@ -233,61 +249,3 @@ def _chunks(images: Tensor, size: int) -> Iterable[Tensor]:
     for chunk in images.split(size):
         missing = size - len(chunk)
         yield torch.cat([chunk, chunk.new_zeros(missing, *chunk.shape[1:])]) if missing else chunk
-
-
-def _register_digits() -> None:
-    """Register the digits classifier with torch-fidelity, once a process."""
-    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
-
-    from s4s.models.digits import Classifier
-    from s4s.models.weights import load
-
-    if "digits" in FEATURE_EXTRACTORS_REGISTRY:
-        return
-
-    class DigitsExtractor(FeatureExtractorBase):  # type: ignore[misc]
-        def __init__(
-            self, name: str, features_list: list[str], feature_extractor_weights_path: str | None = None, **_: Any
-        ):
-            super().__init__(name, features_list)
-            if feature_extractor_weights_path is None:
-                raise Error("the feature extractor 'digits' needs the weights that `s4s train` wrote")
-            self.classifier = load(Path(feature_extractor_weights_path), Classifier)
-
-        @staticmethod
-        def get_provided_features_list() -> tuple[str, ...]:
-            return ("64",)
-
-        @staticmethod
-        def get_default_feature_layer_for_metric(metric: str) -> str:
-            return "64"
-
-        def forward(self, images: Tensor) -> tuple[Tensor]:
-            return (self.classifier.features(images.float() / 127.5 - 1),)
-
-    register_feature_extractor("digits", DigitsExtractor)
-
-
-def _register_pytorch_fid() -> None:
-    """torch-fidelity's Inception fed as pytorch-fid does: float images in [0, 1], half-pixel bilinear, 2x - 1."""
-    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
-
-    if PYTORCH_FID in FEATURE_EXTRACTORS_REGISTRY:
-        return
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-    class PytorchFid(FeatureExtractorInceptionV3):  # type: ignore[misc]
-        image_dtype = torch.float32
-
-        @staticmethod
-        def get_provided_features_list() -> tuple[str, ...]:
-            return ("2048",)
-
-        def forward(self, images: Tensor) -> tuple[Tensor]:
-            x = 2 * F.interpolate(images, (299, 299), mode="bilinear", align_corners=False) - 1
-            for name, layer in self.named_children():
-                x = x if name == "fc" else layer(x)
-            return (x.flatten(1),)
-
-    register_feature_extractor(PYTORCH_FID, PytorchFid)

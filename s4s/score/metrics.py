@@ -19,50 +19,77 @@ BLOCK = 1 << 24  # float64 values held at a time in pairwise distances and weigh
 
 
 class Gaussian(Protocol):
-    """What a Frechet distance needs of a set of features: ``Moments``, or ``reference.Statistics`` from a file."""
+    """What a Frechet distance needs of a set of features: ``Moments``, or ``reference.Statistics`` from a file.
+
+    The mean is ``shift + offset``: two means far from 0 are compared without the digits that their sums would lose.
+    """
 
     @property
     def count(self) -> int | None: ...
     @property
-    def mean(self) -> Tensor: ...
+    def shift(self) -> Tensor: ...
+    @property
+    def offset(self) -> Tensor: ...
     @property
     def covariance(self) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums that merge exactly over shards: count, sum [d] and sum of outer products [d, d], float64."""
+    """Sums over features less a fixed ``shift``, so that a mean far from 0 loses no digits; they merge over shards.
+
+    Args:
+        count: of features.
+        total: [d] sum of ``feature - shift``, float64.
+        outer: [d, d] sum of the outer products of ``feature - shift``.
+        shift: [d] one of the features, by default the first.
+    """
 
     count: int
     total: Tensor
     outer: Tensor
+    shift: Tensor
 
     @classmethod
     def of(cls, features: Tensor) -> Moments:
         """Moments of features [n, d]."""
-        return cls(len(features), features.sum(0), features.T @ features)
+        return cls.weighted(features, features.new_ones(len(features)))
 
     @classmethod
     def weighted(cls, features: Tensor, counts: Tensor) -> Moments:
         """Moments of features [n, d] with row ``i`` taken ``counts[i]`` times; rows taken 0 times cost nothing."""
-        rows = counts.nonzero().flatten()
-        total, outer = features.new_zeros(features.shape[1]), features.new_zeros(features.shape[1], features.shape[1])
-        for part in rows.split(max(1, BLOCK // features.shape[1])):
-            taken, weight = features[part], counts[part].to(features)
+        rows, shift = counts.nonzero().flatten(), features[0]
+        total, outer = torch.zeros_like(shift), shift.new_zeros(len(shift), len(shift))
+        for part in rows.split(max(1, BLOCK // len(shift))):
+            taken, weight = features[part] - shift, counts[part].to(features)
             total += weight @ taken
             outer.addmm_((taken * weight[:, None]).T, taken)
-        return cls(int(counts.sum()), total, outer)
+        return cls(int(counts.sum()), total, outer, shift)
 
     @classmethod
     def merge(cls, parts: Iterable[Moments]) -> Moments:
-        """Moments of the union; add the parts in a fixed order for a bitwise fixed result."""
-        count, total, outer = zip(*((p.count, p.total, p.outer) for p in parts), strict=True)
-        return cls(sum(count), torch.stack(total).sum(0), torch.stack(outer).sum(0))
+        """Moments of the union, about the first part's shift; parts in a fixed order give a bitwise fixed result."""
+        first, *others = parts
+        same = [first, *(part.about(first.shift) for part in others)]
+        count, total, outer = zip(*((p.count, p.total, p.outer) for p in same), strict=True)
+        return cls(sum(count), torch.stack(total).sum(0), torch.stack(outer).sum(0), first.shift)
+
+    def about(self, shift: Tensor) -> Moments:
+        """The same features' sums about another shift."""
+        moved = self.shift - shift
+        cross = torch.outer(self.total, moved)
+        outer = self.outer + cross + cross.T + self.count * torch.outer(moved, moved)
+        return Moments(self.count, self.total + self.count * moved, outer, shift)
+
+    @property
+    def offset(self) -> Tensor:
+        """[d] the mean, less the shift."""
+        return self.total / self.count
 
     @property
     def mean(self) -> Tensor:
         """[d]"""
-        return self.total / self.count
+        return self.shift + self.offset
 
     @property
     def covariance(self) -> Tensor:
@@ -71,36 +98,44 @@ class Moments:
 
 
 def frechet(a: Gaussian, b: Gaussian) -> float:
-    """Squared Frechet distance of two Gaussians (Heusel et al. 2017), in float64.
+    """Squared Frechet distance of two Gaussians (Heusel et al. 2017), in float64, never below 0.
 
-    ``|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a^1/2 C_b C_a^1/2)^1/2)``: the symmetric form needs only eigh.
+    ``|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a^1/2 C_b C_a^1/2)^1/2)``. With ``C = F F^T`` the trace is the least of
+    ``|F_a - F_b Q|^2`` over rotations Q (Procrustes): a sum of squares, so equal sets lose no digits to a difference.
     """
     return FrechetTo(a)(b)
 
 
 class FrechetTo:
-    """Squared Frechet distance to one fixed Gaussian, whose square root is taken once, on ``device``."""
+    """Squared Frechet distance to one fixed Gaussian, factored once, on ``device``."""
 
     def __init__(self, a: Gaussian, device: torch.device | None = None) -> None:
-        self.mean, self.covariance = (x.to(device) for x in _checked(a))
-        values, vectors = torch.linalg.eigh(self.covariance)
-        self.root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+        self.shift, self.offset, covariance = (x.to(device) for x in _checked(a))
+        self.factor = _factor(covariance)
 
     def __call__(self, b: Gaussian) -> float:
         """The distance of ``b``."""
-        mean, covariance = (x.to(self.mean.device) for x in _checked(b))
-        if mean.shape != self.mean.shape:
-            raise Error(f"features of {len(self.mean)} and of {len(mean)} dimensions have no Frechet distance")
-        cross = torch.linalg.eigvalsh(self.root @ covariance @ self.root).clamp(min=0).sqrt().sum()
-        traces = self.covariance.trace() + covariance.trace()
-        return ((self.mean - mean) ** 2).sum().add(traces - 2 * cross).item()
+        shift, offset, covariance = (x.to(self.shift.device) for x in _checked(b))
+        if shift.shape != self.shift.shape:
+            raise Error(f"features of {len(self.shift)} and of {len(shift)} dimensions have no Frechet distance")
+        factor = _factor(covariance)
+        left, _, right = torch.linalg.svd(self.factor.T @ factor)
+        means, rest = (self.shift - shift) + (self.offset - offset), self.factor @ left - factor @ right.T
+        return (means**2).sum().add((rest**2).sum()).item()
 
 
-def _checked(a: Gaussian) -> tuple[Tensor, Tensor]:
+def _factor(covariance: Tensor) -> Tensor:
+    """``F`` [d, d] with ``covariance = F F^T``; eigenvalues at or below ``d eps`` of the largest are rounding, so 0."""
+    values, vectors = torch.linalg.eigh(covariance)
+    kept = values > len(values) * torch.finfo(values.dtype).eps * values[-1]
+    return vectors * values.where(kept, 0.0).sqrt()
+
+
+def _checked(a: Gaussian) -> tuple[Tensor, Tensor, Tensor]:
     if a.count is None or a.count >= 2:
-        mean, covariance = a.mean, a.covariance
-        if mean.isfinite().all() and covariance.isfinite().all():
-            return mean, covariance
+        made = a.shift, a.offset, a.covariance
+        if all(values.isfinite().all() for values in made):
+            return made
     raise Error("a Frechet distance needs at least two samples with finite features")
 
 

@@ -18,7 +18,6 @@ from s4s.errors import Error, choose
 from s4s.score.features import (
     CHUNK,
     INCEPTION,
-    PYTORCH_FID,
     Extractor,
     Resize,
     Weights,
@@ -30,6 +29,7 @@ from s4s.score.features import (
 )
 from s4s.score.metrics import fid_label
 from s4s.score.reference import Source, Statistics
+from s4s.score.registered import PYTORCH_FID
 
 CLASSES = ("none", "uniform", "random")
 PIXELS = {

@@ -69,6 +69,16 @@ class Statistics:
     count: int | None
     record: Mapping[str, Any]
 
+    @property
+    def shift(self) -> Tensor:
+        """[d] what ``Gaussian`` takes the mean from."""
+        return self.mean
+
+    @property
+    def offset(self) -> Tensor:
+        """[d] 0: a file holds the mean itself."""
+        return torch.zeros_like(self.mean)
+
 
 def statistics(source: Source, extract: Extractor, *, cache: Path | None = None, offline: bool = False) -> Statistics:
     """Reference statistics in the feature space of ``extract``.

@@ -101,6 +101,7 @@ def make_features(bench: Bench, cell: Cell, first: int, last: int) -> Path:
     arrays: dict[str, Any] = {
         "count": np.int64(shard.moments.count),
         "total": shard.moments.total.numpy(),
+        "shift": shard.moments.shift.numpy(),
         "outer": shard.moments.outer.numpy()[np.triu_indices(len(shard.moments.total))],  # symmetric: half is enough
         "images": samples.images[:SHOWN].numpy(),
     }
@@ -173,6 +174,7 @@ def _read(path: Path) -> Shard:
         outer = np.zeros((len(total), len(total)))
         outer[np.triu_indices(len(total))] = upper
         outer += np.triu(outer, 1).T
-        moments = Moments(int(file["count"]), total, torch.from_numpy(outer))
+        shift = torch.from_numpy(file["shift"]) if "shift" in file else torch.zeros_like(total)  # an old file
+        moments = Moments(int(file["count"]), total, torch.from_numpy(outer), shift)
         features = torch.from_numpy(file["features"]).double() if "features" in file else None
         return Shard(moments, features, json.loads(str(file["record"])))

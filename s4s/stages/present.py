@@ -18,7 +18,7 @@ from s4s.files import sha256
 from s4s.learn import lpips
 from s4s.models import captions, diffusers_model, hub, stable_diffusion
 from s4s.score import reference
-from s4s.score.features import inception_weights
+from s4s.score.features import check_extractor, inception_weights
 from s4s.score.protocol import Protocol
 from s4s.score.reference import Source
 from s4s.stages.download import published
@@ -145,8 +145,9 @@ def _extractor(chosen: Protocol, score: Config) -> Item:
 
 
 def _own_extractor(spec: Config) -> str:
+    check_extractor(spec["name"], spec.get("weights"), spec["layer"])
     if not spec.get("weights"):
-        return f"{spec['name']} of torch-fidelity's registry, with the weights it brings"
+        return f"{spec['name']}, registered by you"
     path = Path(spec["weights"]).expanduser()
     if not path.is_file():
         raise Error(f"{path}: no such file (score.extractor.weights)")

@@ -61,6 +61,28 @@ def test_unknown_extractor() -> None:
         extractor("inception9")
 
 
+@pytest.mark.parametrize("name", ["dinov2-vit-s-14", "dinov2-vit-g-14", "clip-vit-b-32", "clip-rn50"])
+@pytest.mark.parametrize("given", [False, True])
+def test_loaders_that_run_code_are_refused(
+    name: str, given: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for loader in ("torch.hub.load", "torch.jit.load", "torch.hub.load_state_dict_from_url"):
+        monkeypatch.setattr(loader, lambda *_, **__: pytest.fail("a loader was called"))
+    torch.save({"fc.bias": torch.zeros(3)}, tmp_path / "weights.pth")
+    with pytest.raises(s4s.Error, match=f"{name}.*executes code from a download.*Choose one of: .*vgg16") as caught:
+        extractor(name, tmp_path / "weights.pth" if given else None)
+    one_line(caught)
+
+
+def test_extractors_need_their_weights_and_know_their_layers(tmp_path: Path) -> None:
+    with pytest.raises(s4s.Error, match="'vgg16' needs its weights; give their file"):
+        extractor("vgg16")
+    with pytest.raises(s4s.Error, match="unknown layer of the feature extractor 'digits' '65'; choose one of: 64"):
+        extractor("digits", tmp_path / "weights.safetensors", "65")
+    with pytest.raises(s4s.Error, match="'inception-v3-compat' '2049'; choose one of: 192, 2048, 64, 768"):
+        extractor("inception-v3-compat", tmp_path / "weights.pth", "2049")
+
+
 @pytest.fixture(scope="module")
 def inception(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """An Inception of random weights, in the published layout."""

@@ -106,7 +106,21 @@ def test_features_are_kept_for_the_metrics_that_need_them(made: dict[str, Any]) 
     only = bench_of(made, score={"metrics": ["fid"], "bootstrap": 0})
     with pytest.raises(s4s.Error, match=r"made from another config \(kept = True there, False in this one\)"):
         cell_features(only, chosen)
-    assert arrays(make_features(only, chosen, 0, 15)).keys() == {"count", "total", "outer", "images"}
+    assert arrays(make_features(only, chosen, 0, 15)).keys() == {"count", "total", "shift", "outer", "images"}
+
+
+def test_an_older_file_of_sums_about_0_is_read(made: dict[str, Any]) -> None:
+    bench = bench_of(made)
+    fid = json.loads(evaluate_cell(bench, chosen := first(bench)).read_text())["fid"]
+    path = bench.folder.features(chosen, *shards(bench.config)[0])
+    with np.load(path) as file:
+        held = {key: file[key] for key in file.files if key != "shift"}
+    rows = held["features"].astype(float)
+    held |= {"total": rows.sum(0), "outer": (rows.T @ rows)[np.triu_indices(rows.shape[1])]}
+    np.savez(path, **held)
+    written = path.read_bytes()
+    assert json.loads(evaluate_cell(bench, chosen).read_text())["fid"] == pytest.approx(fid, rel=1e-9)
+    assert path.read_bytes() == written
 
 
 def test_images_are_kept_when_asked_and_change_nothing(made: dict[str, Any]) -> None:

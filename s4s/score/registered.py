@@ -1,0 +1,83 @@
+"""What we add to torch-fidelity's registry of extractors, and which of its own are built from a file of tensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from s4s.errors import Error
+
+PYTORCH_FID = "inception-v3-pytorch-fid"
+UNPICKLED = ("inception-v3-compat", PYTORCH_FID, "vgg16")  # torch-fidelity reads their weights as a pickle
+
+
+def registered() -> dict[str, Any]:
+    """Extractor classes by name, ours among them. Those of torch-fidelity whose loaders run code are there too."""
+    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY as registry
+
+    _register_digits()
+    _register_pytorch_fid()
+    found: dict[str, Any] = registry
+    return found
+
+
+def _register_digits() -> None:
+    """Register the digits classifier with torch-fidelity, once a process."""
+    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
+
+    from s4s.models.digits import Classifier
+    from s4s.models.weights import load
+
+    if "digits" in FEATURE_EXTRACTORS_REGISTRY:
+        return
+
+    class DigitsExtractor(FeatureExtractorBase):  # type: ignore[misc]
+        def __init__(
+            self, name: str, features_list: list[str], feature_extractor_weights_path: str | None = None, **_: Any
+        ):
+            super().__init__(name, features_list)
+            if feature_extractor_weights_path is None:
+                raise Error("the feature extractor 'digits' needs the weights that `s4s train` wrote")
+            self.classifier = load(Path(feature_extractor_weights_path), Classifier)
+
+        @staticmethod
+        def get_provided_features_list() -> tuple[str, ...]:
+            return ("64",)
+
+        @staticmethod
+        def get_default_feature_layer_for_metric(metric: str) -> str:
+            return "64"
+
+        def forward(self, images: Tensor) -> tuple[Tensor]:
+            return (self.classifier.features(images.float() / 127.5 - 1),)
+
+    register_feature_extractor("digits", DigitsExtractor)
+
+
+def _register_pytorch_fid() -> None:
+    """torch-fidelity's Inception fed as pytorch-fid does: float images in [0, 1], half-pixel bilinear, 2x - 1."""
+    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
+
+    if PYTORCH_FID in FEATURE_EXTRACTORS_REGISTRY:
+        return
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    class PytorchFid(FeatureExtractorInceptionV3):  # type: ignore[misc]
+        image_dtype = torch.float32
+
+        @staticmethod
+        def get_provided_features_list() -> tuple[str, ...]:
+            return ("2048",)
+
+        def forward(self, images: Tensor) -> tuple[Tensor]:
+            x = 2 * F.interpolate(images, (299, 299), mode="bilinear", align_corners=False) - 1
+            for name, layer in self.named_children():
+                x = x if name == "fc" else layer(x)
+            return (x.flatten(1),)
+
+    register_feature_extractor(PYTORCH_FID, PytorchFid)
