@@ -27,6 +27,7 @@ _HOME = {
     "sample": "solver",
     "solver": "classical",
     "solvers": "classical",
+    "intervals": "classical",
     "teacher_set": "learn.teacher",
     "TeacherSet": "learn.teacher",
     "fit": "learn.fit",
@@ -37,14 +38,18 @@ _HOME = {
     "perceptual": "learn.distance",
     "decoded": "learn.distance",
     "lpips": "learn.lpips",
+    "lean": "learn.lean",
+    "recompute": "learn.memory",
     "keep_freed": "learn.memory",
     "load_model": "models",
+    "protocol": "score.protocol",
     "Error": "errors",
 }
 
 __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
+    from s4s.classical import intervals as intervals
     from s4s.classical import solver as solver
     from s4s.classical import solvers as solvers
     from s4s.discrete import VPDiscrete as VPDiscrete
@@ -56,8 +61,10 @@ if TYPE_CHECKING:
     from s4s.learn.distances import distance as distance
     from s4s.learn.fit import FitResult as FitResult
     from s4s.learn.fit import fit as fit
+    from s4s.learn.lean import lean as lean
     from s4s.learn.lpips import lpips as lpips
     from s4s.learn.memory import keep_freed as keep_freed
+    from s4s.learn.memory import recompute as recompute
     from s4s.learn.several import fit_nfes as fit_nfes
     from s4s.learn.teacher import TeacherSet as TeacherSet
     from s4s.learn.teacher import teacher_set as teacher_set
@@ -68,6 +75,7 @@ if TYPE_CHECKING:
     from s4s.process import Flow as Flow
     from s4s.process import Process as Process
     from s4s.process import VPLinear as VPLinear
+    from s4s.score.protocol import protocol as protocol
     from s4s.solver import Solver as Solver
     from s4s.solver import load_solver as load_solver
     from s4s.solver import noise as noise

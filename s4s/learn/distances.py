@@ -1,20 +1,25 @@
-"""``s4s.distance``: a distance by its name."""
+"""``s4s.distance``: a distance by its name, or a sum of several."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from s4s.errors import choose
-from s4s.learn.distance import Distance, l1, l2
+from s4s.learn.distance import Distance, l1, l2, total
 from s4s.learn.lpips import lpips
 
 DISTANCES: dict[str, Callable[[], Distance]] = {"l1": l1, "l2": l2, "lpips": lpips}
 
 
-def distance(name: str | Distance) -> Distance:
-    """A distance by name: ``l1``, ``l2`` or ``lpips``; other networks' are built by ``perceptual`` and passed as is."""
+def distance(name: str | Mapping[str, float] | Distance) -> Distance:
+    """A distance by name: ``l1``, ``l2`` or ``lpips``; a weighted sum, ``{"l1": 1.0, "lpips": 0.5}``; others as is.
+
+    Distances in the activations of your own network are built by ``s4s.perceptual``, of latents by ``s4s.decoded``.
+    """
     if isinstance(name, Distance):
         return name
+    if isinstance(name, Mapping):
+        return total(*((share, distance(part)) for part, share in name.items()))
     if name not in DISTANCES:
         raise choose("distance", name, DISTANCES)
     return DISTANCES[name]()

@@ -8,7 +8,7 @@ Some methods go on from the result of another: S4S-Alt from LD3's, where textboo
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,7 +57,7 @@ def fit(
     teacher: TeacherSet,
     method: str = "s4s-alt",
     *,
-    distance: str | Distance = "l2",
+    distance: str | Mapping[str, float] | Distance = "l2",
     radius: float = 0.0,
     moments: float = 0.0,
     family: str | None = None,
@@ -81,7 +81,7 @@ def fit(
             that takes a single level a call is called level by level.
         teacher: noises and teacher outputs; the last ``validation`` (default a quarter, at most 512) are held out.
         method: a key of ``METHODS``.
-        distance: a name or a ``Distance``; see ``s4s.distance``.
+        distance: a name, a sum ``{name: weight}`` or a ``Distance``; see ``s4s.distance``.
         radius: r of the relaxed objective, in units of sigma_T; 0 is the plain objective.
         moments: weight of the gap between the batch's moments, student to teacher, over the features of the distance;
             the paper has none. Moved noises, and a phase before the last, follow the distance alone. See

@@ -5,7 +5,7 @@ Papers leave most of it unsaid, and it moves the number more than many a method 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,8 @@ from s4s.score.features import (
     inception_weights,
     to_uint8,
 )
-from s4s.score.metrics import fid_label
-from s4s.score.reference import Source, Statistics
+from s4s.score.metrics import Moments, fid_label, frechet
+from s4s.score.reference import Source, Statistics, statistics
 from s4s.score.registered import PYTORCH_FID
 
 CLASSES = ("none", "uniform", "random")
@@ -108,6 +108,26 @@ class Protocol:
         check_weights(path, extract.identity["weights_sha256"], self.weights)
         return extract
 
+    def fid(
+        self, samples: Tensor | Iterable[Tensor], weights: Path | None = None, *, offline: bool = False
+    ) -> tuple[float, dict[str, Any]]:
+        """FID of samples in [-1, 1], and the record that belongs beside the number.
+
+        Args:
+            samples: [n, C, H, W], or batches of them, in the order of their indices.
+            weights, offline: as ``build`` takes them.
+
+        Raises:
+            Error: no reference; one that is missing or damaged, or of other features than the extractor's.
+        """
+        if self.reference is None:
+            raise Error(f"protocol {self.name!r} has no reference; name a data set or give `reference`")
+        extract = self.build(weights, offline=offline)
+        found = statistics(self.reference, extract, offline=offline)
+        batches = [samples] if isinstance(samples, Tensor) else samples
+        taken = Moments.merge(Moments.of(extract(self.images(x))) for x in batches)
+        return frechet(taken, found), self.describe(extract, found, taken.count)
+
     def label(self, count: int) -> str:
         """``FID``, or ``FID@count`` for fewer samples than the protocol has."""
         return fid_label(count, self.samples)
@@ -165,7 +185,7 @@ def protocol(name: str, data: str | None = None, **changes: Any) -> Protocol:
     Args:
         name: ``edm``, ``adm``, ``torch-fidelity``, ``ld3-latent`` or ``digits``.
         data: a data set of ``DATA[name]``; otherwise give a ``reference``.
-        changes: any field of ``Protocol``.
+        changes: any field of ``Protocol``; ``reference`` also as a config writes it, ``{"kind": ..., "where": ...}``.
     """
     if name not in PROTOCOLS:
         raise choose("protocol", name, PROTOCOLS)
@@ -174,6 +194,8 @@ def protocol(name: str, data: str | None = None, **changes: Any) -> Protocol:
     allowed = {key.name for key in fields(Protocol)} - {"name", "changed"}
     if unknown := changes.keys() - allowed:
         raise choose("field of a protocol", min(unknown), allowed)
+    if isinstance(changes.get("reference"), Mapping):
+        changes["reference"] = Source.of(changes["reference"])
     plain = replace(PROTOCOLS[name], **DATA[name][data] if data else {})
     free = {"seed", "first"} | ({"reference"} if plain.reference is None else set())
     changed = [key for key, value in changes.items() if key not in free and value != getattr(plain, key)]

@@ -59,6 +59,13 @@ class Source:
         if self.kind != "folder" and self.resize.rule != "none":
             raise Error(f"{self.where}: only a folder of images is resized, not a reference of kind {self.kind!r}")
 
+    @classmethod
+    def of(cls, spec: Mapping[str, Any]) -> Source:
+        """A source as a config writes it, ``resize`` by its rule and size."""
+        if unknown := spec.keys() - cls.__dataclass_fields__.keys():
+            raise choose("field of a reference", min(unknown), cls.__dataclass_fields__)
+        return cls(**dict(spec) | ({"resize": Resize(**spec["resize"])} if "resize" in spec else {}))
+
 
 @dataclass(frozen=True)
 class Statistics:

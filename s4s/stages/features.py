@@ -18,10 +18,9 @@ from torch import Tensor
 
 from s4s.errors import Error
 from s4s.files import replacing, sha256
-from s4s.score.features import Extractor, Resize
+from s4s.score.features import Extractor
 from s4s.score.metrics import Moments
 from s4s.score.protocol import Protocol, protocol
-from s4s.score.reference import Source
 from s4s.stages.bench import Bench
 from s4s.stages.cells import Cell, made_from, needs_features, shards, uint8_rule
 from s4s.stages.files import Config, expect
@@ -51,8 +50,7 @@ def protocol_of(config: Config, plan: str = "none") -> Protocol:
     changes: dict[str, Any] = {"seed": config["sample"]["seed"], "uint8": uint8_rule(config), "classes": plan}
     if "reference" in score:
         known = protocol(score["protocol"], score.get("data")).reference
-        given = dict(score["reference"]) | {"note": known.note if known else ""}
-        changes["reference"] = Source(**given | ({"resize": Resize(**given["resize"])} if "resize" in given else {}))
+        changes["reference"] = dict(score["reference"]) | {"note": known.note if known else ""}
     if "extractor" in score:
         changes |= {"extractor": score["extractor"]["name"], "layer": score["extractor"]["layer"], "weights": None}
     return protocol(score["protocol"], score.get("data"), **changes)

@@ -185,5 +185,8 @@ def test_sums() -> None:
     (slope,) = torch.autograd.grad(d.penalty(r).sum() / 2, r)
     assert d.weight is not None and torch.allclose(slope, d.weight(r) * r)
     assert d.name == "0.5*l2+2*l1+3*feature"
+    by_name = distance({"l2": 0.5, "l1": 2.0})
+    assert by_name.name == "0.5*l2+2*l1"
+    assert torch.equal(by_name(a, b), total((0.5, distance("l2")), (2.0, distance("l1")))(a, b))
     with pytest.raises(Error, match="no negative weight"):
         total((-1.0, distance("l2")))

@@ -104,3 +104,18 @@ def test_digits_protocol_is_what_the_pipeline_does(tmp_path: Path) -> None:
     record = chosen.describe(extract, found, 5000)
     assert record["weights_sha256"] == sha256(tmp_path / "features.safetensors") and record["fid_label"] == "FID@5000"
     assert len(record["reference_statistics"]["sha256"]) == 64 and json.dumps(record)
+    x = digits()[0][:64]
+    fid, of_whole = chosen.fid(x, tmp_path / "features.safetensors")
+    assert fid == pytest.approx(frechet(Moments.of(extract(features.to_uint8(x, "edm"))), found), rel=1e-9)
+    assert of_whole == chosen.describe(extract, found, 64) and of_whole["fid_label"] == "FID@64"
+    in_batches, record = chosen.fid(x.split(20), tmp_path / "features.safetensors")
+    assert in_batches == pytest.approx(fid, rel=1e-6) and record == of_whole
+
+
+def test_a_reference_may_be_written_as_in_a_config() -> None:
+    written = {"kind": "folder", "where": "real", "resize": {"rule": "adm", "size": 4}}
+    assert protocol.protocol("edm", reference=written).reference == Source("folder", "real", resize=Resize("adm", 4))
+    with pytest.raises(s4s.Error, match=r"unknown field of a reference 'path'.*where"):
+        protocol.protocol("edm", reference={"kind": "folder", "path": "real"})
+    with pytest.raises(s4s.Error, match="protocol 'edm' has no reference; name a data set or give `reference`"):
+        protocol.protocol("edm").fid(torch.zeros(2, 3, 4, 4))
