@@ -22,8 +22,9 @@ _HOME = {
     "Process": "process",
     "grid": "grid",
     "Solver": "solver",
+    "Start": "noise",
     "load_solver": "solver",
-    "noise": "solver",
+    "noise": "noise",
     "sample": "solver",
     "solver": "classical",
     "solvers": "classical",
@@ -69,6 +70,8 @@ if TYPE_CHECKING:
     from s4s.learn.teacher import TeacherSet as TeacherSet
     from s4s.learn.teacher import teacher_set as teacher_set
     from s4s.models import load_model as load_model
+    from s4s.noise import Start as Start
+    from s4s.noise import noise as noise
     from s4s.paths import Cosine as Cosine
     from s4s.paths import Path as Path
     from s4s.process import EDM as EDM
@@ -78,7 +81,6 @@ if TYPE_CHECKING:
     from s4s.score.protocol import protocol as protocol
     from s4s.solver import Solver as Solver
     from s4s.solver import load_solver as load_solver
-    from s4s.solver import noise as noise
     from s4s.solver import sample as sample
 
 

@@ -25,11 +25,12 @@ def grid(schedule: str | Sequence[float] | Tensor, process: Process, nfe: int, *
     Args:
         schedule: ``logsnr``, ``edm`` (option ``rho``, default 7), ``uniform`` and ``quadratic`` (in the process's own
             time); ``dmn``, ``gits`` and ``ays`` (found by search, see ``s4s.search``); or a sequence of nfe + 1 levels
-            of your own, strictly decreasing; its last may be 0.
+            of your own, strictly decreasing; its last may be 0, as most hosts have it.
         process: gives the ends, and the own time of ``uniform`` and ``quadratic``.
         nfe: number of intervals.
         options: of the schedule; ``end_at_zero=True`` on any named schedule takes ``nfe`` levels and appends 0, as the
-            EDM sampler does.
+            EDM sampler does. ``end_at_zero=False`` on levels of your own puts ``sigma_min`` in the place of a final 0:
+            learned solvers end above 0, and ``solver.finish()`` takes them there.
 
     Returns:
         [nfe + 1] float64.
@@ -40,7 +41,7 @@ def grid(schedule: str | Sequence[float] | Tensor, process: Process, nfe: int, *
     if not isinstance(nfe, int) or nfe < 1:
         raise Error(f"nfe = {nfe!r} must be a whole number of at least 1")
     if not isinstance(schedule, str):
-        return _own(schedule, nfe)
+        return _own(schedule, process, nfe, **options)
     if schedule not in GRIDS:
         raise choose("grid", schedule, GRIDS)
     make = GRIDS[schedule]
@@ -60,7 +61,11 @@ def grid(schedule: str | Sequence[float] | Tensor, process: Process, nfe: int, *
 GRIDS: dict[str, Callable[..., Tensor]] = SCHEDULES | SEARCHES
 
 
-def _own(levels: Sequence[float] | Tensor, nfe: int) -> Tensor:
+def _own(
+    levels: Sequence[float] | Tensor, process: Process, nfe: int, end_at_zero: bool = True, **unknown: Any
+) -> Tensor:
+    if unknown:
+        raise Error(f"levels of your own have no option {', '.join(unknown)}, only end_at_zero")
     try:
         sigma = torch.as_tensor(levels, dtype=torch.float64)
     except (TypeError, ValueError) as error:
@@ -68,4 +73,10 @@ def _own(levels: Sequence[float] | Tensor, nfe: int) -> Tensor:
     if sigma.shape != (nfe + 1,):
         raise Error(f"a grid for nfe {nfe} has {nfe + 1} levels, got shape {list(sigma.shape)}")
     check_levels(sigma.detach(), strictly=True)
-    return sigma
+    if sigma[-1] != 0 or end_at_zero:
+        return sigma
+    low: float = process.sigma_min  # type: ignore[attr-defined]
+    if sigma[-2] <= low:
+        raise Error(f"the level before the final 0 is {sigma[-2].item():g}, and sigma_min {low:g}: leave the 0 out, "
+                    f"ask for nfe {nfe - 1}, and let finish() add the last evaluation")  # fmt: skip
+    return torch.cat([sigma[:-1], sigma.new_tensor([low])])

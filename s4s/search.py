@@ -11,8 +11,9 @@ from torch import Tensor
 
 from s4s.classical import solver
 from s4s.errors import Error, choose
+from s4s.noise import noise
 from s4s.schedules import edm
-from s4s.solver import Denoise, Solver, noise, sample
+from s4s.solver import Denoise, Solver, sample
 
 Metric = Literal["dev", "l1", "l2"]
 
@@ -164,7 +165,7 @@ def mean_gits_cost(
     total = torch.zeros(())
     for first in range(0, warmup, batch):
         indices = range(first, min(first + batch, warmup))
-        x_T = teacher.sigma[0].item() * noise(seed, indices, shape).to(device, dtype)
+        x_T = teacher.x_T(noise(seed, indices, shape).to(device, dtype))
         with torch.no_grad():
             total = total + len(indices) / warmup * gits_cost(teacher, denoise, x_T, metric)
     return total

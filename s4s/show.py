@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from torch import Tensor, as_tensor
+
+from s4s.noise import Start
 from s4s.solver import Solver
 
 
@@ -9,7 +12,9 @@ def describe(solver: Solver) -> str:
     """Grid, evaluation levels and weights as aligned columns, then where the solver comes from."""
     numbers = solver.detach()
     decoupled = not bool((numbers.sigma_eval == numbers.sigma[:-1]).all())
-    lines = [f"{solver.name}: {solver.nfe} evaluations, sigma {numbers.sigma[0]:.6g} to {numbers.sigma[-1]:.6g}", ""]
+    lines = [f"{solver.name}: {solver.nfe} evaluations, sigma {numbers.sigma[0]:.6g} to {numbers.sigma[-1]:.6g}"]
+    lines += [] if solver.noise is None else [f"starting noise: {_noise(solver.noise)}"]
+    lines.append("")
     header = ["node", "sigma", *(["evaluated at"] if decoupled else []), "x_T", *(f"D[{j}]" for j in range(solver.nfe))]
     rows = [header]
     for n in range(solver.nfe + 1):
@@ -21,3 +26,11 @@ def describe(solver: Solver) -> str:
     simple = {k: v for k, v in solver.provenance.items() if isinstance(v, str | int | float) or v is None}
     lines += ["", *(f"{key}: {value}" for key, value in simple.items())]
     return "\n".join(lines)
+
+
+def _noise(noise: Start) -> str:
+    def ends(value: Tensor) -> str:
+        low, high = value.min().item(), value.max().item()
+        return f"{low:.6g}" if low == high else f"{low:.6g} to {high:.6g}"
+
+    return f"mean {ends(as_tensor(noise.mean))}, scale {ends(as_tensor(noise.scale))}"

@@ -12,21 +12,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from s4s.errors import Error
 from s4s.files import write_text
+from s4s.noise import Start
 
 SCHEMA = "s4s-solver"
 SCHEMA_VERSION = 1
+WITH_NOISE = 2  # the schema of files that state a starting noise: a reader of 1 must not start them from another
 ARRAYS = ("sigma", "sigma_eval", "start", "weight")
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
@@ -44,6 +45,7 @@ class Solver:
         weight: [N+1, N] coefficient of output ``D[j]`` in node ``n``; zero for ``j >= n``.
         name: what the solver is called in tables.
         provenance: JSON-able record of how it was made.
+        noise: of ``x_T`` where it is not ``N(0, sigma[0]^2)``.
 
     Raises:
         Error: an array has the wrong shape or type, a level rises, or a node uses an output it cannot have yet.
@@ -55,6 +57,7 @@ class Solver:
     weight: Tensor
     name: str = "custom"
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    noise: Start | None = None
 
     def __post_init__(self) -> None:
         for key in ARRAYS:
@@ -65,6 +68,26 @@ class Solver:
     def nfe(self) -> int:
         """Number of network evaluations per sample."""
         return len(self.sigma_eval)
+
+    def x_T(self, normal: Tensor) -> Tensor:
+        """Standard normal noise [B, ...] (``s4s.noise``) -> where the solver starts, in EDM coordinates."""
+        return self.sigma[0].item() * normal if self.noise is None else self.noise.x_T(normal)
+
+    def finish(self, *, evaluate: bool = True) -> Solver:
+        """The solver taken on to level 0, for hosts that leave no noise.
+
+        Args:
+            evaluate: with one more evaluation, at the last level, whose output is the result. Or without: the line
+                through the last node and the last one above its level is followed to level 0.
+
+        Raises:
+            Error: it ends at level 0 already.
+        """
+        if self.sigma[-1] == 0:
+            raise Error(f"{self.name} ends at level 0 already")
+        made = _finished(self) if evaluate else _prolonged(self)
+        record = dict(self.provenance) | {"finish": "one more evaluation" if evaluate else "none"}
+        return self.replace(**made, name=f"{self.name}+finish", provenance=record)
 
     def replace(self, **changes: Any) -> Solver:
         """A copy with some fields changed."""
@@ -84,8 +107,10 @@ class Solver:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able form; floats survive exactly (shortest repr of a float64 is lossless)."""
         arrays = {key: getattr(self, key).detach().tolist() for key in ARRAYS}
-        head = {"schema": SCHEMA, "version": SCHEMA_VERSION, "name": self.name, "nfe": self.nfe}
-        return head | arrays | {"provenance": dict(self.provenance)}
+        version = SCHEMA_VERSION if self.noise is None else WITH_NOISE
+        head = {"schema": SCHEMA, "version": version, "name": self.name, "nfe": self.nfe}
+        noise = {} if self.noise is None else {"noise": self.noise.to_dict()}
+        return head | arrays | noise | {"provenance": dict(self.provenance)}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write as JSON, one matrix row a line. The file appears whole or not at all."""
@@ -114,14 +139,19 @@ def solver_from_dict(data: Any) -> Solver:
     """Inverse of ``Solver.to_dict``."""
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         raise Error(f"not an {SCHEMA} file: the key 'schema' must be {SCHEMA!r}")
-    if data.get("version") != SCHEMA_VERSION:
-        raise Error(f"solver schema version {data.get('version')!r} is not supported; this s4s reads {SCHEMA_VERSION}")
+    version = data.get("version")
+    if version not in (SCHEMA_VERSION, WITH_NOISE):
+        raise Error(f"solver schema version {version!r} is not supported; this s4s reads 1 and 2")
     missing = [key for key in (*ARRAYS, "name") if key not in data]
     if missing:
         raise Error(f"the solver file lacks {', '.join(missing)}")
     if not isinstance(data["name"], str) or not isinstance(data.get("provenance", {}), dict):
         raise Error("'name' must be a string and 'provenance' an object")
-    return Solver(**{key: data[key] for key in ARRAYS}, name=data["name"], provenance=data.get("provenance", {}))
+    noise = _noise(data["noise"]) if "noise" in data else None
+    if (noise is not None) != (version == WITH_NOISE):
+        raise Error(f"'noise' belongs to schema version {WITH_NOISE}, and {WITH_NOISE} needs it")
+    arrays = {key: data[key] for key in ARRAYS}
+    return Solver(**arrays, name=data["name"], provenance=data.get("provenance", {}), noise=noise)
 
 
 def sample(
@@ -177,15 +207,32 @@ def node(start: Tensor, weight: Tensor, x_T: Tensor, outputs: list[Tensor]) -> T
     return x
 
 
-def noise(seed: int, indices: Iterable[int], shape: tuple[int, ...]) -> Tensor:
-    """Standard normal starting noise, float64 [len(indices), *shape].
+def _noise(data: Any) -> Start:
+    if not isinstance(data, dict) or {*data} != {"mean", "scale"}:
+        raise Error("'noise' must be an object with 'mean' and 'scale'")
+    return Start(**data)
 
-    Sample ``i`` comes from a Philox counter generator keyed by ``(seed, i)``: the same values whatever the batch,
-    the number of shards, the device or the machine. Multiply by ``sigma[0]`` to get ``x_T``.
-    """
-    size = int(np.prod(shape))
-    rows = [np.random.Generator(np.random.Philox(key=[seed, i])).standard_normal(size) for i in indices]
-    return torch.from_numpy(np.stack(rows) if rows else np.empty((0, size))).reshape(-1, *shape)
+
+def _finished(solver: Solver) -> dict[str, Tensor]:
+    """The arrays with a last node that is the output at the node before: ``x[N+1] = D[N]``."""
+    last, n = solver.sigma[-1:], solver.nfe
+    zero = torch.zeros_like(last)
+    weight = torch.cat([solver.weight, solver.weight.new_zeros(n + 1, 1)], 1)
+    row = torch.cat([solver.weight.new_zeros(1, n), torch.ones_like(zero)[None]], 1)
+    return {"sigma": torch.cat([solver.sigma, zero]), "sigma_eval": torch.cat([solver.sigma_eval, last]),
+            "start": torch.cat([solver.start, zero]), "weight": torch.cat([weight, row])}  # fmt: skip
+
+
+def _prolonged(solver: Solver) -> dict[str, Tensor]:
+    """The arrays with the last node moved to level 0, along the line from the last node above its level."""
+    above = int((solver.sigma > solver.sigma[-1]).nonzero()[-1])
+    share = solver.sigma[-1] / solver.sigma[above]
+    made = {"sigma": torch.cat([solver.sigma[:-1], torch.zeros_like(solver.sigma[-1:])])}
+    for key in ("start", "weight"):
+        rows = getattr(solver, key)
+        last = (rows[-1] - share * rows[above]) / (1 - share)
+        made[key] = torch.cat([rows[:-1], last[None]])
+    return made
 
 
 def _as_float64(key: str, value: Any) -> Tensor:

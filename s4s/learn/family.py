@@ -94,6 +94,9 @@ def family(start: Solver, kind: str = "lms", order: int | None = None, convert: 
         raise choose("family", kind, FAMILIES)
     if order is not None and kind not in WITH_ORDER:
         raise Error(f"family {kind!r} has no order: it uses the whole history")
+    if start.sigma[-1] == 0:
+        raise Error(f"{start.name} ends at level 0, learned solvers end above it: s4s.grid(levels, process, nfe, "
+                    "end_at_zero=False) puts sigma_min there, and finish() takes the fitted solver to 0")  # fmt: skip
     convert = start.provenance.get("convert", "eval") if convert is None else convert
     if convert not in ("eval", "grid"):
         raise choose("convert", convert, ("eval", "grid"))
@@ -157,10 +160,10 @@ def _grid_parameters(start: Solver, ends: list[int] | None) -> tuple[Tensor, Ten
     """Inverse of ``_levels``: step-size logits [N-1] and shifts [N-1] of a solver's nodes, or of its steps' ends."""
     ends = list(range(start.nfe + 1)) if ends is None else ends
     sigma, sigma_eval = start.sigma[ends], start.sigma_eval[ends[:-1]]
-    if sigma[-1] == 0 or not (sigma.diff() < 0).all():
+    if not (sigma.diff() < 0).all():
         raise Error(
-            f"{start.name}: this family needs strictly falling levels that end above 0; end the grid at sigma_min, or "
-            "take family 'ss' for a solver with several evaluations a step"
+            f"{start.name}: this family needs strictly falling levels; take family 'ss' for a solver with several "
+            "evaluations a step"
         )
     lam = -sigma.log()
     share = lam.diff() / (lam[-1] - lam[0])

@@ -116,6 +116,8 @@ def fit(
         raise Error(
             f"the solver starts at level {solver.sigma[0].item():g}, the teacher's noises at {teacher.sigma_max:g}"
         )
+    if solver.noise is not None and not solver.noise.same(teacher.noise):
+        raise Error("the solver starts from another mean or scale of noise than the teacher set")
     options: dict[str, Any] = {"order": order, "convert": convert or solver.provenance.get("convert", "eval")}
     _family(solver, specs[-1].family, **options)  # raises now, not after a first phase
     held_out = min(len(teacher) // 4, 512) if validation is None else validation
@@ -134,7 +136,7 @@ def fit(
     fitter.run(rounds, patience, progress, unfinished)
     found: dict[str, Any] = {"val_loss": fitter.best.loss, "start_loss": fitter.start_loss,
                              "evaluations": fitter.evaluations}  # fmt: skip
-    fitted = fitter.solver.replace(name=f"{method}({solver.name})", provenance=record | found)
+    fitted = fitter.solver.replace(name=f"{method}({solver.name})", provenance=record | found, noise=teacher.noise)
     unfinished.remove()
     return FitResult(fitted.detach(), **found, seconds=fitter.seconds, history=fitter.history)
 
@@ -143,7 +145,8 @@ def _contents(solver: Solver, teacher: TeacherSet) -> dict[str, Any]:
     """What makes a fit another one although its settings are the same."""
     numbers = content(*(getattr(solver, key) for key in ARRAYS))
     samples = [teacher.seed, teacher.first, content(teacher.y, teacher.condition)]
-    return {"version": __version__, "start_numbers": numbers, "teacher_set": samples}
+    noise = {} if teacher.noise is None else {"noise": teacher.noise.to_dict()}
+    return {"version": __version__, "start_numbers": numbers, "teacher_set": samples} | noise
 
 
 _distance, _family = distance, family

@@ -18,8 +18,6 @@ SMALLEST_PART = 1e-6  # of what is left of a step: how close a stage may come to
 
 def ss(start: Solver, order: int | None, convert: str) -> Weights:
     """S4S single-step (Runge-Kutta like): weights and level of every stage, nothing carried from step to step."""
-    if start.sigma[-1] == 0:
-        raise Error(f"{start.name}: learning needs levels that end above 0; end the grid at sigma_min")
     sizes = _stages(start, order)
     ends = [0, *accumulate(sizes)]
     base = torch.tensor([first for first, size in zip(ends, sizes, strict=False) for _ in range(size)])

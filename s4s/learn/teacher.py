@@ -11,7 +11,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from s4s.errors import Error
-from s4s.solver import Denoise, Solver, noise, sample
+from s4s.noise import Numbers, Start, noise
+from s4s.solver import Denoise, Solver, sample
 
 BATCH = 100  # samples per network call, aligned to the sample index: results do not depend on shards or ranges
 
@@ -22,10 +23,12 @@ class TeacherSet:
 
     Args:
         y: [n, ...] teacher outputs in data units.
-        seed, first: the noises are ``noise(seed, range(first, first + n))``, times ``sigma_max``.
+        seed, first: the noises are ``noise(seed, range(first, first + n))``, times ``sigma_max``, or as
+            ``noise`` says.
         sigma_max: level of the starting noise.
         provenance: JSON-able record of the teacher.
         condition: [n, ...] what the network was given with each sample; None for an unconditional one.
+        noise: mean and scale of the starting noise where they are not 0 and ``sigma_max``.
     """
 
     y: Tensor
@@ -34,6 +37,7 @@ class TeacherSet:
     first: int = 0
     provenance: Mapping[str, Any] = field(default_factory=dict)
     condition: Tensor | None = None
+    noise: Start | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -42,7 +46,8 @@ class TeacherSet:
     def x_T(self) -> Tensor:
         """[n, ...] starting noises in EDM coordinates, in the dtype and on the device of ``y``."""
         indices = range(self.first, self.first + len(self))
-        return self.sigma_max * noise(self.seed, indices, tuple(self.y.shape[1:])).to(self.y)
+        normal = noise(self.seed, indices, tuple(self.y.shape[1:]))
+        return self.sigma_max * normal.to(self.y) if self.noise is None else self.noise.x_T(normal).to(self.y)
 
     def part(self, first: int, last: int) -> TeacherSet:
         """Samples ``first`` to ``last - 1`` of this set."""
@@ -51,7 +56,15 @@ class TeacherSet:
 
 
 def teacher_set(
-    solver: Solver, denoise: Denoise, n: int, shape: tuple[int, ...], seed: int = 0, **options: Any
+    solver: Solver,
+    denoise: Denoise,
+    n: int,
+    shape: tuple[int, ...],
+    seed: int = 0,
+    *,
+    mean: Numbers | None = None,
+    scale: Numbers | None = None,
+    **options: Any,
 ) -> TeacherSet:
     """Run a strong solver on ``n`` seeded noises.
 
@@ -61,13 +74,18 @@ def teacher_set(
         n: number of pairs.
         shape: of one sample, without the batch.
         seed: of the noises.
+        mean, scale: of the starting noise ``x_T``, in EDM coordinates (a state of the process divided by alpha):
+            numbers or arrays that broadcast against one sample; by default 0 and the solver's first level, or as the
+            solver has it. Solvers fitted to the set keep them, in their files too.
         options: of ``generate`` (``dtype``, ``device``, ``progress``).
     """
     if n < 1:
         raise Error(f"a teacher set needs at least one sample, got n = {n}")
+    if mean is not None or scale is not None:
+        solver = solver.replace(noise=Start(0.0 if mean is None else mean, solver.sigma[0] if scale is None else scale))
     y = generate(solver, lambda _: denoise, range(n), shape, seed, **options)
     record = {"name": solver.name, "nfe": solver.nfe} | dict(solver.provenance)
-    return TeacherSet(y, seed, solver.sigma[0].item(), provenance=record)
+    return TeacherSet(y, seed, solver.sigma[0].item(), provenance=record, noise=solver.noise)
 
 
 def generate(
@@ -94,10 +112,17 @@ def generate(
     made = []
     for start in tqdm(range(first, indices.stop, batch), desc=progress, disable=progress is None, mininterval=2):
         rows = range(start, start + batch)
-        x_T = solver.sigma[0].item() * _sent(noise(seed, rows, shape).to(dtype), device)
+        x_T = _started(solver, noise(seed, rows, shape), dtype, device)
         with torch.no_grad():
             made.append(sample(solver, denoiser(rows), x_T))
     return torch.cat(made)[indices.start - first :][: len(indices)]
+
+
+def _started(solver: Solver, normal: Tensor, dtype: torch.dtype, device: str | torch.device) -> Tensor:
+    """``x_T`` on its device; scaled there, but moved by a mean and scale before, as ``TeacherSet.x_T`` is."""
+    if solver.noise is None:
+        return solver.x_T(_sent(normal.to(dtype), device))
+    return _sent(solver.x_T(normal).to(dtype), device)
 
 
 def _sent(x: Tensor, device: str | torch.device) -> Tensor:

@@ -58,7 +58,18 @@ def test_your_own_levels() -> None:
     assert s4s.grid(learned, s4s.EDM(), 2).requires_grad
 
 
+def test_levels_of_a_host_that_end_at_zero() -> None:
+    """As they are for textbook solvers; with sigma_min in the place of 0 for a fit."""
+    host = [14.0, 4.0, 1.5, 0.7, 0.0]
+    process = s4s.EDM(0.03, 14.0)
+    assert s4s.grid(host, process, 4).tolist() == host
+    assert s4s.grid(host, process, 4, end_at_zero=False).tolist() == [*host[:-1], 0.03]
+    assert s4s.grid(host[:-1], process, 3, end_at_zero=False).tolist() == host[:-1]
+
+
 @pytest.mark.parametrize(("call", "message"), [
+    (lambda: s4s.grid([3.0, 0.002, 0.0], s4s.EDM(), 2, end_at_zero=False), "leave the 0 out, ask for nfe 1"),
+    (lambda: s4s.grid([3.0, 2.0], s4s.EDM(), 1, rho=7), "levels of your own have no option rho, only end_at_zero"),
     (lambda: s4s.grid("karras", s4s.EDM(), 5), "unknown grid 'karras'; choose one of: .*edm, .*logsnr"),
     (lambda: s4s.grid("edm", s4s.EDM(), 0), "nfe = 0 must be a whole number of at least 1"),
     (lambda: s4s.grid("edm", s4s.EDM(), 2.5), "nfe = 2.5 must be a whole number"),

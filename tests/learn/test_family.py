@@ -258,7 +258,7 @@ def test_increments_of_what_a_form_cannot_express_are_infinite() -> None:
     (lambda: family(start("ddim", {}, 3), "ss", 4), "order 4: a step of ss takes 1 to 3 stages here"),
     (lambda: family(start("heun", {}, 3), "lms"), "take family 'ss'"),
     (lambda: family(start("heun", {}, 3), "classical"), "heun: this family needs a multistep start"),
-    (lambda: family(s4s.solver("heun", [20.0, 1.0, 0.0]), "ss"), "end above 0"),
+    (lambda: family(s4s.solver("heun", [20.0, 1.0, 0.0]), "ss"), "ends at level 0, learned solvers end above"),
 ])  # fmt: skip
 def test_errors(call: Callable[[], Family], message: str) -> None:
     with pytest.raises(s4s.Error, match=message) as caught:
