@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from broken import again as again
 from broken import unbroken as unbroken
+from commands import commands as commands
 from hostile import CANARY
 
 from s4s.cli.main import main

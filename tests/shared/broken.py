@@ -10,12 +10,14 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import Commands
 
 from s4s.files import sha256
 
@@ -26,9 +28,10 @@ TIMES = ("fit_seconds", "sample_seconds")  # the columns of fid.csv that two equ
 
 @dataclass(frozen=True)
 class Run:
-    """The benchmark of ``tests/faults/config.yaml`` in a folder."""
+    """The benchmark of ``tests/faults/config.yaml`` in a folder; ``variables`` are added to the environment."""
 
     folder: Path
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def results(self) -> Path:
@@ -40,11 +43,12 @@ class Run:
         return [*start, *(() if "--profile" in arguments else ("--cores", "1")), *arguments, "--", *target]
 
     def environment(self, fault: str | None = None) -> dict[str, str]:
-        """Ours; with a fault, that of ``tests/faults/sitecustomize.py``, once."""
+        """Ours and that of the run; with a fault, that of ``tests/faults/sitecustomize.py``, once."""
+        ours = {**os.environ, **self.variables}
         if fault is None:
-            return dict(os.environ)
-        path = os.pathsep.join([str(ROOT / "tests" / "faults"), os.environ.get("PYTHONPATH", "")])
-        return os.environ | {"PYTHONPATH": path, "S4S_FAULT": f"{fault}:{self.marker}"}
+            return ours
+        path = os.pathsep.join([str(ROOT / "tests" / "faults"), ours.get("PYTHONPATH", "")])
+        return ours | {"PYTHONPATH": path, "S4S_FAULT": f"{fault}:{self.marker}"}
 
     @property
     def marker(self) -> Path:
@@ -70,7 +74,7 @@ class Run:
     def copy(self, folder: Path) -> Run:
         """Everything in another folder, times of files and Snakemake's records too."""
         shutil.copytree(self.folder, folder, symlinks=True)
-        return Run(folder)
+        return Run(folder, self.variables)
 
     def forget(self, *patterns: str) -> None:
         """Remove results."""
@@ -95,15 +99,25 @@ class Run:
         return {"table": rows, "scores": scores, "solvers": solvers, "tensors": tensors}
 
 
-@pytest.fixture(scope="session")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run to its end, made by the first of several test processes."""
-    folder = tmp_path_factory.getbasetemp()
-    run = Run((folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "unbroken")
-    run.folder.mkdir(exist_ok=True)
-    with (run.folder / "made").open("w") as lock:
+@contextmanager
+def once(factory: pytest.TempPathFactory, name: str) -> Iterator[tuple[Path, bool]]:
+    """A folder for all test processes, made by the first of them; whether it is to be made."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    folder.mkdir(exist_ok=True)
+    with (folder / "made").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        run.finish()
+        yield folder, lock.tell() == 0
+        lock.write("made")
+
+
+@pytest.fixture(scope="session")
+def unbroken(tmp_path_factory: pytest.TempPathFactory, commands: Commands) -> Run:
+    """A run to its end; on a SLURM its jobs are processes of their own, which can be cancelled."""
+    with once(tmp_path_factory, "unbroken") as (folder, new):
+        run = Run(folder) if "S4S_SLURM" in os.environ else Run(folder, commands.variables)
+        if new:
+            run.finish()
     return run
 
 
@@ -113,6 +127,12 @@ def again(unbroken: Run, tmp_path: Path) -> Run:
     run = unbroken.copy(tmp_path / "again")
     run.forget("solvers/s4s_*", "fits/*", "features/s4s_*/*", "metrics/s4s_*", "fid.csv")
     return run
+
+
+def truncate(path: Path) -> Path:
+    """Half of a file left."""
+    os.truncate(path, path.stat().st_size // 2)
+    return path
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:

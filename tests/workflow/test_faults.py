@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from broken import Run, wait_for
+from broken import Run, truncate, wait_for
 
 S4S = "s4s_ipndm3_edm_nfe4_seed0"
 
@@ -41,13 +41,40 @@ def fill(folder: Path, left: int) -> Path:
     return path
 
 
-def test_a_job_killed_while_it_writes(unbroken: Run, again: Run) -> None:
+def test_killed_jobs_and_files_that_are_damaged(unbroken: Run, again: Run) -> None:
+    """Sums of features are made again by who needs them; for the rest one line names the file to remove."""
     status, output = again(fault="kill:solvers/s4s")
     assert status != 0 and "Exiting because a job execution failed" in output, output
     assert list(again.results.glob("solvers/.*")), "half of a file, under a name of its own"
     again.marker.unlink()
+    refused_and_removed(again, "teacher/000000-*", "cannot read the teacher set")
+    (sums,) = again.results.glob("features/classical_*/000060-*")
+    truncate(sums)
+    again.forget("metrics/classical_*")
     status, output = again("--retries", "1", fault="kill:features/s4s")
     assert status == 0 and "Trying to restart" in output, output
+    assert again.made() == unbroken.made()
+
+
+def refused_and_removed(run: Run, victim: str, message: str) -> None:
+    """A truncated file ends the run, which says so."""
+    (path,) = run.results.glob(victim)
+    status, output = (truncate(path), run())[1]
+    assert status != 0 and f"{path.relative_to(run.folder)}: {message}" in output, output
+    path.unlink()
+
+
+def test_clocks_that_differ_and_a_damaged_network(unbroken: Run, again: Run) -> None:
+    """Files of a machine whose clock is a day ahead, and of one a day behind."""
+    now, ahead = time.time(), next(again.results.glob("models/denoiser*"))
+    for path in again.results.glob("teacher/*"):
+        os.utime(path, (now, now - 86400))
+    os.utime(ahead, (now, now + 86400))
+    status, output = again()
+    assert status != 0 and "could indicate a clock skew problem" in output, output
+    ahead.touch()
+    refused_and_removed(again, "models/denoiser*", "cannot read the weights")
+    again.finish()
     assert again.made() == unbroken.made()
 
 
@@ -72,12 +99,26 @@ def test_a_second_snakemake_is_refused_and_a_killed_one_leaves_its_lock(unbroken
     assert again.made() == unbroken.made()
 
 
-@pytest.mark.parametrize(("left", "where"), [(8192, "features/s4s_*/"), (0, "solvers/s4s_")])
-def test_a_full_disk(unbroken: Run, small_disk: Run, left: int, where: str) -> None:
+def test_a_disk_that_is_full_or_cannot_be_written(unbroken: Run, small_disk: Run) -> None:
     run = small_disk
-    if where == "features/s4s_*/":
-        run.finish()
-        run.forget("features/s4s_*/*", "metrics/s4s_*", "fid.csv")
+    no_space(run, 0, "solvers/s4s_")
+
+    subprocess.run(["mount", "-o", "remount,ro", str(run.results)], check=True)
+    status, output = run()
+    assert status != 0 and "Write-protected output files for rule table" in output, output
+    command = [sys.executable, "-m", "s4s", "fit", "results/faults/config.yaml", S4S]
+    done = subprocess.run(command, cwd=run.folder, capture_output=True, text=True)
+    assert done.returncode == 1 and "cannot write it (Read-only file system)" in done.stderr.splitlines()[-1]
+    subprocess.run(["mount", "-o", "remount,rw", str(run.results)], check=True)
+
+    run.finish("--until", "fit")
+    no_space(run, 8192, "features/s4s_*/")
+    run.finish()
+    assert run.made() == unbroken.made()
+
+
+def no_space(run: Run, left: int, where: str) -> None:
+    """A run on a disk with so many bytes left ends where it needs more, and leaves nothing there."""
     filler = fill(run.results, left)
     status, output = run()
     said = [line for line in output.splitlines() if "No space left on device" in line]
@@ -85,49 +126,3 @@ def test_a_full_disk(unbroken: Run, small_disk: Run, left: int, where: str) -> N
     assert not list(run.results.glob(f"{where}*"))
     assert not list(run.results.rglob(".*")), "what was half written is gone"
     filler.unlink()
-    run.finish()
-    assert run.made() == unbroken.made()
-
-
-def test_results_that_cannot_be_written(unbroken: Run, small_disk: Run) -> None:
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk.results)], check=True)
-    status, output = small_disk()
-    assert status != 0 and "Write-protected output files for rule table" in output, output
-    command = [sys.executable, "-m", "s4s", "fit", "results/faults/config.yaml", S4S]
-    done = subprocess.run(command, cwd=small_disk.folder, capture_output=True, text=True)
-    assert done.returncode == 1 and "cannot write it (Read-only file system)" in done.stderr.splitlines()[-1]
-    subprocess.run(["mount", "-o", "remount,rw", str(small_disk.results)], check=True)
-    small_disk.finish()
-    assert small_disk.made() == unbroken.made()
-
-
-@pytest.mark.parametrize(("victim", "message"), [
-    ("features/classical_*/000060-*", ""),
-    ("teacher/000000-*", "cannot read the teacher set"),
-    ("models/denoiser*", "cannot read the weights"),
-])  # fmt: skip
-def test_a_truncated_file_left_behind(unbroken: Run, again: Run, victim: str, message: str) -> None:
-    """Sums of features are made again by who needs them; for the rest one line names the file to remove."""
-    (path,) = again.results.glob(victim)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    if message:
-        status, output = again()
-        assert status != 0 and f"{path.relative_to(again.folder)}: {message}" in output, output
-        path.unlink()
-    else:
-        again.forget("metrics/classical_*")
-    again.finish()
-    assert again.made() == unbroken.made()
-
-
-def test_clocks_that_differ(unbroken: Run, again: Run) -> None:
-    """Files of a machine whose clock is a day ahead, and of one a day behind."""
-    now, ahead = time.time(), next(again.results.glob("models/denoiser*"))
-    for path in again.results.glob("teacher/*"):
-        os.utime(path, (now, now - 86400))
-    os.utime(ahead, (now, now + 86400))
-    status, output = again()
-    assert status != 0 and "could indicate a clock skew problem" in output, output
-    ahead.touch()
-    again.finish()
-    assert again.made() == unbroken.made()

@@ -1,0 +1,93 @@
+"""Commands without their start: each a fork of one process that has imported what takes a new one seconds.
+
+python warm.py serve SOCKET         until its standard input ends
+python warm.py call SOCKET fit ...  what `s4s fit ...` does here: output, folder, environment, exit status or signal
+"""
+
+from __future__ import annotations
+
+import array
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import runpy
+import select
+import socket
+import sys
+import traceback
+from pathlib import Path
+
+HEAVY = ("sklearn.datasets", "torch._decomp.decompositions_for_jvp", "torch._dynamo", "torch_fidelity")
+FAULTS = Path(__file__).parents[1] / "faults" / "sitecustomize.py"  # what a new Python would find in PYTHONPATH
+
+
+def serve(where: str) -> None:
+    """Fork for every call; the fork forks again for the command, to tell how that ended."""
+    import s4s
+
+    for module in (*HEAVY, *(found.name for found in pkgutil.walk_packages(s4s.__path__, "s4s."))):
+        if module != "s4s.__main__":
+            importlib.import_module(module)
+    gc.freeze()  # forks share what they do not touch
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(where)
+        listener.listen()
+        print("ready", flush=True)
+        while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
+            caller, _ = listener.accept()
+            if os.fork() == 0:
+                if command := os.fork():
+                    caller.sendall(str(os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])).encode())
+                    os._exit(0)
+                os._exit(run(caller))
+            caller.close()
+    while True:  # what they used counts as ours
+        try:
+            os.wait()
+        except ChildProcessError:
+            return
+
+
+def run(caller: socket.socket) -> int:
+    """One command as its caller would run it, and its exit status."""
+    head, files, *_ = caller.recvmsg(8, socket.CMSG_SPACE(2 * array.array("i").itemsize))
+    for file, end in zip(array.array("i", files[0][2]), (1, 2), strict=True):
+        os.dup2(file, end)
+    asked = json.loads(caller.recv(int(head), socket.MSG_WAITALL))
+    os.chdir(asked["folder"])
+    os.environ.clear()
+    os.environ.update(asked["environment"])
+    sys.argv = ["s4s", *asked["arguments"]]
+    if "S4S_FAULT" in os.environ:
+        runpy.run_path(str(FAULTS))
+    status = 0
+    try:
+        importlib.import_module("s4s.cli.main").main()
+    except SystemExit as end:
+        status = int(end.code or 0)
+    except BaseException:
+        status = 1
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return status
+
+
+def call(where: str, *arguments: str) -> None:
+    """Have a command run; end as it ends."""
+    asked = {"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}
+    text = json.dumps(asked).encode()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.connect(where)
+        socket.send_fds(server, [f"{len(text):8d}".encode()], [1, 2])
+        server.sendall(text)
+        status = int(server.recv(8) or 1)
+    if status < 0:
+        os.kill(os.getpid(), -status)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    {"serve": serve, "call": call}[sys.argv[1]](*sys.argv[2:])
