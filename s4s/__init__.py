@@ -26,6 +26,8 @@ _HOME = {
     "load_solver": "solver",
     "noise": "noise",
     "sample": "solver",
+    "Bundle": "bundle",
+    "load_bundle": "bundle",
     "solver": "classical",
     "solvers": "classical",
     "intervals": "classical",
@@ -50,6 +52,8 @@ _HOME = {
 __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
+    from s4s.bundle import Bundle as Bundle
+    from s4s.bundle import load_bundle as load_bundle
     from s4s.classical import intervals as intervals
     from s4s.classical import solver as solver
     from s4s.classical import solvers as solvers

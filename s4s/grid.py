@@ -23,9 +23,10 @@ def grid(schedule: str | Sequence[float] | Tensor, process: Process, nfe: int, *
     """Noise levels of an ``nfe``-step grid from ``process.sigma_max`` down to ``process.sigma_min``.
 
     Args:
-        schedule: ``logsnr``, ``edm`` (option ``rho``, default 7), ``uniform`` and ``quadratic`` (in the process's own
-            time); ``dmn``, ``gits`` and ``ays`` (found by search, see ``s4s.search``); or a sequence of nfe + 1 levels
-            of your own, strictly decreasing; its last may be 0, as most hosts have it.
+        schedule: ``logsnr``; ``edm`` or ``karras``, its other name (option ``rho``, default 7); ``uniform`` and
+            ``quadratic`` (in the process's own time); ``dmn``, ``gits`` and ``ays`` (found by
+            search, see ``s4s.search``); or a sequence of nfe + 1 levels of your own, strictly decreasing; its last may
+            be 0, as most hosts have it.
         process: gives the ends, and the own time of ``uniform`` and ``quadratic``.
         nfe: number of intervals.
         options: of the schedule; ``end_at_zero=True`` on any named schedule takes ``nfe`` levels and appends 0, as the
@@ -42,6 +43,7 @@ def grid(schedule: str | Sequence[float] | Tensor, process: Process, nfe: int, *
         raise Error(f"nfe = {nfe!r} must be a whole number of at least 1")
     if not isinstance(schedule, str):
         return _own(schedule, process, nfe, **options)
+    schedule = "edm" if schedule == "karras" else schedule
     if schedule not in GRIDS:
         raise choose("grid", schedule, GRIDS)
     make = GRIDS[schedule]

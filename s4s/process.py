@@ -53,9 +53,9 @@ class Process:
         """Derivatives of alpha and sigma by the process's own time ``t``."""
         return slope(self.alpha, double(t)), slope(self.sigma, double(t))
 
-    def to_edm(self, x: Tensor, t: Number) -> Tensor:
-        """State of the process at time ``t`` -> EDM coordinates."""
-        return x / self.alpha(t).to(x)
+    def to_edm(self, x: Tensor, sigma: Number) -> Tensor:
+        """State in the process's own coordinates at level ``sigma`` -> EDM coordinates."""
+        return x / self.alpha(self.time(sigma)).to(x)
 
     def from_edm(self, x: Tensor, sigma: Number) -> Tensor:
         """State in EDM coordinates at level ``sigma`` -> the process's own coordinates."""

@@ -278,11 +278,11 @@ def _trajectory(teacher: Solver, denoise: Denoise, x_T: Tensor, nodes: Tensor) -
     states: list[Tensor] = []
     outputs: list[Tensor] = []
 
-    def record(x: Tensor, sigma: Tensor) -> Tensor:
-        outputs.append(denoise(x, sigma))
-        return outputs[-1]
+    def record(_: int, x: Tensor, D: Tensor) -> None:
+        states.append(x)
+        outputs.append(D)
 
-    sample(teacher, record, x_T, callback=lambda _, x: states.append(x))
+    states.append(sample(teacher, denoise, x_T, callback=record))
     kept = nodes.tolist()
     slopes = [(states[n] - outputs[n]) / teacher.sigma[n].to(x_T) for n in kept[:-1]]
     return [states[n] for n in kept], slopes

@@ -114,7 +114,7 @@ class Solver:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write as JSON, one matrix row a line. The file appears whole or not at all."""
-        write_text(Path(path), _dumps(self.to_dict()))
+        write_text(Path(path), dumps(self.to_dict()))
 
 
 def load_solver(path: str | os.PathLike[str]) -> Solver:
@@ -123,20 +123,27 @@ def load_solver(path: str | os.PathLike[str]) -> Solver:
     Raises:
         Error: the file is missing, is not JSON, is of another schema, or its arrays do not make a solver.
     """
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise Error(f"{path}: cannot read the solver file: {error.strerror}") from error
-    except ValueError as error:
-        raise Error(f"{path}: not a solver file, or a truncated one ({error}); fit or export it again") from error
+    data = read_json(path)
     try:
         return solver_from_dict(data)
     except Error as error:
         raise Error(f"{path}: {error}") from error
 
 
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """What a solver file holds, unchecked."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Error(f"{path}: cannot read the solver file: {error.strerror}") from error
+    except ValueError as error:
+        raise Error(f"{path}: not a solver file, or a truncated one ({error}); fit or export it again") from error
+
+
 def solver_from_dict(data: Any) -> Solver:
     """Inverse of ``Solver.to_dict``."""
+    if isinstance(data, dict) and data.get("schema") == "s4s-bundle":
+        raise Error("a bundle of solvers; take one of them: s4s.load_bundle(path)[nfe]")
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         raise Error(f"not an {SCHEMA} file: the key 'schema' must be {SCHEMA!r}")
     version = data.get("version")
@@ -160,7 +167,7 @@ def sample(
     x_T: Tensor,
     *,
     check: bool = True,
-    callback: Callable[[int, Tensor], None] | None = None,
+    callback: Callable[[int, Tensor, Tensor], None] | None = None,
 ) -> Tensor:
     """Run a solver. The only loop over steps in the package; differentiable in the arrays, the levels and ``x_T``.
 
@@ -169,7 +176,7 @@ def sample(
         denoise: the network as ``denoise(x, sigma) -> x_0`` (see ``s4s.process``).
         x_T: [B, ...] starting noise in EDM coordinates, ``x_T ~ N(0, sigma[0]^2)``. Device and dtype follow it.
         check: test the outputs for NaN and infinity, once, after the loop (no host synchronisation inside it).
-        callback: called with ``(n, x[n])`` for every node, 0 to N.
+        callback: called with ``(n, x[n], D[n])`` after every evaluation, 0 to N-1.
 
     Returns:
         [B, ...] the last node, in data units.
@@ -184,16 +191,14 @@ def sample(
     finite: list[Tensor] = []
     x = x_T
     for n in range(solver.nfe):
-        if callback is not None:
-            callback(n, x)
         outputs.append(denoise(x, sigma_eval[n]))
         if outputs[n].shape != x_T.shape:
             raise Error(f"denoise returned shape {list(outputs[n].shape)} at step {n} for states {list(x_T.shape)}")
         if check:
             finite.append(outputs[n].detach().isfinite().all())
+        if callback is not None:
+            callback(n, x, outputs[n])
         x = node(start[n + 1], weight[n + 1], x_T, outputs)
-    if callback is not None:
-        callback(solver.nfe, x)
     if check:
         _require_finite(finite, solver)
     return x
@@ -282,7 +287,7 @@ def _require_finite(finite: list[Tensor], solver: Solver) -> None:
         raise Error(f"the denoiser returned NaN or infinity at step {n} of {solver.nfe}, level sigma = {level:.6g}")
 
 
-def _dumps(data: dict[str, Any]) -> str:
+def dumps(data: dict[str, Any]) -> str:
     """JSON with one key a line and one matrix row a line, so that solver files diff well."""
     lines = []
     for key, value in data.items():

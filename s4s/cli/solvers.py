@@ -56,11 +56,11 @@ def fit(config: Path, names: Sequence[str], results: Path) -> None:
 @click.command()
 @click.argument("solver", type=click.Path(path_type=Path))
 def show(solver: Path) -> None:
-    """Print a solver file: grid, evaluation levels and weights.
+    """Print a solver file, or every solver of a bundle: grid, evaluation levels and weights.
 
     Example: s4s show solver.json
     """
+    from s4s.bundle import load_bundle
     from s4s.show import describe
-    from s4s.solver import load_solver
 
-    click.echo(describe(load_solver(solver)))
+    click.echo("\n\n".join(describe(each) for each in load_bundle(solver).values()))

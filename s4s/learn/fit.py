@@ -23,6 +23,7 @@ from s4s.learn.frozen import Frozen
 from s4s.learn.jacobian import PERTURBATION
 from s4s.learn.levels import row_levels
 from s4s.learn.methods import phases
+from s4s.learn.modes import with_derivatives
 from s4s.learn.teacher import TeacherSet
 from s4s.learn.unfinished import Unfinished, content
 from s4s.solver import ARRAYS, Denoise, Solver
@@ -51,6 +52,7 @@ class FitResult:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
+@with_derivatives
 def fit(
     solver: Solver,
     denoise: Denoise | Callable[[Tensor], Denoise],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from s4s import classical
+from s4s.bundle import Bundle
 from s4s.errors import Error
 from s4s.learn.distance import Distance
 from s4s.learn.distances import distance
@@ -21,6 +23,13 @@ from s4s.learn.teacher import TeacherSet
 from s4s.solver import Denoise, Solver, sample
 
 
+@dataclass(frozen=True, eq=False)
+class Fitted(Bundle):
+    """The solvers that ``fit_nfes`` found; ``results``: number of evaluations -> its ``FitResult``."""
+
+    results: Mapping[int, FitResult] = field(default_factory=dict)
+
+
 def fit_nfes(
     start: Callable[[int], Solver],
     nfes: Iterable[int],
@@ -28,7 +37,7 @@ def fit_nfes(
     teacher: TeacherSet,
     method: str = "s4s-alt",
     **options: Any,
-) -> dict[int, FitResult]:
+) -> Fitted:
     """Learn a solver for each number of evaluations, from the smallest on.
 
     A method that learns the grid starts from the textbook solver on the grid found for the number before, stretched,
@@ -41,7 +50,7 @@ def fit_nfes(
         denoise, teacher, method, options: as ``s4s.fit`` takes them; ``resume`` is of a single fit.
 
     Returns:
-        Number of evaluations -> its result, rising.
+        A bundle: number of evaluations -> its solver, rising; ``results`` has the ``FitResult`` of each.
 
     Raises:
         Error: no numbers, a start with another number of evaluations, or as ``s4s.fit``.
@@ -62,7 +71,7 @@ def fit_nfes(
         last = found[nfe].solver if any({*LEVELS} & {*turn} for turn in METHODS[method].cycle) else None
     if not found:
         raise Error("nfes holds no number of evaluations")
-    return found
+    return Fitted({nfe: result.solver for nfe, result in found.items()}, {"method": method}, found)
 
 
 def stretch(sigma: Tensor, steps: int) -> Tensor:

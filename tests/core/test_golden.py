@@ -146,8 +146,7 @@ def run(case: str, solver: s4s.Solver) -> Tensor:
     """Sample as the case's code does. LD3 and GAS give the network the state scaled for the grid's time, together with
     another time; in our coordinates that state is larger by ``alpha(grid) / alpha(evaluation)``."""
     process, source = process_of(case), case.partition(":")[0]
-    start = golden[f"{case}/t"][0]
-    x_T = solver.sigma[0] * noise if isinstance(process, s4s.EDM) else process.to_edm(noise, start)
+    x_T = solver.sigma[0] * noise if isinstance(process, s4s.EDM) else process.to_edm(noise, solver.sigma[0])
     if source not in ("ld3", "gas"):
         return s4s.sample(solver, mixture.denoise, x_T)
     ratio = iter(process.alpha(process.time(solver.sigma[:-1])) / process.alpha(process.time(solver.sigma_eval)))
@@ -260,7 +259,7 @@ def test_probe(probe: str, prediction: str) -> None:
     for ours, theirs in ((process.alpha(t), alpha), (process.sigma(t), sigma), (process.time(sigma / alpha), t)):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
     denoise = process.denoiser(mixture.network(process, prediction), prediction)
-    D = denoise(process.to_edm(x, t), process.level(t))
+    D = denoise(process.to_edm(x, process.level(t)), process.level(t))
     torch.testing.assert_close(D, golden[f"{probe}/denoised"], rtol=0, atol=1e-11)
 
 
@@ -269,7 +268,7 @@ def test_many_steps_reach_the_exact_solution(source: str) -> None:
     process = process_of(f"{source}:")
     truth = golden["edm:truth/edm/sigma0.002/x" if source == "edm" else f"{source}:truth/t0.001/x"]
     solver = s4s.solver("unipc", s4s.grid("logsnr", process, nfe=300), lower_order_final=False)
-    x_T = 80 * noise if source == "edm" else process.to_edm(noise, 1.0)
+    x_T = 80 * noise if source == "edm" else process.to_edm(noise, solver.sigma[0])
     x = process.from_edm(s4s.sample(solver, mixture.denoise, x_T), solver.sigma[-1])
     torch.testing.assert_close(x, truth, rtol=0, atol=2e-6)
 

@@ -51,6 +51,10 @@ def test_end_at_zero() -> None:
     assert s4s.grid("edm", s4s.EDM(), 1, end_at_zero=True).tolist() == [80.0, 0.0]
 
 
+def test_karras_is_the_edm_grid() -> None:
+    assert torch.equal(s4s.grid("karras", s4s.EDM(), 6, rho=5.0), s4s.grid("edm", s4s.EDM(), 6, rho=5.0))
+
+
 def test_your_own_levels() -> None:
     own = [10.0, 3.0, 0.0]
     assert s4s.grid(own, s4s.EDM(), 2).tolist() == own
@@ -70,7 +74,7 @@ def test_levels_of_a_host_that_end_at_zero() -> None:
 @pytest.mark.parametrize(("call", "message"), [
     (lambda: s4s.grid([3.0, 0.002, 0.0], s4s.EDM(), 2, end_at_zero=False), "leave the 0 out, ask for nfe 1"),
     (lambda: s4s.grid([3.0, 2.0], s4s.EDM(), 1, rho=7), "levels of your own have no option rho, only end_at_zero"),
-    (lambda: s4s.grid("karras", s4s.EDM(), 5), "unknown grid 'karras'; choose one of: .*edm, .*logsnr"),
+    (lambda: s4s.grid("cosine", s4s.EDM(), 5), "unknown grid 'cosine'; choose one of: .*edm, .*logsnr"),
     (lambda: s4s.grid("edm", s4s.EDM(), 0), "nfe = 0 must be a whole number of at least 1"),
     (lambda: s4s.grid("edm", s4s.EDM(), 2.5), "nfe = 2.5 must be a whole number"),
     (lambda: s4s.grid("edm", s4s.EDM(), 5, rho=0.0), "rho = 0.0 must be positive"),

@@ -59,12 +59,13 @@ def test_rule_written_out() -> None:
     for n in range(4):
         D.append(denoise(x[n], SOLVER.sigma_eval[n]))
         x.append(SOLVER.start[n + 1] * X_T + sum(SOLVER.weight[n + 1, j] * D[j] for j in range(n + 1)))
-    seen: list[tuple[int, Tensor]] = []
-    result = s4s.sample(SOLVER, denoise, X_T, callback=lambda n, state: seen.append((n, state)))
+    seen: list[tuple[int, Tensor, Tensor]] = []
+    result = s4s.sample(SOLVER, denoise, X_T, callback=lambda *call: seen.append(call))
     torch.testing.assert_close(result, x[-1])
-    assert [n for n, _ in seen] == [0, 1, 2, 3, 4]
-    for state, (_, called) in zip(x, seen, strict=True):
-        torch.testing.assert_close(called, state)
+    assert [n for n, _, _ in seen] == [0, 1, 2, 3]
+    for n, state, output in seen:
+        torch.testing.assert_close(state, x[n])
+        torch.testing.assert_close(output, D[n])
 
 
 def test_shift_and_batch_order() -> None:

@@ -29,19 +29,20 @@ def start(nfe: int) -> s4s.Solver:
 
 def test_each_starts_on_the_grid_of_the_one_before_where_that_is_nearer() -> None:
     found = s4s.fit_nfes(start, [6, 4, 5], denoise, TEACHER, "ld3", rounds=3, seed=1)
-    assert list(found) == [4, 5, 6]
-    assert found[4].history == s4s.fit(start(4), denoise, TEACHER, "ld3", rounds=3, seed=1).history
+    assert isinstance(found, s4s.Bundle) and list(found) == list(found.results) == [4, 5, 6]
+    assert found.results[4].history == s4s.fit(start(4), denoise, TEACHER, "ld3", rounds=3, seed=1).history
     for nfe, before in ((5, 4), (6, 5)):
-        stretched = s4s.solver("ipndm", stretch(found[before].solver.sigma, nfe), order=3)
+        stretched = s4s.solver("ipndm", stretch(found[before].sigma, nfe), order=3)
         alone = [s4s.fit(s, denoise, TEACHER, "ld3", rounds=3, seed=1) for s in (stretched, start(nfe))]
-        assert found[nfe].history == min(alone, key=lambda fit: fit.start_loss).history
-        assert found[nfe].val_loss <= found[nfe].start_loss <= alone[1].start_loss and found[nfe].solver.nfe == nfe
+        result = found.results[nfe]
+        assert result.history == min(alone, key=lambda fit: fit.start_loss).history
+        assert result.val_loss <= result.start_loss <= alone[1].start_loss and found[nfe] is result.solver
 
 
 def test_methods_that_keep_the_grid_keep_it() -> None:
     found = s4s.fit_nfes(start, [4, 5], denoise, TEACHER, "s4s", rounds=1)
-    for nfe, result in found.items():
-        assert torch.allclose(result.solver.sigma, start(nfe).sigma)
+    for nfe, solver in found.items():
+        assert torch.allclose(solver.sigma, start(nfe).sigma)
 
 
 def test_stretched_grids() -> None:

@@ -74,7 +74,7 @@ def test_sampling_agrees_with_ddim_of_the_pipeline(tmp_path: Path) -> None:
     times = [*((scheduler.timesteps + 1) / 1000).tolist(), 1 / 1000]
     levels = model.process.level(torch.tensor(times, dtype=torch.float64))
     x = states(2, 3)
-    found = s4s.sample(s4s.solver("ddim", levels), model.denoiser(None), model.process.to_edm(x.double(), times[0]))
+    found = s4s.sample(s4s.solver("ddim", levels), model.denoiser(None), model.process.to_edm(x.double(), levels[0]))
     for index in scheduler.timesteps:
         x = scheduler.step(net(x, index).sample, index, x).prev_sample
     close(model.process.from_edm(found, levels[-1]), x)
@@ -118,7 +118,7 @@ def test_flow_transformer(tmp_path: Path) -> None:
     scheduler.set_timesteps(sigmas=[0.99, 0.6, 0.2])
     y = states(2, 4)
     times = scheduler.sigmas.double().clamp(min=1e-3)
-    start = model.process.to_edm(y.double(), times[0])
+    start = model.process.to_edm(y.double(), model.process.level(times[0]))
     solver = s4s.solver("ddim", model.process.level(times))
     plain = load_model({"type": "diffusers"}, tmp_path)
     found = s4s.sample(solver, plain.denoiser(labels), start)

@@ -38,7 +38,7 @@ def test_stable_diffusion_agrees_with_its_pipeline(stable: Any, tmp_path: Path) 
     times = [*((pipe.scheduler.timesteps + 1) / 1000).tolist(), 1 / 1000]
     levels = model.process.level(torch.tensor(times, dtype=torch.float64))
     denoise = model.denoiser(model.condition(range(3)))
-    found = s4s.sample(s4s.solver("ddim", levels), denoise, model.process.to_edm(x.double(), times[0]))
+    found = s4s.sample(s4s.solver("ddim", levels), denoise, model.process.to_edm(x.double(), levels[0]))
     found = model.process.from_edm(found, levels[-1])
     close(found, latents)
     close((model.decode(found) / 2 + 0.5).clamp(0, 1), images)
