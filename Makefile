@@ -23,7 +23,7 @@ reproduce: $(STAMP) ## run the pipeline: results/digits/report.html, its tables 
 	$(IN_VENV) snakemake --cores all $(ARGS)
 
 check: lint ## lint, then the tests of what changed since main, or of one wing: make check WING=learn
-	@tests=$$($(VENV)/bin/python tools/wings.py $(WING)) && echo "tests: $${tests:-none, nothing with tests has changed}" && \
+	@tests=$$($(VENV)/bin/python tools/wings.py $(WING)) && echo "tests: $${tests:-none, nothing has changed}" && \
 	if [ -n "$$tests" ]; then $(PYTEST) $$tests $(ARGS); fi
 
 test: lint ## check style, types and workflow, then run all tests
@@ -41,7 +41,7 @@ test-slurm: $(STAMP) ## run the tests of broken runs, and those on a SLURM start
 	$(IN_VENV) tests/slurm/run.sh $(ARGS)
 
 test-kills: $(STAMP) ## kill a small run 200 times at random; ARGS=20 for as many
-	$(IN_VENV) OMP_NUM_THREADS=1 python tests/kills.py $(ARGS)
+	$(IN_VENV) OMP_NUM_THREADS=1 python tests/shared/kills.py $(ARGS)
 
 golden: $(STAMP) ## compare with the official solver implementations' numbers in DIR
 	@test -d "$(DIR)" || { echo "make golden: name the folder of golden files, as in: make golden DIR=golden" >&2; exit 2; }

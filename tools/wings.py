@@ -14,8 +14,6 @@ WINGS = sorted({path.parent.name for path in ROOT.glob("tests/*/test_*.py")})
 def tested_by(path: str) -> list[str]:
     """Wings whose tests are those of a file: its own, `core` for what a solver is, all for what tests share."""
     match path.split("/"):
-        case [*_, name] if name.endswith(".md"):
-            return []
         case ["s4s", wing, _, *_]:
             return [wing if wing in WINGS else "workflow"]
         case ["s4s", _]:

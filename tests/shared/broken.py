@@ -3,48 +3,46 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import Commands
+from commands import ROOT, Commands, once
 
 from s4s.files import sha256
 
-ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "tests" / "faults" / "config.yaml"
 TIMES = ("fit_seconds", "sample_seconds")  # the columns of fid.csv that two equal runs differ in
 
 
 @dataclass(frozen=True)
 class Run:
-    """The benchmark of ``tests/faults/config.yaml`` in a folder; ``variables`` are added to the environment."""
+    """The benchmark of ``tests/faults/config.yaml`` in a folder, run by processes of their own or by forks of one."""
 
     folder: Path
-    variables: Mapping[str, str] = field(default_factory=dict)
+    commands: Commands | None = None
 
     @property
     def results(self) -> Path:
         return self.folder / "results" / "faults"
 
     def command(self, *arguments: str) -> list[str]:
-        start = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--configfile", str(CONFIG)]
+        snakemake = self.commands.call("snakemake") if self.commands else [sys.executable, "-m", "snakemake"]
+        start = [*snakemake, "--snakefile", str(ROOT / "Snakefile"), "--configfile", str(CONFIG)]
         target = () if "--unlock" in arguments else ("results/faults/fid.csv",)
         return [*start, *(() if "--profile" in arguments else ("--cores", "1")), *arguments, "--", *target]
 
     def environment(self, fault: str | None = None) -> dict[str, str]:
         """Ours and that of the run; with a fault, that of ``tests/faults/sitecustomize.py``, once."""
-        ours = {**os.environ, **self.variables}
+        ours = {**os.environ, **(self.commands.variables if self.commands else {})}
         if fault is None:
             return ours
         path = os.pathsep.join([str(ROOT / "tests" / "faults"), ours.get("PYTHONPATH", "")])
@@ -74,7 +72,7 @@ class Run:
     def copy(self, folder: Path) -> Run:
         """Everything in another folder, times of files and Snakemake's records too."""
         shutil.copytree(self.folder, folder, symlinks=True)
-        return Run(folder, self.variables)
+        return Run(folder, self.commands)
 
     def forget(self, *patterns: str) -> None:
         """Remove results."""
@@ -99,23 +97,11 @@ class Run:
         return {"table": rows, "scores": scores, "solvers": solvers, "tensors": tensors}
 
 
-@contextmanager
-def once(factory: pytest.TempPathFactory, name: str) -> Iterator[tuple[Path, bool]]:
-    """A folder for all test processes, made by the first of them; whether it is to be made."""
-    base = factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
-    folder.mkdir(exist_ok=True)
-    with (folder / "made").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield folder, lock.tell() == 0
-        lock.write("made")
-
-
 @pytest.fixture(scope="session")
 def unbroken(tmp_path_factory: pytest.TempPathFactory, commands: Commands) -> Run:
     """A run to its end; on a SLURM its jobs are processes of their own, which can be cancelled."""
     with once(tmp_path_factory, "unbroken") as (folder, new):
-        run = Run(folder) if "S4S_SLURM" in os.environ else Run(folder, commands.variables)
+        run = Run(folder, None if "S4S_SLURM" in os.environ else commands)
         if new:
             run.finish()
     return run

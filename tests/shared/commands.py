@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 WARM = Path(__file__).with_name("warm.py")
 
 
@@ -22,19 +25,23 @@ class Commands:
 
     socket: Path
 
-    @property
-    def call(self) -> list[str]:
-        """What to put before the arguments of ``s4s``."""
-        return [sys.executable, "-S", "-E", str(WARM), "call", str(self.socket)]
+    def call(self, program: str) -> list[str]:
+        """What to put before the arguments of ``s4s`` or ``snakemake``."""
+        return [sys.executable, "-S", "-E", str(WARM), "call", str(self.socket), program]
 
     @property
     def variables(self) -> dict[str, str]:
         """An environment in which ``s4s`` is a function of bash, which runs the jobs of Snakemake."""
-        return {"BASH_FUNC_s4s%%": f'() {{ {" ".join(self.call)} "$@"; }}'}
+        return {"BASH_FUNC_s4s%%": f'() {{ {" ".join(self.call("s4s"))} "$@"; }}'}
 
     def s4s(self, where: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A command in a folder."""
-        return subprocess.run([*self.call, *arguments], capture_output=True, text=True, cwd=where)
+        return subprocess.run([*self.call("s4s"), *arguments], capture_output=True, text=True, cwd=where)
+
+    def snakemake(self, where: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The workflow in a folder: tests never touch the checkout's results."""
+        command = [*self.call("snakemake"), "--snakefile", str(ROOT / "Snakefile"), "--cores", "2", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=where, env={**os.environ, **self.variables})
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +57,15 @@ def commands() -> Iterator[Commands]:
             server.wait(60)
         server.kill()
     shutil.rmtree(folder)
+
+
+@contextmanager
+def once(factory: pytest.TempPathFactory, name: str) -> Iterator[tuple[Path, bool]]:
+    """A folder for all test processes, filled by the first of them; whether that is this one."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    folder.mkdir(exist_ok=True)
+    with folder.with_suffix(".made").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder, lock.tell() == 0
+        lock.write("yes")

@@ -14,22 +14,27 @@ import os
 import pkgutil
 import runpy
 import select
+import signal
 import socket
 import sys
 import traceback
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+PROGRAMS = {"s4s": "s4s.cli.main", "snakemake": "snakemake.cli"}
 HEAVY = ("sklearn.datasets", "torch._decomp.decompositions_for_jvp", "torch._dynamo", "torch_fidelity")
 FAULTS = Path(__file__).parents[1] / "faults" / "sitecustomize.py"  # what a new Python would find in PYTHONPATH
 
 
 def serve(where: str) -> None:
-    """Fork for every call; the fork forks again for the command, to tell how that ended."""
+    """Fork for every call; the fork forks again for the command and stays with it."""
     import s4s
 
-    for module in (*HEAVY, *(found.name for found in pkgutil.walk_packages(s4s.__path__, "s4s."))):
-        if module != "s4s.__main__":
-            importlib.import_module(module)
+    ours = [module.name for module in pkgutil.walk_packages(s4s.__path__, "s4s.") if module.name != "s4s.__main__"]
+    for module in (*HEAVY, *ours, *PROGRAMS.values()):
+        importlib.import_module(module)
     gc.freeze()  # forks share what they do not touch
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(where)
@@ -38,10 +43,9 @@ def serve(where: str) -> None:
         while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
             caller, _ = listener.accept()
             if os.fork() == 0:
-                if command := os.fork():
-                    caller.sendall(str(os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])).encode())
-                    os._exit(0)
-                os._exit(run(caller))
+                asked, files = receive(caller)
+                command = os.fork()
+                os._exit(stay_with(command, caller) if command else run(asked, files))
             caller.close()
     while True:  # what they used counts as ours
         try:
@@ -50,21 +54,36 @@ def serve(where: str) -> None:
             return
 
 
-def run(caller: socket.socket) -> int:
-    """One command as its caller would run it, and its exit status."""
+def receive(caller: socket.socket) -> tuple[dict[str, Any], Iterable[int]]:
+    """What is asked for, and where its output goes."""
     head, files, *_ = caller.recvmsg(8, socket.CMSG_SPACE(2 * array.array("i").itemsize))
-    for file, end in zip(array.array("i", files[0][2]), (1, 2), strict=True):
+    return json.loads(caller.recv(int(head), socket.MSG_WAITALL)), array.array("i", files[0][2])
+
+
+def stay_with(command: int, caller: socket.socket) -> int:
+    """Tell the caller how a command ended, or end it when the caller is gone."""
+    ended = os.pidfd_open(command)
+    if ended not in select.select([ended, caller], [], [])[0]:
+        os.kill(command, signal.SIGKILL)
+    status = os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])
+    with suppress(OSError):
+        caller.sendall(str(status).encode())
+    return 0
+
+
+def run(asked: dict[str, Any], files: Iterable[int]) -> int:
+    """One command as its caller would run it, and its exit status."""
+    for file, end in zip(files, (1, 2), strict=True):
         os.dup2(file, end)
-    asked = json.loads(caller.recv(int(head), socket.MSG_WAITALL))
     os.chdir(asked["folder"])
     os.environ.clear()
     os.environ.update(asked["environment"])
-    sys.argv = ["s4s", *asked["arguments"]]
+    sys.argv = asked["arguments"]
     if "S4S_FAULT" in os.environ:
         runpy.run_path(str(FAULTS))
     status = 0
     try:
-        importlib.import_module("s4s.cli.main").main()
+        importlib.import_module(PROGRAMS[sys.argv[0]]).main()
     except SystemExit as end:
         status = int(end.code or 0)
     except BaseException:

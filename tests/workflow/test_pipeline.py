@@ -4,41 +4,39 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from commands import ROOT, Commands, once
 
 from s4s.cli.main import cli, main
 
-ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests" / "tiny" / "config.yaml"
 S4S_ALT = "s4s-alt_ipndm3_edm_nfe4_seed0"
 
 
-def snakemake(where: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the workflow in another folder; tests never touch the checkout's results."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(where)]
-    return subprocess.run([*command, "--cores", "2", *arguments], capture_output=True, text=True, cwd=where)
-
-
-def s4s(where: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "s4s", *arguments], capture_output=True, text=True, cwd=where)
-
-
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def finished(tmp_path_factory: pytest.TempPathFactory, commands: Commands) -> Path:
     """A folder in which the tiny benchmark has run to its end."""
-    where = tmp_path_factory.mktemp("tiny")
-    done = snakemake(where, "--configfile", str(TINY))
-    assert done.returncode == 0, done.stdout + done.stderr
-    yield where
+    with once(tmp_path_factory, "tiny") as (where, new):
+        if new:
+            done = commands.snakemake(where, "--configfile", str(TINY))
+            assert done.returncode == 0, done.stdout + done.stderr
+    return where
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """Its results in another folder."""
+    shutil.copytree(finished / "results", tmp_path / "results")
+    return tmp_path
 
 
 def test_a_run_ends_with_every_result(finished: Path) -> None:
@@ -59,8 +57,8 @@ def test_a_run_ends_with_every_result(finished: Path) -> None:
     assert not list(folder.rglob(".*")), "temporary files were left behind"
 
 
-def test_a_second_run_does_nothing(finished: Path) -> None:
-    again = snakemake(finished, "--configfile", str(TINY))
+def test_a_second_run_does_nothing(finished: Path, commands: Commands) -> None:
+    again = commands.snakemake(finished, "--configfile", str(TINY))
     assert "Nothing to be done" in again.stdout + again.stderr
     assert "workflow specific profile" in again.stderr and "profiles/default" in again.stderr, "it is found unasked"
 
@@ -73,76 +71,83 @@ def changed(where: Path, old: str, new: str) -> str:
     return str(where / "changed.yaml")
 
 
-def test_a_changed_value_reruns_only_what_depends_on_it(finished: Path, tmp_path: Path) -> None:
+def test_a_changed_value_reruns_only_what_depends_on_it(finished: Path, tmp_path: Path, commands: Commands) -> None:
     config = changed(tmp_path, "rounds: 1", "rounds: 2")
-    plan = snakemake(finished, "--configfile", config, "-n").stdout
+    plan = commands.snakemake(finished, "--configfile", config, "-n").stdout
     assert "rule fit" in plan and "rule sample_learned" in plan and "rule features_learned" in plan
     for untouched in ("rule train", "rule teacher", "rule sample_classical", "rule features_classical", "textbook"):
         assert untouched not in plan, untouched
-    again = snakemake(finished, "--configfile", str(TINY))
+    again = commands.snakemake(finished, "--configfile", str(TINY))
     assert "Nothing to be done" in again.stdout + again.stderr, "a dry run of another config leaves no trace"
 
 
-def test_samples_have_the_same_bits_in_any_shards(finished: Path, tmp_path: Path) -> None:
-    shutil.copytree(finished / "results", tmp_path / "results")
+def test_samples_have_the_same_bits_in_any_shards(copied: Path, commands: Commands) -> None:
     for first, last in ((0, 130), (130, 137), (137, 200)):
-        done = s4s(tmp_path, "sample", str(TINY), S4S_ALT, "--first", str(first), "--last", str(last))
+        done = commands.s4s(copied, "sample", str(TINY), S4S_ALT, "--first", str(first), "--last", str(last))
         assert done.returncode == 0, done.stderr
-    folder = tmp_path / "results" / "tiny" / "samples" / S4S_ALT
+    folder = copied / "results" / "tiny" / "samples" / S4S_ALT
     shards = [np.load(folder / f"{a:06d}-{b:06d}.npz")["images"] for a, b in ((0, 130), (130, 137), (137, 200))]
     assert np.array_equal(np.concatenate(shards), np.load(folder / "000000-000200.npz")["images"])
 
 
-def test_a_fit_has_the_same_bytes_again(finished: Path, tmp_path: Path) -> None:
-    shutil.copytree(finished / "results", tmp_path / "results")
-    path = tmp_path / "results" / "tiny" / "solvers" / f"{S4S_ALT}.json"
+def test_a_fit_has_the_same_bytes_again(copied: Path) -> None:
+    """In a process of its own, not a fork as the others."""
+    path = copied / "results" / "tiny" / "solvers" / f"{S4S_ALT}.json"
     before = path.read_bytes()
     path.unlink()
-    assert s4s(tmp_path, "fit", str(TINY), S4S_ALT).returncode == 0
+    subprocess.run([sys.executable, "-m", "s4s", "fit", str(TINY), S4S_ALT], cwd=copied, check=True)
     assert path.read_bytes() == before
 
 
-def test_a_killed_fit_goes_on(finished: Path, tmp_path: Path) -> None:
+def test_jobs_find_their_program_by_themselves(finished: Path, tmp_path: Path) -> None:
+    """Its folder is not in the PATH of this Snakemake, and no process is a fork."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--configfile", str(TINY)]
+    path = os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if not (Path(p) / "s4s").exists())
+    environment = os.environ | {"PATH": path}
+    done = subprocess.run([*command, "--cores", "1", "textbook"], cwd=tmp_path, env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    made, expected = (sorted(where.glob("results/tiny/solvers/classical_*")) for where in (tmp_path, finished))
+    assert [path.read_bytes() for path in made] == [path.read_bytes() for path in expected] and made
+
+
+def test_a_killed_fit_goes_on(copied: Path, commands: Commands) -> None:
     """Killed by the system after a round, in the middle of another; then once more from the start."""
-    shutil.copytree(finished / "results", tmp_path / "results")
-    config, folder = changed(tmp_path, "rounds: 1", "rounds: 12"), tmp_path / "results" / "tiny"
+    config, folder = changed(copied, "rounds: 1", "rounds: 12"), copied / "results" / "tiny"
     unfinished, fit = folder / "fits" / f"{S4S_ALT}.unfinished.safetensors", ["fit", config, S4S_ALT]
-    with subprocess.Popen([sys.executable, "-m", "s4s", *fit], cwd=tmp_path, stderr=subprocess.DEVNULL) as job:
+    with subprocess.Popen([sys.executable, "-m", "s4s", *fit], cwd=copied, stderr=subprocess.DEVNULL) as job:
         while not unfinished.exists() and job.poll() is None:
             time.sleep(0.005)
         job.kill()
     assert job.returncode == -9 and unfinished.exists()
     results = []
     for _ in range(2):
-        done = s4s(tmp_path, *fit)
+        done = commands.s4s(copied, *fit)
         assert done.returncode == 0 and not unfinished.exists(), done.stderr
         spent = json.loads((folder / "fits" / f"{S4S_ALT}.json").read_text())
         results.append(((folder / "solvers" / f"{S4S_ALT}.json").read_bytes(), spent["history"], spent["evaluations"]))
     assert results[0] == results[1]
 
 
-def test_a_fit_left_by_another_config_starts_anew(finished: Path, tmp_path: Path) -> None:
-    shutil.copytree(finished / "results", tmp_path / "results")
-    left = tmp_path / "results" / "tiny" / "fits" / f"{S4S_ALT}.unfinished.safetensors"
+def test_a_fit_left_by_another_config_starts_anew(copied: Path, commands: Commands) -> None:
+    left = copied / "results" / "tiny" / "fits" / f"{S4S_ALT}.unfinished.safetensors"
     left.write_bytes(b"half a fi")
-    done = s4s(tmp_path, "fit", str(TINY), S4S_ALT)
+    done = commands.s4s(copied, "fit", str(TINY), S4S_ALT)
     notices = [line for line in done.stderr.splitlines() if "starts anew" in line]
     assert done.returncode == 0 and len(notices) == 1 and not left.exists()
     assert notices[0].endswith(f"s4s: results/tiny/fits/{left.name}: damaged or truncated; this fit starts anew")
 
 
-def test_show_prints_grid_and_weights(finished: Path) -> None:
-    shown = s4s(finished, "show", f"results/tiny/solvers/{S4S_ALT}.json").stdout
+def test_show_prints_grid_and_weights(finished: Path, commands: Commands) -> None:
+    shown = commands.s4s(finished, "show", f"results/tiny/solvers/{S4S_ALT}.json").stdout
     assert "s4s-alt(ipndm3): 4 evaluations, sigma 80 to 0.002" in shown
     assert "evaluated at" in shown and "D[3]" in shown
 
 
-def test_results_of_another_config_are_refused(finished: Path, tmp_path: Path) -> None:
-    shutil.copytree(finished / "results", tmp_path / "results")
-    config = changed(tmp_path, " steps: 60", " steps: 61")
-    path = tmp_path / "results" / "tiny" / "solvers" / f"{S4S_ALT}.json"
+def test_results_of_another_config_are_refused(copied: Path, commands: Commands) -> None:
+    config = changed(copied, " steps: 60", " steps: 61")
+    path = copied / "results" / "tiny" / "solvers" / f"{S4S_ALT}.json"
     before = path.read_bytes()
-    refused = s4s(tmp_path, "fit", config, S4S_ALT)
+    refused = commands.s4s(copied, "fit", config, S4S_ALT)
     assert refused.returncode == 1
     assert "made from another config (model.steps = 60 there, 61 in this one)" in refused.stderr
     assert refused.stderr.count("\n") == 1 and path.read_bytes() == before
@@ -150,13 +155,12 @@ def test_results_of_another_config_are_refused(finished: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
 @pytest.mark.parametrize("victim", [f"solvers/{S4S_ALT}.json", "models/denoiser.safetensors", f"samples/{S4S_ALT}"])
-def test_truncated_files_are_one_line(finished: Path, tmp_path: Path, victim: str, share: float) -> None:
-    shutil.copytree(finished / "results", tmp_path / "results")
-    path = tmp_path / "results" / "tiny" / victim
+def test_truncated_files_are_one_line(copied: Path, victim: str, share: float, commands: Commands) -> None:
+    path = copied / "results" / "tiny" / victim
     path = next(path.glob("*.npz")) if path.is_dir() else path
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     command = "features" if victim.startswith("samples") else "sample"
-    refused = s4s(tmp_path, command, str(TINY), S4S_ALT)
+    refused = commands.s4s(copied, command, str(TINY), S4S_ALT)
     assert refused.returncode == 1
     assert refused.stderr.strip().splitlines()[-1].startswith("s4s: ") and "Traceback" not in refused.stderr
 
@@ -171,8 +175,8 @@ def test_truncated_files_are_one_line(finished: Path, tmp_path: Path, victim: st
         (["evaluate", str(TINY), S4S_ALT], "cannot read"),
     ],
 )
-def test_errors_are_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
-    refused = s4s(tmp_path, *arguments)
+def test_errors_are_one_line(arguments: list[str], message: str, tmp_path: Path, commands: Commands) -> None:
+    refused = commands.s4s(tmp_path, *arguments)
     assert refused.returncode == 1
     assert message in refused.stderr
     assert refused.stderr.count("\n") == 1
@@ -187,8 +191,10 @@ def test_errors_are_one_line(arguments: list[str], message: str, tmp_path: Path)
         ("[{name: ddim}", "[{name: euler}", "'euler' is not possible; choose one of: ddim"),
     ],
 )
-def test_a_typo_stops_the_workflow_before_any_work(tmp_path: Path, old: str, new: str, message: str) -> None:
-    refused = snakemake(tmp_path, "--configfile", changed(tmp_path, old, new))
+def test_a_typo_stops_the_workflow_before_any_work(
+    tmp_path: Path, old: str, new: str, message: str, commands: Commands
+) -> None:
+    refused = commands.snakemake(tmp_path, "--configfile", changed(tmp_path, old, new))
     assert refused.returncode != 0
     assert message in refused.stdout + refused.stderr
     assert "Traceback" not in refused.stderr
@@ -216,8 +222,8 @@ def test_main_reports_errors_without_traceback(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().err == "s4s: missing.json: cannot read the solver file: No such file or directory\n"
 
 
-def test_the_cluster_profile_resolves(finished: Path) -> None:
+def test_the_cluster_profile_resolves(finished: Path, commands: Commands) -> None:
     profile = str(ROOT / "workflow" / "profiles" / "slurm")
-    planned = snakemake(finished, "--configfile", str(TINY), "-n", "--workflow-profile", profile, "--forceall")
+    planned = commands.snakemake(finished, "--configfile", str(TINY), "-n", "--workflow-profile", profile, "--forceall")
     assert planned.returncode == 0, planned.stderr
     assert "rule fit" in planned.stdout

@@ -1,6 +1,6 @@
 """Kill a run of the tiny benchmark at random, again and again; in the end nothing may differ from an unbroken run.
 
-python tests/kills.py [NUMBER, by default 200] [SEED]
+python tests/shared/kills.py [NUMBER, by default 200] [SEED]
 
 Victims are drawn among the processes of a running job and Snakemake itself; a run that gets to its end is compared, and
 another begins. Prints one line a run.
