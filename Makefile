@@ -20,7 +20,7 @@ help: ## list the targets
 setup: $(STAMP) ## install the pinned environment into .venv (first time: about 4 minutes, 6 GB)
 
 reproduce: $(STAMP) ## run the pipeline: results/digits/report.html, its tables and figures
-	$(IN_VENV) snakemake --cores all $(ARGS)
+	$(IN_VENV) s4s run $(ARGS)
 
 check: lint ## lint, then the tests of what changed since main, or of one wing: make check WING=learn
 	@tests=$$($(VENV)/bin/python tools/wings.py $(WING)) && echo "tests: $${tests:-none, nothing has changed}" && \

@@ -11,6 +11,7 @@ import click
 
 from s4s.cli import models, results, scores, solvers
 from s4s.cli.import_ import import_
+from s4s.cli.run import run
 from s4s.errors import Error, Notice
 from s4s.version import __version__
 
@@ -29,6 +30,7 @@ def cli() -> None:
 
 
 for command in (
+    run,
     models.train,
     models.download,
     solvers.teacher,
@@ -49,6 +51,7 @@ for command in (
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; bad input ends with one line on stderr and exit status 1."""
     warnings.formatwarning = _notice
+    warnings.filterwarnings("ignore", message=r".*torch\.jit\.script", category=FutureWarning)  # torch's own doing
     try:
         cli.main(args=None if arguments is None else list(arguments), prog_name="s4s")
     except Error as error:

@@ -9,7 +9,7 @@ from s4s.report.data import collect, write_fid_csv
 from s4s.report.html import write_report
 from s4s.report.radius import draw_radius, has_radii
 from s4s.report.samples import draw_samples
-from s4s.report.table import write_tables
+from s4s.report.table import say_headline, write_tables
 
 __all__ = [
     "Choice",
@@ -21,6 +21,7 @@ __all__ = [
     "draw_samples",
     "draw_solvers",
     "has_radii",
+    "say_headline",
     "write_fid_csv",
     "write_report",
     "write_tables",

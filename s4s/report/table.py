@@ -172,6 +172,12 @@ def headline(found: Sequence[Score]) -> str:
     return f"Lowest FID: {low.fid:.2f} at {low.nfe} NFE ({METHODS[low.method]}, {start_label(*low.start)})."
 
 
+def say_headline(metrics_files: Iterable[Path]) -> str:
+    """The headline of a benchmark's metrics files, and what its FID is."""
+    records = read_records(metrics_files)
+    return f"{headline(scores(to_frame(records)))} {protocol_note(records)}"
+
+
 def fid_text(score: Score) -> str:
     """``3.15``, or ``3.15 ± 0.04 (3)`` over three fit seeds."""
     return f"{score.fid:.2f}" + (f" ± {score.std:.2f} ({len(score.cells)})" if score.std is not None else "")

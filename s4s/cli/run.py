@@ -1,0 +1,90 @@
+"""``s4s run``: a whole benchmark, with its plan before it starts, its progress, and its headline at the end."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import click
+
+from s4s.errors import Error
+from s4s.stages import plan
+from s4s.stages.cells import cells
+from s4s.stages.config import load
+
+DEFAULT = "config/digits.yaml"
+MOST = 4  # processes that time at once
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.option("--configfile", help="The same as CONFIG.")
+@click.option("--cores", "-c", default="all", show_default=True, help="How many jobs run at once.")
+@click.option("--directory", "-d", default=".", help="Where results and logs go; default here.")
+@click.option("--dry-run", "-n", is_flag=True, help="Say what would run.")
+@click.argument("arguments", metavar="[CONFIG] [SNAKEMAKE OPTION]...", nargs=-1, type=click.UNPROCESSED)
+def run(arguments: Sequence[str], configfile: str | None, cores: str, directory: str, dry_run: bool) -> None:
+    """Run a benchmark: `snakemake` with its plan said first, its progress shown, and its headline last.
+
+    Without CONFIG: the digits. What was done before stays done; other options go to Snakemake.
+
+    Example: s4s run config/digits-full.yaml --cores 4
+    """
+    given = list(arguments)
+    named = given.pop(0) if given and Path(given[0]).suffix in (".yaml", ".yml") else None
+    path = configfile or named or DEFAULT
+    if not Path("Snakefile").exists():
+        raise Error("no Snakefile here: `s4s run` works in a checkout of the project")
+    loaded = load(Path(path))
+    n = len(os.sched_getaffinity(0)) if cores == "all" else int(cores)
+    click.echo("timing this machine ...", err=True)
+    options = ["--configfile", path, "--cores", cores, "--directory", directory, *["--dry-run"] * dry_run, *given]
+    code = snakemake(options, loaded, job_seconds(loaded, n), n)
+    if code == 0 and not dry_run:
+        say_results(loaded, Path(directory) / "results")
+    sys.exit(code)
+
+
+def snakemake(options: list[str], config: Mapping[str, Any], each: Mapping[str, float], cores: int) -> int:
+    """Snakemake's own command line in this process, with our logger. Returns its exit status."""
+    from snakemake.cli import main
+    from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
+
+    from s4s.cli import watch
+
+    watch.LogHandler.describe = staticmethod(lambda left: plan.lines(config, left, each, cores))
+    watch.LogHandler.each, watch.LogHandler.cores = each, cores
+    LoggerPluginRegistry().register_plugin("snakemake_logger_plugin_s4s", watch)
+    try:
+        main([*options, "--logger", "s4s"])
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def job_seconds(config: Mapping[str, Any], cores: int) -> dict[str, float]:
+    """CPU seconds of a job, by stage, timed in as many processes as jobs run at once; empty for published models."""
+    if config["model"]["type"] != "digits":
+        return {}
+    n = max(min(cores, MOST), 1)
+    with get_context("spawn").Pool(n) as pool:  # this process runs for hours and does without torch
+        found = pool.map(_timed, [config] * n, chunksize=1)
+    return {stage: sum(each[stage] for each in found) / n for stage in found[0]}
+
+
+def _timed(config: Mapping[str, Any]) -> dict[str, float]:
+    from s4s.stages.pace import job_seconds
+
+    return job_seconds(config)
+
+
+def say_results(config: Mapping[str, Any], results: Path) -> None:
+    """The headline's numbers, and where the report is."""
+    from s4s.report import say_headline
+
+    folder = results / config["benchmark"]
+    click.echo(say_headline(folder / "metrics" / f"{cell.name}.json" for cell in cells(config)))
+    click.echo(folder / "report.html")

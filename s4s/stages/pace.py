@@ -1,0 +1,68 @@
+"""How long a job takes here: a few seconds of timing on this machine, times what ``s4s.stages.costs`` counts.
+
+Only for networks that the pipeline trains itself: published ones are not there before the run.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from s4s.models.digits import SHAPE, Classifier, DigitsUNet
+from s4s.stages import costs
+from s4s.stages.cells import cells
+from s4s.stages.plan import job_counts
+from s4s.stages.train import HALVES
+
+Config = Mapping[str, Any]
+ROWS = 256  # of a network call
+LEAST = 0.3  # seconds that a timing takes
+CLASSES = 64  # batch of the classifiers' training
+STARTS = {"features": 2, "evaluate": 2, "figure": 2}  # what a job's own imports take, in those of the others
+
+
+def job_seconds(config: Config) -> dict[str, float]:
+    """CPU seconds of a job, by stage, the mean of the config's jobs. For a fresh process, whose own start counts."""
+    start = time.process_time()  # in a fresh process: of Python, torch and the stages
+    warnings.simplefilter("ignore")  # torch's own, which nobody has asked for here
+    torch.set_num_threads(1)
+    counts, spent, model = job_counts(config), costs.evaluations(config), config["model"]
+    net = DigitsUNet(model["channels"])
+    images, level = torch.randn(ROWS, *SHAPE), torch.ones(ROWS)
+    with torch.no_grad():
+        evaluation = _seconds(lambda: net(images, level)) / ROWS
+    half = model["batch"] // HALVES
+    training = model["steps"] * HALVES * _slopes(net, lambda: net(images[:half], level[:half]))
+    classifier = Classifier()
+    training += 2 * model["classifier_steps"] * HALVES * _slopes(classifier, lambda: classifier(images[: CLASSES // 2]))
+    scored = len(cells(config)) * config["sample"]["n"]  # an image's features take about what an evaluation does
+    sampling = "sample" if "sample" in counts else "features"
+    work = {
+        "train": training,
+        "teacher": spent["teacher"] * evaluation,
+        "fit": spent["fits"] * evaluation,
+        "features": scored * evaluation,
+    }
+    work[sampling] = work.get(sampling, 0.0) + spent["samples"] * evaluation
+    return {stage: STARTS.get(stage, 1) * start + work.get(stage, 0.0) / n for stage, n in counts.items()}
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    """CPU time of one call, after a first one that is not counted: other programs may be running now."""
+    run()
+    began, calls = time.process_time(), 0
+    while (passed := time.process_time() - began) < LEAST:
+        run()
+        calls += 1
+    return passed / calls
+
+
+def _slopes(net: nn.Module, run: Callable[[], torch.Tensor]) -> float:
+    """Seconds of one gradient by all weights."""
+    parameters = list(net.parameters())
+    return _seconds(lambda: torch.autograd.grad(run().square().mean(), parameters))

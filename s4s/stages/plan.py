@@ -1,0 +1,98 @@
+"""What a run of the pipeline will do, and about how long it takes. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from s4s.stages.cells import cells, needs_features, shards, teacher_files, teachers
+
+Config = Mapping[str, Any]
+Counts = Mapping[str, int]
+CHAIN = ("train", "download", "teacher", "fit", "sample", "features", "evaluate", "table", "figure")
+"""Stages that wait for each other: a cell goes through all of them."""
+
+
+def job_counts(config: Config) -> dict[str, int]:
+    """Jobs of a whole run, by stage."""
+    all_cells = cells(config)
+    kinds, at = {cell.kind for cell in all_cells}, {(cell.kind, cell.nfe) for cell in all_cells}
+    sampling = len(at) * len(shards(config))
+    trained = config["model"]["type"] == "digits"
+    counts = {
+        "train" if trained else "download": 3 if trained else 1,
+        "teacher": sum(len(teacher_files(config, cell)) for cell in teachers(config)),
+        "textbook": 1,
+        "fit": sum(cell.learned for cell in all_cells),
+        "sample": sampling * config["sample"]["keep_images"],
+        "features": sampling,
+        "evaluate": len(at if needs_features(config) else kinds),
+        "table": 1,
+        "figure": 1,
+    }
+    return {stage: n for stage, n in counts.items() if n}
+
+
+def by_stage(rules: Counts) -> dict[str, int]:
+    """Snakemake's count of jobs by rule, such as ``features_learned``, as one by stage."""
+    found: dict[str, int] = {}
+    for rule, n in rules.items():
+        stage = rule.split("_")[0]
+        if stage in (*CHAIN, "textbook"):
+            found[stage] = found.get(stage, 0) + n
+    return found
+
+
+def wall_seconds(left: Counts, each: Mapping[str, float], cores: int) -> float:
+    """About how long jobs take: their CPU time shared among the cores, or the chain of stages where that is longer."""
+    total = sum(n * each[stage] for stage, n in left.items())
+    chain = sum(each[stage] / min(cores, 2 if stage == "train" else 1) for stage in CHAIN if left.get(stage))
+    return max(total / cores, chain)
+
+
+def lines(config: Config, left: Counts, each: Mapping[str, float], cores: int) -> list[str]:
+    """The plan as text: every stage with its jobs, the time, and where everything goes.
+
+    Args:
+        config: a loaded config.
+        left: jobs to run, by stage.
+        each: CPU seconds of a job, by stage, as ``s4s.stages.pace.job_seconds`` gives them; may be empty.
+        cores: how many jobs run at once.
+    """
+    name, whole = config["benchmark"], sum(job_counts(config).values())
+    n = sum(left.values())
+    some = f"{n} jobs" if n == whole else f"{n} of {whole} jobs, the others are done"
+    made = [f"{name}: {len(cells(config))} solvers to score, {some}"]
+    what = _what(config)
+    for stage, count in sorted(left.items(), key=lambda item: [*CHAIN[:3], "textbook", *CHAIN[3:]].index(item[0])):
+        time = f"{duration(count * each[stage] / cores):>8}" if each else ""
+        made.append(f"  {count:>4} {stage:<9}{time}  {what[stage]}")
+    if each:
+        core = "1 core" if cores == 1 else f"{cores} cores"
+        made.append(f"about {duration(wall_seconds(left, each, cores))} on {core}, timed on this machine just now")
+    else:
+        made.append("hours and disk: `s4s doctor CONFIG` counts them for your GPU")
+    return [*made, f"results in results/{name}, what every job says in logs/{name}"]
+
+
+def _what(config: Config) -> dict[str, str]:
+    spec, n = config["teacher"], config["sample"]["n"]
+    return {
+        "train": "networks: the denoiser, and two classifiers for distances and scores",
+        "download": "weights, extractor and reference, checked and converted",
+        "teacher": f"{spec['train'] + spec['validation']:,} samples of the teacher",
+        "textbook": "the textbook solvers",
+        "fit": "solvers to learn",
+        "sample": f"{n:,} samples of each solver",
+        "features": "their features" if config["sample"]["keep_images"] else f"{n:,} samples of each solver",
+        "evaluate": "FID of each solver",
+        "table": "fid.csv and tables",
+        "figure": "figures and report.html",
+    }
+
+
+def duration(seconds: float) -> str:
+    """``20 s``, ``9 min`` or ``1.5 h``."""
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

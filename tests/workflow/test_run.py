@@ -1,0 +1,181 @@
+"""``s4s run``: the plan, the lines that move, the end of a failed job's log, and the headline."""
+
+from __future__ import annotations
+
+import io
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+from snakemake_interface_logger_plugins.common import LogEvent
+
+from s4s.cli import run as command
+from s4s.cli.main import main
+from s4s.cli.progress import Job, Progress, tail
+from s4s.cli.watch import LogHandler
+from s4s.stages import pace, plan
+from s4s.stages.config import load
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ROOT / "tests/tiny/config.yaml"
+
+
+def s4s_run(*options: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "s4s", "run", *options]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def test_dry_run_says_every_job_then_the_plan(tmp_path: Path) -> None:
+    """Snakemake's count of jobs is the plan's: all of them are left, so the plan names no others."""
+    made = s4s_run(str(TINY), "-n", "--directory", str(tmp_path))
+    assert made.returncode == 0, made.stderr
+    lines = made.stderr.splitlines()
+    counts = plan.job_counts(load(TINY))
+    total = sum(counts.values())
+    assert sum(line.startswith("would run ") for line in lines) == total
+    assert "would run train denoiser: missing output files" in lines
+    assert f"tiny: 7 solvers to score, {total} jobs" in lines
+    for stage, n in counts.items():
+        assert any(line.split()[:2] == [str(n), stage] for line in lines), stage
+    assert any(line.startswith("about ") and "timed on this machine" in line for line in lines)
+    assert not (tmp_path / "results").exists() and made.stdout == ""
+
+
+def test_bad_config_is_one_line_before_any_timing(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("benchmark: bad\nmodel: {type: digits, step: 3}\n")
+    made = s4s_run(str(tmp_path / "bad.yaml"))
+    assert made.returncode == 1 and made.stderr.startswith("s4s: ") and len(made.stderr.splitlines()) == 1
+
+
+def test_timing_covers_every_stage_of_the_plan() -> None:
+    found = pace.job_seconds(load(TINY))
+    assert found.keys() == plan.job_counts(load(TINY)).keys()
+    assert all(seconds > 0 for seconds in found.values())
+    longer = load(TINY)
+    longer["model"] = longer["model"] | {"steps": 6000}
+    assert pace.job_seconds(longer)["train"] > 10 * found["train"]
+
+
+def test_plan_of_a_published_model_gives_no_time() -> None:
+    config = load(ROOT / "config/cifar10.yaml")
+    lines = plan.lines(config, plan.job_counts(config), {}, 2)
+    assert lines[0] == "cifar10: 163 solvers to score, 189 jobs"  # as docs/cluster.md has it
+    assert any("s4s doctor" in line for line in lines) and not any("timed" in line for line in lines)
+
+
+def test_wall_time_is_the_work_shared_or_the_longest_chain() -> None:
+    each = {"train": 10.0, "teacher": 2.0, "fit": 5.0, "features": 1.0}
+    left = {"train": 3, "teacher": 1, "fit": 8, "features": 4}
+    assert plan.wall_seconds(left, each, 1) == 76
+    assert plan.wall_seconds(left, each, 2) == 38
+    assert plan.wall_seconds(left, each, 100) == 5 + 2 + 5 + 1
+
+
+@pytest.mark.parametrize("seconds, text", [(0.2, "1 s"), (42, "42 s"), (540, "9 min"), (9000, "2.5 h")])
+def test_durations(seconds: float, text: str) -> None:
+    assert plan.duration(seconds) == text
+
+
+def test_lines_that_move(tmp_path: Path) -> None:
+    log = tmp_path / "denoiser.log"
+    log.write_text("s4s: a notice\ntrain:   1%|#  | 1/60\rtrain:  50%|## | 30/60")
+    progress = Progress({"train": 3, "fit": 2}, {"train": 10.0, "fit": 20.0}, 1, began=0.0)
+    assert progress.lines(0.0)[0].endswith("0 of 5 jobs, 1 s, about 70 s to go")
+    progress.running[1] = Job("train", "train denoiser", str(log), 0.0)
+    assert progress.lines(5.0)[1] == f"  {log}  train:  50%|## | 30/60"
+    progress.running[2] = Job("fit", "fit x", str(tmp_path / "none.log"), 5.0)
+    assert progress.lines(5.0)[2].endswith("none.log  starts")
+    left = [progress.to_go(now) for now in (5.0, 8.0, 10.0)]
+    assert left == sorted(left, reverse=True)  # type: ignore[type-var]
+    progress.finish(1)
+    assert progress.done == 1 and len(progress.lines(10.0)) == 2
+    progress.running |= {i: Job("fit", "fit", "log", 10.0) for i in range(3, 9)}
+    assert progress.lines(11.0)[-1] == "  and 3 more jobs"
+    slow, fast = (Progress({"fit": 2}, {"fit": 20.0}, 1, 0.0, done=1, spent=20.0).to_go(now) for now in (60.0, 20.0))
+    assert slow is not None and fast is not None and slow > 2 * fast
+    assert Progress({"fit": 2}, {}, 1, 0.0).to_go(1.0) is None
+
+
+def test_tail_reads_the_end_alone(tmp_path: Path) -> None:
+    log = tmp_path / "long.log"
+    log.write_text("x" * 100_000 + "\n" + "".join(f"line {i}\n\n" for i in range(20)))
+    assert tail(str(log), 2) == ["line 18", "line 19"]
+    assert tail(str(tmp_path / "none.log"), 2) == []
+
+
+@pytest.fixture
+def handler(monkeypatch: pytest.MonkeyPatch) -> LogHandler:
+    """One that writes to memory, as where there is no terminal."""
+    for name, value in {"describe": lambda left: [f"plan of {left}"], "each": {"fit": 9.0}, "cores": 1}.items():
+        monkeypatch.setattr(LogHandler, name, staticmethod(value) if callable(value) else value, raising=False)
+    made = LogHandler(SimpleNamespace(dryrun=False), None)  # type: ignore[arg-type]
+    made.console = Console(file=io.StringIO(), highlight=False, markup=False, emoji=False)
+    return made
+
+
+def record(event: Any, text: str = "", level: int = logging.INFO, **fields: Any) -> logging.LogRecord:
+    made = logging.LogRecord("snakemake", level, "", 0, text, (), None)
+    vars(made).update({"event": event} if event else {}, **fields)
+    return made
+
+
+def test_a_failed_job_shows_the_end_of_its_log(handler: LogHandler, tmp_path: Path) -> None:
+    log = tmp_path / "logs/tiny/fit/cell.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("".join(f"line {i}\n" for i in range(40)) + "s4s: [what] was wrong\n")
+    job = {"jobid": 1, "log": [str(log)], "rule_name": "fit"}
+    handler.emit(record(LogEvent.RUN_INFO, stats={"fit": 2, "all": 1, "total": 3}))
+    handler.emit(record(LogEvent.JOB_INFO, **job))
+    assert handler.progress is not None and len(handler.progress.running) == 1
+    handler.emit(record(LogEvent.JOB_ERROR, **job))
+    handler.emit(record(None, "Trying to restart job 1."))
+    handler.emit(record(None, "Building DAG of jobs..."))
+    handler.emit(record(LogEvent.ERROR, "Exiting because a job execution failed.", logging.ERROR))
+    handler.close()
+    said = handler.console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert said[0] == "plan of {'fit': 2}"
+    assert said[2] == f"  {log} ends with" and said[-3] == "    s4s: [what] was wrong"
+    assert len(said) == 3 + 12 + 2 and said[-2:] == [
+        "Trying to restart job 1.",
+        "Exiting because a job execution failed.",
+    ]
+    assert not handler.progress.running and handler.progress.done == 0
+
+
+def test_without_a_terminal_a_line_is_written_now_and_then(
+    handler: LogHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("s4s.cli.watch.EVERY", 0.01)
+    handler.emit(record(LogEvent.RUN_INFO, stats={"fit": 2}))
+    handler.emit(record(LogEvent.JOB_INFO, jobid=1, log=["logs/tiny/fit/cell.log"], rule_name="fit"))
+    while "cell.log" not in (said := handler.console.file.getvalue()):  # type: ignore[attr-defined]
+        handler.over.wait(0.01)
+    handler.close()
+    assert "0 of 2 jobs" in said and "  logs/tiny/fit/cell.log  starts" in said
+
+
+def test_run_hands_options_on_and_ends_with_the_headline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    seen: list[list[str]] = []
+
+    def ran(options: list[str], *_: Any) -> int:
+        seen.append(options)
+        return len(seen) - 1
+
+    monkeypatch.setattr(command, "snakemake", ran)
+    monkeypatch.setattr(command, "job_seconds", lambda *_: {})
+    monkeypatch.setattr("s4s.report.say_headline", lambda files: f"three numbers of {len([*files])} cells")
+    for status in (0, 1):
+        with pytest.raises(SystemExit) as end:
+            main(["run", str(TINY), "--forceall", "--directory", str(tmp_path), "--cores", "3"])
+        assert end.value.code == status
+    assert seen[0] == ["--configfile", str(TINY), "--cores", "3", "--directory", str(tmp_path), "--forceall"]
+    out = capsys.readouterr().out.splitlines()
+    assert out == ["three numbers of 7 cells", str(tmp_path / "results/tiny/report.html")]
