@@ -74,8 +74,9 @@ class Process:
             condition: keyword arguments handed to the network unchanged.
 
         Raises:
-            Error: unknown prediction type.
+            Error: unknown prediction type. ``denoise``: a network whose output is no tensor of its input's shape.
         """
+        net = _as_many(net)
         if prediction == "velocity":
             return self._towards_data(net, condition)
         if prediction not in PREDICTIONS:
@@ -115,6 +116,22 @@ PREDICTIONS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
     "flow": lambda x, out, alpha, sigma: (x - sigma * out) / (alpha + sigma),
     "score": lambda x, out, alpha, sigma: (x + sigma**2 * out) / alpha,
 }
+
+
+def _as_many(net: Network) -> Network:
+    """The network, its output held to the shape of its input: other shapes would broadcast."""
+
+    def checked(x: Tensor, model_time: Tensor, **condition: Any) -> Tensor:
+        out = net(x, model_time, **condition)
+        if not isinstance(out, Tensor):
+            raise Error(f"the network must return a tensor, got a {type(out).__name__}; for diffusers' networks give"
+                        " lambda x, t: net(x, t).sample")  # fmt: skip
+        if out.shape != x.shape:
+            raise Error(f"the network returns {list(out.shape)} for a state of {list(x.shape)}; if it also predicts a"
+                        " variance, give the mean alone, such as lambda x, t: net(x, t)[:, :3]")  # fmt: skip
+        return out
+
+    return checked
 
 
 def any_levels(denoise: Denoise) -> Denoise:

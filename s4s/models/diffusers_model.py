@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from s4s.errors import Error, choose
-from s4s.models import hub
+from s4s.models import hub, stable_diffusion
 from s4s.models.model import (
     DTYPES,
     RUN,
@@ -30,11 +30,15 @@ from s4s.models.model import (
     settings,
     unconditional,
 )
+from s4s.models.scheduler import schedule
+from s4s.process import Process
 
 DEFAULTS = {
     "path": None,
     "id": None,
     "revision": None,
+    "variant": None,
+    "sample_size": None,
     "guidance": None,
     "null_class": None,
     "classes": "uniform",
@@ -46,14 +50,16 @@ DEFAULTS = {
 }
 NETWORKS = {"UNet2DModel": "unet", "DiTTransformer2DModel": "transformer"}
 DECODERS = {"AutoencoderKL": "vae", "VQModel": "vqvae"}
+UNSHIFTED = ("DiTPipeline", "LDMPipeline")  # decode without the shift_factor of their autoencoder
 PARTS = (*NETWORKS.values(), *DECODERS.values(), "scheduler")  # sub-folders of a repository that may be needed
 
 
 @dataclass(frozen=True)
 class _Pipeline:
-    """What ``model_index.json`` names: class of the network, of the decoder if any, of the scheduler."""
+    """What ``model_index.json`` names: class of the pipeline, the network, the decoder if any, the scheduler."""
 
     root: Path
+    kind: str
     network: str
     decoder: str | None
     decoder_part: str
@@ -63,6 +69,15 @@ class _Pipeline:
     def parts(self) -> list[str]:
         return [NETWORKS[self.network], *([self.decoder_part] if self.decoder else []), "scheduler"]
 
+    def place(self, part: str) -> Path:
+        """Where a component's files are."""
+        return hub.place(self.root, part)
+
+    def process(self, chosen: Mapping[str, Any]) -> tuple[Process, str, float]:
+        """As ``schedule`` has it."""
+        config = hub.read_json(self.place("scheduler") / "scheduler_config.json")
+        return schedule(self.scheduler, config, chosen["t_min"], chosen["t_max"])
+
 
 def load(spec: Mapping[str, Any], weights: Path | None, *, device: str = "cpu", offline: bool = False) -> Model:
     """A pipeline folder as a ``Model``: ``path`` (or ``weights``) is a local folder, ``id`` a hub repository."""
@@ -70,21 +85,23 @@ def load(spec: Mapping[str, Any], weights: Path | None, *, device: str = "cpu", 
 
     chosen = settings(spec, DEFAULTS)
     pipeline = _pipeline(_root(chosen, weights, offline))
-    dtype = DTYPES[chosen["dtype"]]
-    net = hub.component(getattr(diffusers, pipeline.network), pipeline.root / NETWORKS[pipeline.network], dtype)
-    scheduler = hub.read_json(pipeline.root / "scheduler" / "scheduler_config.json")
-    process, prediction, scale = hub.schedule(pipeline.scheduler, scheduler, chosen["t_min"], chosen["t_max"])
+    dtype, path = DTYPES[chosen["dtype"]], pipeline.place(NETWORKS[pipeline.network])
+    process, prediction, scale = pipeline.process(chosen)
+    shape = _shape(pipeline, chosen["sample_size"])
+    net = hub.component(getattr(diffusers, pipeline.network), path, dtype, chosen["variant"])
     freeze(net, device, chosen["channels_last"])
     decode: Callable[[Tensor], Tensor] = identity
     if pipeline.decoder:
-        vae = hub.component(getattr(diffusers, pipeline.decoder), pipeline.root / pipeline.decoder_part, dtype)
-        decode = hub.decoder(freeze(vae, device), dtype)
+        vae = hub.component(
+            getattr(diffusers, pipeline.decoder), pipeline.place(pipeline.decoder_part), dtype, chosen["variant"]
+        )
+        decode = hub.decoder(freeze(vae, device), dtype, shifted=pipeline.kind not in UNSHIFTED)
     numbers, guidance = _classes(net, chosen)
     network = running(_network(net, scale, conditional=bool(numbers)), chosen)
     plan = classes(chosen["classes"], numbers, chosen["class_seed"]) if numbers else unconditional
     return Model(
         process,
-        _shape(net),
+        shape,
         make_denoiser(process, network, prediction, dtype=dtype, conditional=bool(numbers), guidance=guidance),
         decode,
         plan,
@@ -92,12 +109,20 @@ def load(spec: Mapping[str, Any], weights: Path | None, *, device: str = "cpu", 
     )
 
 
+def check(spec: Mapping[str, Any], root: Path) -> None:
+    """Raise what ``load`` would raise of a folder, but for what its weights hold."""
+    chosen = settings(spec, DEFAULTS)
+    pipeline = _pipeline(root)
+    pipeline.process(chosen)
+    _shape(pipeline, chosen["sample_size"])
+
+
 def _root(chosen: Mapping[str, Any], weights: Path | None, offline: bool) -> Path:
     if weights is not None or chosen["path"] is not None:
         return Path(weights if weights is not None else chosen["path"]).expanduser()
     if chosen["id"] is None:
         raise Error("a diffusers model needs 'path', a folder saved by save_pretrained, or 'id', a hub repository")
-    return hub.folder(chosen["id"], chosen["revision"], PARTS, offline=offline)
+    return hub.folder(chosen["id"], chosen["revision"], PARTS, chosen["variant"], offline=offline)
 
 
 def _pipeline(root: Path) -> _Pipeline:
@@ -107,10 +132,12 @@ def _pipeline(root: Path) -> _Pipeline:
     for part, value in index.items():
         if isinstance(value, list) and len(value) == 2 and isinstance(value[1], str):
             named[part] = value[1]
-    kind = index.get("_class_name")
-    if "text_encoder" in named or "tokenizer" in named:
-        raise Error(f"{root}: {kind} takes text; only Stable Diffusion 1.x does here: use type: stable-diffusion")
+    kind = str(index.get("_class_name"))
+    if any(part.startswith(("text_encoder", "tokenizer", "prompt")) for part in named):
+        reason = stable_diffusion.unfit(root, index) or "use type: stable-diffusion"
+        raise Error(f"{root}: {kind} takes text; {reason}")
     network = next((named[part] for part in ("unet", "transformer") if part in named), None)
+    network = {old: new for new, old in hub.ALIASES.items()}.get(str(network), network)
     if network not in NETWORKS:
         raise choose(f"network of {root}", network, NETWORKS)
     part = next((part for part in ("vae", "vqvae") if part in named), "")
@@ -118,7 +145,7 @@ def _pipeline(root: Path) -> _Pipeline:
         raise choose(f"decoder of {root}", named[part], DECODERS)
     if "scheduler" not in named:
         raise Error(f"{root}: model_index.json names no scheduler, which would say what the network predicts")
-    return _Pipeline(root, network, named.get(part), part, named["scheduler"])
+    return _Pipeline(root, kind, network, named.get(part), part, named["scheduler"])
 
 
 def _network(net: Any, scale: float, *, conditional: bool) -> Network:
@@ -139,8 +166,6 @@ def _classes(net: Any, chosen: Mapping[str, Any]) -> tuple[list[int], Guidance |
         count, null = config.num_embeds_ada_norm, config.num_embeds_ada_norm
     else:
         count, null = config.num_class_embeds or 0, chosen["null_class"]
-        if config.time_embedding_type != "positional" or config.class_embed_type is not None:
-            raise Error("only positional time embeddings and class numbers are supported for UNet2DModel")
     scale = chosen["guidance"]
     if scale is None:
         return [c for c in range(count) if c != null], None
@@ -149,12 +174,28 @@ def _classes(net: Any, chosen: Mapping[str, Any]) -> tuple[list[int], Guidance |
     return [c for c in range(count) if c != null], Guidance(float(scale), torch.tensor([null]))
 
 
-def _shape(net: Any) -> tuple[int, ...]:
-    size = net.config.sample_size
-    if size is None:
-        raise Error("the network's configuration does not say its sample_size")
-    height, width = size if isinstance(size, list | tuple) else (size, size)
-    return (net.config.in_channels, height, width)
+def _shape(pipeline: _Pipeline, given: Any) -> tuple[int, int, int]:
+    """Of a state, from the networks' configurations, which must fit each other."""
+    import diffusers
+
+    make, path = getattr(diffusers, pipeline.network), pipeline.place(NETWORKS[pipeline.network])
+    sizes = hub.sizes(make, path)
+    channels, out = sizes.in_channels, sizes.out_channels or sizes.in_channels
+    if out not in (channels, 2 * channels):
+        raise Error(f"{path}: a {pipeline.network} that takes {channels} channels and returns {out}, as for conditional"
+                    " images: not supported, a prediction has as many as its sample, or twice")  # fmt: skip
+    if getattr(sizes, "time_embedding_type", "positional") != "positional" or getattr(sizes, "class_embed_type", None):
+        raise Error(f"{path}: only positional time embeddings and class numbers are supported for UNet2DModel")
+    if pipeline.network == "DiTTransformer2DModel" and given not in (None, sizes.sample_size):
+        raise Error(f"{path}: made for sample_size {sizes.sample_size}, not {given}; leave sample_size out")
+    shape = hub.shape(sizes.sample_size, channels, given, path)
+    labelled = getattr(sizes, "num_class_embeds", None) or getattr(sizes, "num_embeds_ada_norm", None)
+    label = {"class_labels": torch.zeros(1, dtype=torch.long, device="meta")} if labelled else {}
+    hub.trial(make, vars(sizes), lambda net: net(torch.empty(1, *shape), torch.ones(1), **label), path)
+    if pipeline.decoder:
+        decoder, place = getattr(diffusers, pipeline.decoder), pipeline.place(pipeline.decoder_part)
+        hub.trial(decoder, vars(hub.sizes(decoder, place)), lambda net: net.decode(torch.empty(1, *shape)), place)
+    return shape
 
 
 def _facts(chosen: Mapping[str, Any], pipeline: _Pipeline, prediction: str, count: int) -> dict[str, Any]:

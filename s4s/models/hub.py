@@ -4,35 +4,39 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from s4s.discrete import VPDiscrete
-from s4s.errors import Error, choose
+from s4s.errors import Error
 from s4s.files import sha256
 from s4s.models import checkpoint
 from s4s.models.model import in_chunks
-from s4s.process import Flow, Process
 
 MAX_CONFIG_BYTES = 4 << 20
-WEIGHTS = ("*.safetensors", "*.bin")  # in order of preference
+KINDS = ("safetensors", "bin")  # of weights, in order of preference
+STEMS = {
+    "diffusers": {"safetensors": "diffusion_pytorch_model", "bin": "diffusion_pytorch_model"},
+    "transformers": {"safetensors": "model", "bin": "pytorch_model"},
+}
+FLAT = ("config.json", "scheduler_config.json")  # what lies beside model_index.json in a flat repository, and weights
+VARIANTS = ("fp16", "bf16", "fp32", "ema", "non_ema", "ema_only")  # left out of a download that did not ask for one
+ALIASES = {"DiTTransformer2DModel": "Transformer2DModel"}  # what a class was called when older folders were saved
 DECODE_BATCH = 8
 
-PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
-DISCRETE = frozenset({
-    "DDIM", "DDPM", "DEISMultistep", "DPMSolverMultistep", "DPMSolverSinglestep", "EulerAncestralDiscrete",
-    "EulerDiscrete", "HeunDiscrete", "KDPM2AncestralDiscrete", "KDPM2Discrete", "LMSDiscrete", "PNDM", "UniPCMultistep",
-})  # fmt: skip
-FLOW = frozenset({"FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete"})
 
-
-def folder(id: str, revision: str | None, parts: Sequence[str], *, offline: bool = False) -> Path:
+def folder(
+    id: str, revision: str | None, parts: Sequence[str], variant: str | None = None, *, offline: bool = False
+) -> Path:
     """The local snapshot of a Hugging Face repository: ``parts`` of it (sub-folders), fetched unless already there.
+
+    A flat repository has the files of its one network and of its scheduler beside ``model_index.json``.
 
     Raises:
         Error: no network, no such repository or revision; says where to put the files by hand.
@@ -40,23 +44,24 @@ def folder(id: str, revision: str | None, parts: Sequence[str], *, offline: bool
     from huggingface_hub import snapshot_download
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    def fetch(pattern: str) -> Path:
-        names = [f"{part}/{name}" for part in parts for name in (pattern, "*.json", "*.txt")]
-        skip = [f"*.{kind}.*" for kind in ("fp16", "non_ema", "ema_only")]
+    def fetch(names: str, skip: list[str]) -> Path:
+        below = [f"{part}/{name}" for part in parts for name in (names, "*.json", "*.txt")]
+        flat = [*FLAT, f"{STEMS['diffusers']['bin']}{names}", f"{STEMS['diffusers']['bin']}*.json"]
+        allow = ["model_index.json", *flat, *below]
         return Path(
             snapshot_download(
-                id,
-                revision=revision,
-                allow_patterns=["model_index.json", *names],
-                ignore_patterns=skip,
-                local_files_only=offline,
+                id, revision=revision, allow_patterns=allow, ignore_patterns=skip, local_files_only=offline
             )
         )
 
+    others = [f"*.{kind}{end}" for kind in VARIANTS if kind != variant for end in (".*", "-*")]
+    wanted = [f"*.{variant}*.{kind}" for kind in KINDS] if variant else []
     try:
-        found = fetch(WEIGHTS[0])
-        networks = [config.parent for config in found.glob("*/config.json")]
-        return found if all(any(net.glob(WEIGHTS[0])) for net in networks) else fetch(WEIGHTS[1])
+        for names in [*wanted, *(f"*.{kind}" for kind in KINDS)]:
+            found = fetch(names, others)
+            if all(_weights(net.parent, variant) for net in _networks(found)):
+                break
+        return found
     except Exception as error:  # requests, hub and file errors of several libraries
         at = f"{id} at revision {revision or 'main'}"
         reason = "offline mode is on" if offline else _line(error)
@@ -64,6 +69,29 @@ def folder(id: str, revision: str | None, parts: Sequence[str], *, offline: bool
             f"{at} is not on this machine and cannot be fetched: {reason}; fetch the folders {', '.join(parts)} of"
             f" https://huggingface.co/{id} elsewhere and give their folder as 'path', or fill the cache {HF_HUB_CACHE}"
         ) from error
+
+
+def place(root: Path, part: str) -> Path:
+    """Where a component's files are: its sub-folder, or the folder itself where a flat repository has none."""
+    return root if not (root / part).is_dir() and any((root / name).is_file() for name in FLAT) else root / part
+
+
+def _networks(root: Path) -> list[Path]:
+    """Configurations of networks in a folder."""
+    return [*root.glob("config.json"), *root.glob("*/config.json")]
+
+
+def _weights(path: Path, variant: str | None, libraries: Sequence[str] = tuple(STEMS)) -> tuple[str, str | None] | None:
+    """Kind and variant of the weights of a network that are to be read: of the variant if it has it; None if none."""
+    for chosen in (variant, None) if variant else (None,):
+        for kind in KINDS:
+            dot = f".{chosen}" if chosen else ""
+            for stem in {STEMS[library][kind] for library in libraries}:
+                parts = (f"{stem}.{kind}.index{dot}.json", f"{stem}.{kind}{dot}.index.json")
+                sharded = any((path / name).is_file() for name in parts) and any(path.glob(f"{stem}*-of-*.{kind}"))
+                if sharded or (path / f"{stem}{dot}.{kind}").is_file():
+                    return kind, chosen
+    return None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -80,21 +108,52 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def component(make: Any, path: Path, dtype: torch.dtype) -> Any:
-    """A network from its sub-folder, with exactly the weights its configuration asks for.
+def sizes(make: Any, path: Path) -> SimpleNamespace:
+    """What a network of diffusers is built with: its configuration, over the defaults of its class.
+
+    Raises:
+        Error: no configuration, or one of another class than ``make``.
+    """
+    if not path.is_dir():
+        raise Error(f"{path}: no such folder; save or fetch the model again")
+    found, name = read_json(path / "config.json"), make.__name__
+    if (said := found.get("_class_name", name)) not in (name, ALIASES.get(name)):
+        raise Error(f"{path / 'config.json'}: of a {said!r:.60}, but model_index.json names a {name}")
+    known = {key: value.default for key, value in inspect.signature(make.__init__).parameters.items() if key != "self"}
+    return SimpleNamespace(**known | {key: value for key, value in found.items() if key in known})
+
+
+def shape(size: Any, channels: int, given: Any, path: Path) -> tuple[int, int, int]:
+    """Channels, height and width of a state, from a ``sample_size`` of the configuration, or of the user if given."""
+    size = size if given is None else given
+    if size is None:
+        raise Error(f"{path / 'config.json'}: does not say its sample_size; set sample_size in the model section, a"
+                    " number or [height, width]")  # fmt: skip
+    sides = list(size) if isinstance(size, list | tuple) else [size, size]
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise Error(f"{path / 'config.json'}: sample_size = {size!r:.60} must be a number or [height, width]")
+    return channels, sides[0], sides[1]
+
+
+def component(make: Any, path: Path, dtype: torch.dtype, variant: str | None = None) -> Any:
+    """A network from its folder, with exactly the weights its configuration asks for.
 
     Args:
         make: the class, of diffusers or transformers.
-        path: the sub-folder, for example ``.../unet``.
+        path: the folder of its files, for example ``.../unet``.
         dtype: of the weights, but for the few that the class keeps in float32.
+        variant: of the weights where the folder has them, such as ``fp16``.
     """
     if not path.is_dir():
         raise Error(f"{path}: no such folder; save or fetch the model again")
     library = make.__module__.split(".")[0]
     options: dict[str, Any] = {"local_files_only": True, "output_loading_info": True}
     options["torch_dtype" if library == "diffusers" else "dtype"] = dtype
+    if (found := _weights(path, variant, [library])) is None:
+        raise Error(f"{path}: {_instead(path, library)}")
+    options |= {"use_safetensors": found[0] == "safetensors"} | ({"variant": found[1]} if found[1] else {})
     try:
-        for file in path.glob("*.bin"):
+        for file in path.glob("*.bin") if found[0] == "bin" else ():
             with file.open("rb") as opened:
                 checkpoint.check(file, opened, file.stat().st_size)
         with _quiet(library):
@@ -114,9 +173,9 @@ def component(make: Any, path: Path, dtype: torch.dtype) -> Any:
 
 
 def hashes(root: Path, parts: Sequence[str]) -> dict[str, str]:
-    """SHA-256 of every weight and configuration file of some sub-folders."""
-    kinds = {".safetensors", ".bin", ".json"}
-    files = [p for part in parts for p in sorted((root / part).glob("*")) if p.suffix in kinds]
+    """SHA-256 of every weight and configuration file of some components."""
+    kinds, places = {".safetensors", ".bin", ".json"}, dict.fromkeys(place(root, part) for part in parts)
+    files = [p for where in places for p in sorted(where.glob("*")) if p.suffix in kinds]
     return {str(p.relative_to(root)): sha256(p) for p in files}
 
 
@@ -125,65 +184,34 @@ def revision_of(path: Path) -> str | None:
     return path.name if path.parent.name == "snapshots" else None
 
 
-def schedule(
-    kind: str, config: Mapping[str, Any], t_min: float | None = None, t_max: float | None = None
-) -> tuple[Process, str, float]:
-    """Process, prediction and what the network's time is multiplied by, from a scheduler's class and configuration.
-
-    Raises:
-        Error: a scheduler, schedule or prediction that is not a discrete variance-preserving process or a flow.
-    """
-    name = kind.removesuffix("Scheduler")
-    prediction = config.get("prediction_type", "flow_prediction" if name in FLOW else "epsilon")
-    if name not in DISCRETE | FLOW:
-        raise choose("scheduler", kind, {f"{n}Scheduler" for n in DISCRETE | FLOW})
-    if prediction not in PREDICTIONS:
-        raise choose("prediction_type", prediction, PREDICTIONS)
-    for key in ("rescale_betas_zero_snr", "invert_sigmas"):
-        if config.get(key):
-            raise Error(f"{kind}: {key} is not supported")
-    if config.get("timestep_type", "discrete") != "discrete":
-        raise Error(f"{kind}: timestep_type {config['timestep_type']!r} is not supported, only 'discrete'")
-    ends: dict[str, Any] = {key: value for key, value in (("t_min", t_min), ("t_max", t_max)) if value is not None}
-    if name in FLOW or prediction == "flow_prediction":
-        if prediction != "flow_prediction":
-            raise Error(f"{kind}: prediction_type {prediction!r} is not supported; a flow predicts the flow")
-        return Flow(**ends), "flow", float(config.get("num_train_timesteps", 1000))
-    return VPDiscrete((1 - betas(config)).cumprod(0), **ends), PREDICTIONS[prediction], 1.0
+def _instead(path: Path, library: str) -> str:
+    """What to say of a folder without the weights that were asked for."""
+    stems = set(STEMS[library].values())
+    names = {p.name.removesuffix(".json").removesuffix(".index") for p in path.iterdir()}
+    dots = [name.split(".") for name in names if name.split(".")[0].split("-0")[0] in stems]
+    kept = sorted({part.split("-0")[0] for parts in dots for part in parts[1:]} - {*KINDS, "index", "msgpack"})
+    if kept:
+        return f"holds weights of the variant {' and '.join(kept)} alone: set variant: {kept[0]} in the model section"
+    wanted = " or ".join(f"{STEMS[library][kind]}.{kind}" for kind in KINDS)
+    return f"holds no weights and configuration that can be read ({wanted}); save or fetch the model again"
 
 
-def betas(config: Mapping[str, Any]) -> Tensor:
-    """The noise schedule of a discrete scheduler, float64 [K]."""
-    count, kind = config.get("num_train_timesteps", 1000), config.get("beta_schedule", "linear")
-    if kind not in BETAS:
-        raise choose("beta_schedule", kind, BETAS)
-    if type(count) is not int or not 2 <= count <= 100_000:
-        raise Error(f"num_train_timesteps = {count!r} must be a whole number from 2 to 100000")
-    trained, ends = config.get("trained_betas"), (config.get("beta_start", 1e-4), config.get("beta_end", 0.02))
-    numbers = ends if trained is None else trained
-    if not isinstance(numbers, list | tuple) or not all(type(b) in (int, float) and 0 <= b < 1 for b in numbers):
-        raise Error("the noise schedule's betas must be numbers from 0 to below 1")
-    return BETAS[kind](*ends, count) if trained is None else torch.tensor(trained, dtype=torch.float64)
+def trial(make: Any, config: Mapping[str, Any], call: Callable[[Any], Any], path: Path) -> Any:
+    """Call a network of a configuration without memory behind its tensors: ``Error`` in one line if it cannot be."""
+    try:
+        with torch.device("meta"), torch.no_grad(), _quiet("diffusers"):
+            return call(make.from_config(dict(config)))
+    except NotImplementedError:  # of an operation without memory, which says nothing of the network
+        return None
+    except Exception as error:  # whatever the library raises of sizes that do not fit
+        raise Error(f"{path}: a {make.__name__} of these sizes cannot be called: {_line(error)}") from error
 
 
-def _cosine(start: float, end: float, count: int) -> Tensor:
-    # Nichol & Dhariwal 2021, Eq. 17, with its bound of 0.999 on every beta
-    k = torch.arange(count + 1, dtype=torch.float64) / count
-    bar = ((k + 0.008) / 1.008 * torch.pi / 2).cos() ** 2
-    return (1 - bar[1:] / bar[:-1]).clamp(max=0.999)
-
-
-BETAS: dict[str, Callable[[float, float, int], Tensor]] = {
-    "linear": lambda start, end, count: torch.linspace(start, end, count, dtype=torch.float64),
-    "scaled_linear": lambda start, end, count: torch.linspace(start**0.5, end**0.5, count, dtype=torch.float64) ** 2,
-    "squaredcos_cap_v2": _cosine,
-}
-
-
-def decoder(vae: Any, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """Latents -> images, a few at a time; undoes the scaling and shift that diffusion was trained with."""
+def decoder(vae: Any, dtype: torch.dtype, *, shifted: bool = True) -> Callable[[Tensor], Tensor]:
+    """Latents -> images, a few at a time; undoes the scaling and, if ``shifted``, the shift of the training."""
     scale, shift = vae.config.scaling_factor, getattr(vae.config, "shift_factor", None) or 0.0
-    return in_chunks(lambda z: vae.decode(z / scale + shift).sample, DECODE_BATCH, dtype)
+    offset = shift if shifted else 0.0
+    return in_chunks(lambda z: vae.decode(z / scale + offset).sample, DECODE_BATCH, dtype)
 
 
 @contextlib.contextmanager

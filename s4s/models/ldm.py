@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from s4s.discrete import VPDiscrete
 from s4s.errors import Error
 from s4s.files import sha256
-from s4s.models.hub import betas, decoder, read_json
+from s4s.models.hub import decoder, read_json
 from s4s.models.model import (
     DTYPES,
     RUN,
@@ -33,6 +33,7 @@ from s4s.models.model import (
     settings,
     unconditional,
 )
+from s4s.models.scheduler import betas
 
 SCHEMA = "s4s-ldm"
 SCHEMA_VERSION = 1

@@ -155,5 +155,6 @@ def _hub(spec: Mapping[str, Any], offline: bool) -> dict[str, Any]:
             raise Error(f"{root}: no such folder (model.path)")
         return {"folder": str(root), "revision": None}
     revision = settings.get("revision") or stable_diffusion.REVISIONS.get(settings["id"])
-    root = hub.folder(settings["id"], revision, stable_diffusion.PARTS if stable else PARTS, offline=offline)
+    parts = stable_diffusion.PARTS if stable else PARTS
+    root = hub.folder(settings["id"], revision, parts, settings.get("variant"), offline=offline)
     return {"folder": str(root), "revision": hub.revision_of(root)}

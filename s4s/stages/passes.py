@@ -20,6 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from s4s.errors import Error
+
 Config = Mapping[str, Any]
 Make = Callable[[Config, Path], "list[Pass]"]
 
@@ -136,27 +138,35 @@ STABLE = {
 
 def _folder(config: Config, folder: Path) -> list[Pass]:
     """Networks of a folder in the diffusers layout, or Stable Diffusion's before it is there."""
-    from s4s.models.hub import read_json
+    from s4s.models import hub
 
     parts = ("unet", "transformer", "vae", "vqvae")
-    found = {part: read_json(path) for part in parts if (path := folder / part / "config.json").exists()}
+    found = {p: hub.read_json(path) for p in parts if (path := folder / p / "config.json").exists()}
+    if not found and (flat := folder / "config.json").exists():
+        found = {"unet": hub.read_json(flat)}
     if not found and config["model"]["type"] == "stable-diffusion":
         found = STABLE
     passes: list[Pass] = []
-    for settings in found.values():
-        with torch.device("meta"):
-            net: Any = getattr(importlib.import_module("diffusers"), settings["_class_name"]).from_config(settings)
-        passes.append(trace(net, lambda net=net: _forward(net, passes)))  # type: ignore[misc]
+    for name, settings in found.items():
+        try:
+            with torch.device("meta"):
+                net: Any = getattr(importlib.import_module("diffusers"), settings["_class_name"]).from_config(settings)
+            given = config["model"].get("sample_size")
+            passes.append(trace(net, lambda net=net, given=given: _forward(net, passes, given)))  # type: ignore[misc]
+        except (Error, ImportError):
+            raise
+        except Exception as error:  # of a network that is not supported: whatever its library raises
+            raise Error(f"{folder}: its {name} cannot be traced ({str(error)[:200]!r})") from error
     return passes
 
 
-def _forward(net: Any, passes: list[Pass]) -> Any:
+def _forward(net: Any, passes: list[Pass], given: Any) -> Any:
+    from s4s.models import hub
+
     sizes, level = net.config, torch.ones(1, device="meta")
     if hasattr(net, "decode"):
         return net.decode(_meta(*passes[0].shape)).sample
-    size = sizes.sample_size
-    height, width = size if isinstance(size, list | tuple) else (size, size)
-    x = _meta(sizes.in_channels, height, width)
+    x = _meta(*hub.shape(sizes.sample_size, sizes.in_channels, given, Path(type(net).__name__)))
     if type(net).__name__ == "UNet2DConditionModel":
         return net(x, level, encoder_hidden_states=_meta(77, sizes.cross_attention_dim)).sample
     label = torch.zeros(1, dtype=torch.long, device="meta")

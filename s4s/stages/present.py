@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,13 @@ from s4s.score import reference
 from s4s.score.features import check_extractor, inception_weights
 from s4s.score.protocol import Protocol
 from s4s.score.reference import Source
+from s4s.stages.bench import FETCHING
 from s4s.stages.download import published
 from s4s.stages.features import protocol_of
 
 Config = Mapping[str, Any]
+WEIGHTS = (".safetensors", ".bin")
+CHECKS = {"stable-diffusion": stable_diffusion.check, "diffusers": diffusers_model.check}
 PARTS = {"stable-diffusion": stable_diffusion.PARTS, "diffusers": diffusers_model.PARTS}
 NEEDS = {"ldm": ("diffusers",), "diffusers": ("diffusers",), "stable-diffusion": ("diffusers", "transformers")}
 
@@ -105,23 +109,25 @@ def _snapshot(spec: Config, nowhere: Path) -> tuple[Item, Path]:
     """A folder in the diffusers layout, local or in the hub's cache, and its place if it is there."""
     if spec.get("path"):
         root = Path(spec["path"]).expanduser()
-        return _check("weights", lambda: _saved(root)), root
+        return _check("weights", lambda: _saved(spec, root)), root
     defaults = stable_diffusion.DEFAULTS if spec["type"] == "stable-diffusion" else {}
     name = spec.get("id", defaults.get("id"))
     revision = spec.get("revision") or stable_diffusion.REVISIONS.get(str(name))
     try:
-        root = hub.folder(str(name), revision, PARTS[spec["type"]], offline=True)
+        root = hub.folder(str(name), revision, PARTS[spec["type"]], spec.get("variant"), offline=True)
     except Error as error:
         return Item("missing", "weights", str(error)), nowhere
-    return _check("weights", lambda: _saved(root)), root
+    return _check("weights", lambda: _saved(spec, root)), root
 
 
-def _saved(root: Path) -> str:
-    """The folder, with the hash of its largest file."""
-    hub.read_json(root / "model_index.json")
-    files = [path for path in root.glob("*/*") if path.suffix in (".safetensors", ".bin")]
+def _saved(spec: Config, root: Path) -> str:
+    """The folder, its configurations checked, with the hash of its largest file."""
+    known = {key: value for key, value in spec.items() if key not in FETCHING}
+    with suppress(ImportError):  # which has a line of its own
+        CHECKS[spec["type"]](known, root)
+    files = [path for where in (root, *root.glob("*/")) for path in where.glob("*") if path.suffix in WEIGHTS]
     if not files:
-        raise Error(f"{root}: holds no weights (*/*.safetensors or */*.bin); save or fetch the model again")
+        raise Error(f"{root}: holds no weights (.safetensors or .bin); save or fetch the model again")
     largest = max(files, key=lambda path: path.stat().st_size)
     return f"{root}, {len(files)} files of weights; {largest.relative_to(root)} has SHA-256 {sha256(largest)}"
 

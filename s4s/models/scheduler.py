@@ -1,0 +1,146 @@
+"""What a diffusers scheduler says of the model: its noise process and what the network predicts, from class and config.
+
+Only that is read. How a scheduler samples (spacing, clipping, thresholding, Karras levels) is no part of the model.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from s4s.discrete import VPDiscrete
+from s4s.errors import Error, choose
+from s4s.process import Flow, Process
+
+PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
+DISCRETE = frozenset({
+    "DDIM", "DDIMInverse", "DDIMParallel", "DDPM", "DDPMParallel", "DEISMultistep", "DPMSolverMultistep",
+    "DPMSolverMultistepInverse", "DPMSolverSinglestep", "EulerAncestralDiscrete", "EulerDiscrete", "HeunDiscrete",
+    "KDPM2AncestralDiscrete", "KDPM2Discrete", "LCM", "LMSDiscrete", "PNDM", "SASolver", "TCD", "UniPCMultistep",
+})  # fmt: skip
+FLOW = frozenset({"FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete"})
+LEAST = 2.0**-24  # diffusers' alphas_cumprod in place of 0, so that the level of pure noise is 4096
+
+
+def schedule(
+    kind: str, config: Mapping[str, Any], t_min: float | None = None, t_max: float | None = None
+) -> tuple[Process, str, float]:
+    """Process, prediction and what the network's time is multiplied by, from a scheduler's class and configuration.
+
+    Raises:
+        Error: a scheduler, schedule or prediction that is not a discrete variance-preserving process or a flow.
+    """
+    name = kind.removesuffix("Scheduler")
+    if name not in DISCRETE | FLOW:
+        raise choose("scheduler", kind, {f"{n}Scheduler" for n in DISCRETE | FLOW})
+    known = _as_run(kind, config)
+    prediction = _prediction(kind, known, config)
+    if known.get("timestep_type", "discrete") != "discrete":
+        raise Error(f"{kind}: timestep_type {known['timestep_type']!r} is not supported, only 'discrete'")
+    ends: dict[str, Any] = {key: value for key, value in (("t_min", t_min), ("t_max", t_max)) if value is not None}
+    if prediction == "flow":
+        return Flow(**ends), "flow", float(known["num_train_timesteps"])
+    table = alphas_cumprod(known)
+    if table[-1] == 0:
+        table = _ending(table, kind, prediction)
+        whole = VPDiscrete(table, t_max=1.0)
+        ends = {"t_max": whole.time(math.sqrt(1 / LEAST - 1)).clamp(max=1).item()} | ends
+    return VPDiscrete(table, **ends), prediction, 1.0
+
+
+def _as_run(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the class runs on: its own defaults where the configuration says nothing, and no keys it does not know."""
+    signature = inspect.signature(getattr(importlib.import_module("diffusers"), kind).__init__)
+    known = {key: found.default for key, found in signature.parameters.items() if key != "self"}
+    return known | {key: value for key, value in config.items() if key in known}
+
+
+def _prediction(kind: str, known: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """What the network predicts, in our words. ``predict_epsilon`` is how it was said in 2022."""
+    flow = kind.removesuffix("Scheduler") in FLOW
+    for key in ("invert_sigmas", "use_flow_sigmas"):
+        if known.get(key) and (flow or config.get("prediction_type") != "flow_prediction"):
+            raise Error(f"{kind}: {key} is not supported")
+    said = config.get("prediction_type")
+    if config.get("predict_epsilon") is False and said in (None, "sample"):
+        said = "sample"
+    elif config.get("predict_epsilon") is False:
+        raise Error(f"{kind}: predict_epsilon is false and prediction_type is {said!r}; remove the one that is wrong")
+    said = said or ("flow_prediction" if flow else known.get("prediction_type", "epsilon"))
+    if said not in PREDICTIONS:
+        raise choose("prediction_type", said, PREDICTIONS)
+    if flow and said != "flow_prediction":
+        raise Error(f"{kind}: prediction_type {said!r} is not supported; a flow predicts the flow")
+    return PREDICTIONS[said]
+
+
+def alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
+    """The table of a discrete scheduler, float64 [K], falling; 0 at its end if it ends in pure noise."""
+    table = (1 - betas(config)).cumprod(0)
+    if config.get("rescale_betas_zero_snr"):  # Lin et al. 2024, Alg. 1
+        root = table.sqrt()
+        table = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+    return table
+
+
+def _ending(table: Tensor, kind: str, prediction: str) -> Tensor:
+    """The table with a number in place of its last 0: what diffusers takes, or less where the table must fall."""
+    if prediction == "eps":
+        raise Error(f"{kind}: zero terminal SNR with prediction_type 'epsilon': at pure noise a prediction of the noise"
+                    " says nothing of the data; such a network predicts 'v_prediction' or 'sample'")  # fmt: skip
+    before = table[-2].item()
+    return torch.cat([table[:-1], table.new_tensor([LEAST if before > LEAST else before / 4])])
+
+
+def betas(config: Mapping[str, Any]) -> Tensor:
+    """The noise schedule of a discrete scheduler, float64 [K]. The last may be 1: a table that ends in pure noise."""
+    count, kind = config.get("num_train_timesteps", 1000), config.get("beta_schedule", "linear")
+    if kind not in BETAS:
+        raise choose("beta_schedule", kind, BETAS)
+    if type(count) is not int or not 2 <= count <= 100_000:
+        raise Error(f"num_train_timesteps = {count!r} must be a whole number from 2 to 100000")
+    trained, ends = config.get("trained_betas"), (config.get("beta_start", 1e-4), config.get("beta_end", 0.02))
+    numbers = ends if trained is None else trained
+    if not isinstance(numbers, list | tuple) or not all(type(b) in (int, float) and 0 <= b <= 1 for b in numbers):
+        raise Error("the noise schedule's betas must be numbers from 0 to 1")
+    made = BETAS[kind](*ends, count) if trained is None else torch.tensor(trained, dtype=torch.float64)
+    if (made[:-1] == 1).any():
+        raise Error("the noise schedule's betas must be below 1, all but the last")
+    return made
+
+
+def _from_bar(bar: Callable[[Tensor], Tensor]) -> Callable[[float, float, int], Tensor]:
+    """Betas of a formula for alphas_cumprod in t from 0 to 1, none above 0.999 (Nichol & Dhariwal 2021, Eq. 17)."""
+
+    def made(start: float, end: float, count: int) -> Tensor:
+        values = bar(torch.arange(count + 1, dtype=torch.float64) / count)
+        return (1 - values[1:] / values[:-1]).clamp(max=0.999)
+
+    return made
+
+
+def _laplace(t: Tensor) -> Tensor:
+    """``sqrt(snr / (1 + snr))``, the root included: as diffusers has it."""
+    half = 0.5 - t
+    log_snr = -0.5 * torch.copysign(torch.ones_like(t), half) * (1 - 2 * half.abs() + 1e-6).log()
+    return log_snr.exp().div(1 + log_snr.exp()).sqrt()
+
+
+def _linear(start: float, end: float, count: int) -> Tensor:
+    return torch.linspace(start, end, count, dtype=torch.float64)
+
+
+BETAS: dict[str, Callable[[float, float, int], Tensor]] = {
+    "linear": _linear,
+    "scaled_linear": lambda start, end, count: _linear(start**0.5, end**0.5, count) ** 2,
+    "squaredcos_cap_v2": _from_bar(lambda t: ((t + 0.008) / 1.008 * torch.pi / 2).cos() ** 2),
+    "sigmoid": lambda start, end, count: _linear(-6, 6, count).sigmoid() * (end - start) + start,
+    "laplace": _from_bar(_laplace),
+    "exp": _from_bar(lambda t: (-12 * t).exp()),
+}
