@@ -236,7 +236,10 @@ def test_a_folder_of_your_own(tmp_path: Path) -> None:
                                 down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2)  # fmt: skip
     net.save_pretrained("mine/unet")
     assert missing(config) == {"weights"}
-    Path("mine/model_index.json").write_text(json.dumps({"unet": ["diffusers", "UNet2DModel"]}))
+    index = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
+    Path("mine/model_index.json").write_text(json.dumps(index))
+    assert missing(config) == {"weights"}
+    diffusers.DDPMScheduler(beta_schedule="laplace").save_pretrained("mine/scheduler")
     found = items(config)
     assert missing(config) == set() and "1 files of weights; unet/" in found["weights"].text
     assert "network evaluations of 0.0" in found[""].text and "GPU hours" in found["time"].text
