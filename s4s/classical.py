@@ -13,6 +13,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from s4s.errors import Error, choose
 from s4s.solver import Solver, check_levels
 from s4s.textbook import SOLVERS, Arrays, Trace
+from s4s.values import doubles
 
 
 def solver(
@@ -41,7 +42,7 @@ def solver(
     if convert not in ("eval", "grid"):
         raise choose("convert", convert, ("eval", "grid"))
     nfe = evaluations(name, len(nodes) - 1, end_at_zero=bool(nodes[-1] == 0), **options)
-    times = None if sigma_eval is None else torch.as_tensor(sigma_eval, dtype=torch.float64, device=nodes.device)
+    times = None if sigma_eval is None else doubles(sigma_eval, "sigma_eval").to(nodes.device)
     if times is not None and times.shape != (nfe,):
         raise Error(f"sigma_eval has shape {list(times.shape)}, but {label(name, **options)} makes {nfe} evaluations")
     if times is not None and not ((times > 0) & times.isfinite()).all():
@@ -157,10 +158,7 @@ def _check_singlestep(options: dict[str, Any], order: int, steps: int) -> None:
 
 
 def _checked_grid(grid: Sequence[float] | Tensor) -> Tensor:
-    try:
-        nodes = torch.as_tensor(grid, dtype=torch.float64)
-    except (TypeError, ValueError) as error:
-        raise Error(f"a grid is a sequence of noise levels: {error}") from error
+    nodes = doubles(grid, "a grid of noise levels")
     if nodes.ndim != 1 or len(nodes) < 2:
         raise Error(f"a grid is at least two noise levels in a row, got shape {list(nodes.shape)}")
     check_levels(nodes.detach(), strictly=True)

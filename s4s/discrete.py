@@ -12,6 +12,7 @@ from torch import Tensor
 
 from s4s.errors import Error, Notice
 from s4s.process import Number, Process, Variance, check_range, double, interpolate
+from s4s.values import doubles
 
 HUGE = 3.0  # factor in level of a table's last training step from which it is left out: within it nothing was trained
 MOST_NOISE = 160.0  # level that no grid then starts above: where linear tables end, and where data have vanished
@@ -43,12 +44,14 @@ class VPDiscrete(Variance, Process):
     _copies: dict[torch.device, tuple[Tensor, Tensor]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        acp = torch.as_tensor(self.alphas_cumprod, dtype=torch.float64).detach().cpu()
+        acp = doubles(self.alphas_cumprod, "alphas_cumprod").detach().cpu()
         if acp.ndim != 1 or len(acp) < 2 or not ((acp > 0) & (acp < 1)).all() or not (acp.diff() < 0).all():
             raise Error("alphas_cumprod must be a falling sequence of at least two numbers between 0 and 1")
         object.__setattr__(self, "_table", acp.log() / 2)
         object.__setattr__(self, "_time", torch.arange(1, len(acp) + 1, dtype=torch.float64) / len(acp))
         object.__setattr__(self, "_copies", {})
+        if 0 < self.t_min < (1 - 1e-9) / len(acp):
+            raise Error(f"t_min = {self.t_min} is below the first of the {len(acp)} times, {1 / len(acp):g}")
         object.__setattr__(self, "t_min", max(self.t_min, 1 / len(acp)))
         if math.isnan(self.t_max):
             object.__setattr__(self, "t_max", self._first_time())

@@ -35,8 +35,8 @@ PATIENT = frozenset({408, 425, 429, 500, 502, 503, 504})  # HTTP statuses that m
 def cache_dir() -> Path:
     """Where downloads go: ``$S4S_CACHE``, else ``$XDG_CACHE_HOME/s4s``, else ``~/.cache/s4s``."""
     if os.environ.get("S4S_CACHE"):
-        return Path(os.environ["S4S_CACHE"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "s4s"
+        return files.at_home(os.environ["S4S_CACHE"])
+    return files.at_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "s4s"
 
 
 def download(

@@ -1,7 +1,11 @@
-"""Writing so that nothing half-made is ever seen: a unique temporary name beside the target, then a rename."""
+"""Writing so that nothing half-made is ever seen: a unique temporary name beside the target, then a rename.
+
+Reading text as people save it, and paths as they write them.
+"""
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
@@ -15,6 +19,55 @@ from safetensors import SafetensorError
 
 from s4s.errors import Error
 
+MARKS = {  # of encodings; those of UTF-32 begin with those of UTF-16
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+def at_home(path: str | os.PathLike[str]) -> Path:
+    """A path as people write it: a leading ``~`` is the home folder."""
+    return Path(os.path.expanduser(path))
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, as ``decoded`` has it.
+
+    Raises:
+        OSError: the file cannot be read.
+        Error: it is not text.
+    """
+    try:
+        return decoded(path.read_bytes())
+    except Error as error:
+        raise Error(f"{path}: {error}") from error
+
+
+def decoded(data: bytes) -> str:
+    """The text of UTF-8, or of another Unicode encoding with its byte order mark, without the mark.
+
+    Raises:
+        Error: anything else, for which no one encoding can be assumed.
+    """
+    encoding = next((name for mark, name in MARKS.items() if data.startswith(mark)), "utf-8")
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise Error(f"not {encoding.removesuffix('-sig').upper()} text: byte {data[error.start]:#04x} at position "
+                    f"{error.start}; save it as UTF-8") from error  # fmt: skip
+
+
+def require_place(folder: Path) -> None:
+    """Raise unless a folder can be there: none of its parts is a link to nowhere."""
+    for part in (folder, *folder.parents):
+        if part.is_dir():
+            return
+        if part.is_symlink():
+            raise Error(f"{part}: is a link to {os.readlink(part)}, which is not there; mount it or change the link")
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -24,6 +77,7 @@ def replacing(path: Path) -> Iterator[Path]:
         Error: no room, no permission, or whatever else the disk says; ``path`` is as it was before.
     """
     try:
+        require_place(path.parent)
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
         os.close(handle)

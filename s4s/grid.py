@@ -17,6 +17,7 @@ from s4s.process import Process
 from s4s.schedules import SCHEDULES
 from s4s.search import SEARCHES
 from s4s.solver import check_levels
+from s4s.values import doubles, require_between, whole
 
 
 def grid(schedule: str | Sequence[float] | Tensor, process: Process, nfe: int, **options: Any) -> Tensor:
@@ -39,8 +40,7 @@ def grid(schedule: str | Sequence[float] | Tensor, process: Process, nfe: int, *
     Raises:
         Error: unknown schedule or option, nfe below 1, or levels that do not fall.
     """
-    if not isinstance(nfe, int) or nfe < 1:
-        raise Error(f"nfe = {nfe!r} must be a whole number of at least 1")
+    nfe = whole(nfe, "nfe")
     if not isinstance(schedule, str):
         return _own(schedule, process, nfe, **options)
     schedule = "edm" if schedule == "karras" else schedule
@@ -68,16 +68,14 @@ def _own(
 ) -> Tensor:
     if unknown:
         raise Error(f"levels of your own have no option {', '.join(unknown)}, only end_at_zero")
-    try:
-        sigma = torch.as_tensor(levels, dtype=torch.float64)
-    except (TypeError, ValueError) as error:
-        raise Error(f"a grid of your own must be a sequence of numbers: {error}") from error
+    sigma = doubles(levels, "a grid of your own")
     if sigma.shape != (nfe + 1,):
         raise Error(f"a grid for nfe {nfe} has {nfe + 1} levels, got shape {list(sigma.shape)}")
     check_levels(sigma.detach(), strictly=True)
+    require_between(sigma[-2].item(), sigma[0].item(), *process.levels)
     if sigma[-1] != 0 or end_at_zero:
         return sigma
-    low: float = process.sigma_min  # type: ignore[attr-defined]
+    low, _ = process.levels
     if sigma[-2] <= low:
         raise Error(f"the level before the final 0 is {sigma[-2].item():g}, and sigma_min {low:g}: leave the 0 out, "
                     f"ask for nfe {nfe - 1}, and let finish() add the last evaluation")  # fmt: skip

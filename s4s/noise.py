@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from s4s.errors import Error
+from s4s.values import doubles
 
 Numbers = float | Sequence[Any] | Tensor
 
@@ -43,10 +44,7 @@ class Start:
 
     def __post_init__(self) -> None:
         for key in ("mean", "scale"):
-            try:
-                value = torch.as_tensor(getattr(self, key), dtype=torch.float64).detach().cpu()
-            except (TypeError, ValueError) as error:
-                raise Error(f"{key} of the starting noise is not an array of numbers ({error})") from error
+            value = doubles(getattr(self, key), f"{key} of the starting noise").detach().cpu()
             if not value.isfinite().all() or (key == "scale" and not (value > 0).all()):
                 raise Error(f"{key} of the starting noise must be {'positive' if key == 'scale' else 'finite'}")
             object.__setattr__(self, key, value)

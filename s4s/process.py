@@ -15,6 +15,7 @@ from torch import Tensor
 
 from s4s.errors import Error, choose
 from s4s.solver import Denoise
+from s4s.values import doubles
 
 Network = Callable[..., Tensor]
 Number = float | Tensor
@@ -44,6 +45,12 @@ class Process:
     def time_range(self) -> tuple[float, float]:
         """First and last time of sampling, ``(t_max, t_min)``."""
         raise NotImplementedError
+
+    @property
+    def levels(self) -> tuple[float, float]:
+        """Lowest and highest EDM level of sampling."""
+        first, last = self.time_range
+        return self.level(last).item(), self.level(first).item()
 
     def level(self, t: Number) -> Tensor:
         """EDM level ``sigma(t) / alpha(t)``."""
@@ -78,7 +85,7 @@ class Process:
         """
         net = _as_many(net)
         if prediction == "velocity":
-            return self._towards_data(net, condition)
+            return _marked(self._towards_data(net, condition), self)
         if prediction not in PREDICTIONS:
             raise choose("prediction", prediction, [*PREDICTIONS, "velocity"])
         to_x0 = PREDICTIONS[prediction]
@@ -90,7 +97,7 @@ class Process:
             model_time = self.model_time(sigma).to(x).expand(x.shape[0])
             return to_x0(x_t, net(x_t, model_time, **condition), alpha, noise)
 
-        return any_levels(denoise)
+        return _marked(denoise, self)
 
     def _towards_data(self, net: Network, condition: dict[str, Any]) -> Denoise:
         """``denoiser`` of a velocity, ``v = alpha' x_0 + sigma' eps`` in a time that ends at data."""
@@ -106,7 +113,7 @@ class Process:
             out = sign * net(x_t, model_time.to(x).expand(x.shape[0]), **condition)
             return (d_noise * x_t - noise * out) / (d_noise * alpha - d_alpha * noise)
 
-        return any_levels(denoise)
+        return denoise
 
 
 PREDICTIONS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
@@ -132,6 +139,12 @@ def _as_many(net: Network) -> Network:
         return out
 
     return checked
+
+
+def _marked(denoise: Denoise, process: Process) -> Denoise:
+    """With the levels that the network knows, which ``s4s.sample`` compares with a solver's."""
+    denoise.levels = process.levels  # type: ignore[attr-defined]
+    return any_levels(denoise)
 
 
 def any_levels(denoise: Denoise) -> Denoise:
@@ -245,7 +258,7 @@ class Flow(Variance, Process):
 
 
 def double(value: Number) -> Tensor:
-    return torch.as_tensor(value, dtype=torch.float64)
+    return value.double() if isinstance(value, Tensor) else doubles(value, "a time or noise level")
 
 
 def slope(f: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -17,10 +18,11 @@ def logsnr(u: Tensor, process: Any) -> Tensor:
     return _between(u, process.sigma_max, process.sigma_min, torch.log, torch.exp)
 
 
-def edm(u: Tensor, process: Any, rho: float = 7.0) -> Tensor:
+def edm(u: Tensor, process: Any, rho: Any = 7.0) -> Tensor:
     """Uniform in ``sigma^(1/rho)`` (EDM, Karras et al. 2022, Eq. 5)."""
-    if not isinstance(rho, int | float) or rho <= 0:
+    if not isinstance(rho, numbers.Real) or rho <= 0:
         raise Error(f"grid 'edm': rho = {rho} must be positive")
+    rho = float(rho)
     return _between(u, process.sigma_max, process.sigma_min, lambda s: s ** (1 / rho), lambda v: v**rho)
 
 

@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from s4s.errors import Error
-from s4s.files import write_text
+from s4s.files import read_text, write_text
 from s4s.noise import Start
+from s4s.values import doubles, plain, require_known
 
 SCHEMA = "s4s-solver"
 SCHEMA_VERSION = 1
@@ -61,7 +62,7 @@ class Solver:
 
     def __post_init__(self) -> None:
         for key in ARRAYS:
-            object.__setattr__(self, key, _as_float64(key, getattr(self, key)))
+            object.__setattr__(self, key, doubles(getattr(self, key), f"solver array '{key}'"))
         _check(self)
 
     @property
@@ -133,9 +134,11 @@ def load_solver(path: str | os.PathLike[str]) -> Solver:
 def read_json(path: str | os.PathLike[str]) -> Any:
     """What a solver file holds, unchecked."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(read_text(Path(path)))
     except OSError as error:
         raise Error(f"{path}: cannot read the solver file: {error.strerror}") from error
+    except Error as error:
+        raise Error(f"{path}: not a solver file ({str(error).removeprefix(f'{path}: ')})") from error
     except ValueError as error:
         raise Error(f"{path}: not a solver file, or a truncated one ({error}); fit or export it again") from error
 
@@ -182,8 +185,11 @@ def sample(
         [B, ...] the last node, in data units.
 
     Raises:
-        Error: a network output has the wrong shape, or is not finite; names the step and the level.
+        Error: a network output has the wrong shape, or is not finite, or the solver evaluates outside the levels that
+            ``denoise`` says it knows; names the step and the level.
     """
+    if check:
+        require_known(solver.sigma_eval, denoise)
     sigma_eval, start, weight = (
         a.to(x_T.device, non_blocking=True) for a in (solver.sigma_eval, solver.start, solver.weight)
     )
@@ -240,14 +246,6 @@ def _prolonged(solver: Solver) -> dict[str, Tensor]:
     return made
 
 
-def _as_float64(key: str, value: Any) -> Tensor:
-    try:
-        tensor = torch.as_tensor(value, dtype=torch.float64)
-    except (TypeError, ValueError) as error:
-        raise Error(f"solver array '{key}' is not a rectangular array of numbers ({error})") from error
-    return tensor
-
-
 def _check(solver: Solver) -> None:
     n = solver.sigma_eval.numel()
     shapes = {"sigma": (n + 1,), "sigma_eval": (n,), "start": (n + 1,), "weight": (n + 1, n)}
@@ -294,7 +292,7 @@ def dumps(data: dict[str, Any]) -> str:
         if key == "weight":
             body = "[\n" + ",\n".join("    " + json.dumps(row) for row in value) + "\n  ]"
         elif key == "provenance":
-            body = json.dumps(value, indent=2, sort_keys=True).replace("\n", "\n  ")
+            body = json.dumps(value, indent=2, sort_keys=True, default=plain).replace("\n", "\n  ")
         else:
             body = json.dumps(value)
         lines.append(f"  {json.dumps(key)}: {body}")

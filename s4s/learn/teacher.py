@@ -13,6 +13,7 @@ from tqdm import tqdm
 from s4s.errors import Error
 from s4s.noise import Numbers, Start, noise
 from s4s.solver import Denoise, Solver, sample
+from s4s.values import whole
 
 BATCH = 100  # samples per network call, aligned to the sample index: results do not depend on shards or ranges
 
@@ -79,8 +80,7 @@ def teacher_set(
             solver has it. Solvers fitted to the set keep them, in their files too.
         options: of ``generate`` (``dtype``, ``device``, ``progress``).
     """
-    if n < 1:
-        raise Error(f"a teacher set needs at least one sample, got n = {n}")
+    n, seed = whole(n, "n, the samples of a teacher set,"), whole(seed, "seed", 0)
     if mean is not None or scale is not None:
         solver = solver.replace(noise=Start(0.0 if mean is None else mean, solver.sigma[0] if scale is None else scale))
     y = generate(solver, lambda _: denoise, range(n), shape, seed, **options)

@@ -11,6 +11,7 @@ from typing import Any
 
 from s4s.download import download
 from s4s.errors import Error
+from s4s.files import at_home, decoded
 
 LICENCE = "CC BY 4.0, COCO Consortium"
 MAX_BYTES = 256 << 20
@@ -54,10 +55,13 @@ def prompts(source: str, n: int, *, offline: bool = False) -> list[str]:
     if source == "coco":
         path = download(COCO_30K.url, None, COCO_30K.sha256, licence=LICENCE, offline=offline)
     else:
-        path = Path(source).expanduser()
+        path = at_home(source)
     text = _text(path)
+    lines = text if source == "coco" else text.replace("\r\n", "\n")  # what is published has its hash to keep
     try:
-        return select(_annotated(text) if path.suffix == ".json" else text.removesuffix("\n").split("\n"), n)
+        return select(
+            _annotated(text) if path.suffix == ".json" else lines.removesuffix("\n").split("\n") if lines else [], n
+        )
     except Error as error:
         raise Error(f"{path}: {error}") from error
 
@@ -87,12 +91,12 @@ def _text(path: Path) -> str:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
-            raise Error(f"{path}: has more than {MAX_BYTES:,} bytes; not a list of prompts")
-        return data.decode("utf-8")
+            raise Error(f"more than {MAX_BYTES:,} bytes, not a list of them")
+        return decoded(data)
     except OSError as error:
         raise Error(f"{path}: cannot read the prompts ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise Error(f"{path}: the prompts are not UTF-8 text") from error
+    except Error as error:
+        raise Error(f"{path}: the prompts are {error}") from error
 
 
 def _annotated(text: str) -> list[str]:

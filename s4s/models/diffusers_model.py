@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from s4s.errors import Error, choose
+from s4s.files import at_home
 from s4s.models import hub, stable_diffusion
 from s4s.models.model import (
     DTYPES,
@@ -26,6 +27,7 @@ from s4s.models.model import (
     freeze,
     identity,
     make_denoiser,
+    require_classes,
     running,
     settings,
     unconditional,
@@ -96,7 +98,7 @@ def load(spec: Mapping[str, Any], weights: Path | None, *, device: str = "cpu", 
             getattr(diffusers, pipeline.decoder), pipeline.place(pipeline.decoder_part), dtype, chosen["variant"]
         )
         decode = hub.decoder(freeze(vae, device), dtype, shifted=pipeline.kind not in UNSHIFTED)
-    numbers, guidance = _classes(net, chosen)
+    numbers, guidance = _classes(net, chosen, spec)
     network = running(_network(net, scale, conditional=bool(numbers)), chosen)
     plan = classes(chosen["classes"], numbers, chosen["class_seed"]) if numbers else unconditional
     return Model(
@@ -119,7 +121,7 @@ def check(spec: Mapping[str, Any], root: Path) -> None:
 
 def _root(chosen: Mapping[str, Any], weights: Path | None, offline: bool) -> Path:
     if weights is not None or chosen["path"] is not None:
-        return Path(weights if weights is not None else chosen["path"]).expanduser()
+        return at_home(weights if weights is not None else chosen["path"])
     if chosen["id"] is None:
         raise Error("a diffusers model needs 'path', a folder saved by save_pretrained, or 'id', a hub repository")
     return hub.folder(chosen["id"], chosen["revision"], PARTS, chosen["variant"], offline=offline)
@@ -159,19 +161,27 @@ def _network(net: Any, scale: float, *, conditional: bool) -> Network:
     return network
 
 
-def _classes(net: Any, chosen: Mapping[str, Any]) -> tuple[list[int], Guidance | None]:
+def _classes(net: Any, chosen: Mapping[str, Any], spec: Mapping[str, Any]) -> tuple[list[int], Guidance | None]:
     """Classes to sample, and guidance towards them."""
-    config = net.config
+    config, scale, null = net.config, chosen["guidance"], chosen["null_class"]
     if type(net).__name__ == "DiTTransformer2DModel":  # its embedding has one more row, for "no class"
-        count, null = config.num_embeds_ada_norm, config.num_embeds_ada_norm
+        count = config.num_embeds_ada_norm
+        if null not in (None, count):
+            raise Error(f"null_class = {null}: for this network it is {count}, the row after its classes; leave it out")
+        null = count
     else:
-        count, null = config.num_class_embeds or 0, chosen["null_class"]
-    scale = chosen["guidance"]
+        count = config.num_class_embeds or 0
+        if count and null is not None and not 0 <= null < count:
+            raise Error(f"null_class = {null}: the classes are 0 to {count - 1}; name the one that means 'none'")
+    require_classes(spec, count)
+    numbers = [c for c in range(count) if c != null]
+    if count and not numbers:
+        raise Error(f"null_class = {null}: it is the network's only class, so there is none to sample")
     if scale is None:
-        return [c for c in range(count) if c != null], None
-    if null is None or not 0 <= null <= count:
+        return numbers, None
+    if null is None:
         raise Error("guidance needs a class-conditional model and 'null_class', the class number that means 'none'")
-    return [c for c in range(count) if c != null], Guidance(float(scale), torch.tensor([null]))
+    return numbers, Guidance(float(scale), torch.tensor([null]))
 
 
 def _shape(pipeline: _Pipeline, given: Any) -> tuple[int, int, int]:

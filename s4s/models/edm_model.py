@@ -11,7 +11,18 @@ from torch import Tensor
 
 from s4s.errors import Error
 from s4s.models.edm import load_edm
-from s4s.models.model import DTYPES, RUN, Model, classes, identity, make_denoiser, running, settings, unconditional
+from s4s.models.model import (
+    DTYPES,
+    RUN,
+    Model,
+    classes,
+    identity,
+    make_denoiser,
+    require_classes,
+    running,
+    settings,
+    unconditional,
+)
 from s4s.process import EDM
 
 DEFAULTS = {
@@ -30,6 +41,7 @@ def load(spec: Mapping[str, Any], weights: Path | None, *, device: str = "cpu", 
         raise Error("an edm model needs its imported weights: run `s4s import edm` on the published file first")
     net = load_edm(weights, device=device, dtype=DTYPES[chosen["dtype"]], channels_last=chosen["channels_last"])
     count = net.config.label_dim
+    require_classes(spec, count)
     record = json.loads(Path(weights).with_suffix(".json").read_text(encoding="utf-8"))
     facts = {key: chosen[key] for key in RUN} | {
         "type": "edm",

@@ -29,6 +29,7 @@ from s4s.models.model import (
     classes,
     freeze,
     make_denoiser,
+    require_classes,
     running,
     settings,
     unconditional,
@@ -149,11 +150,10 @@ def load(spec: Mapping[str, Any], weights: Path | None, *, device: str = "cpu", 
     chosen = settings(spec, DEFAULTS)
     record, nets = _read(Path(weights))
     config = LDMConfig.from_dict(record["config"])
-    if not config.classes and spec.get("guidance") not in (None, 1, 1.0):
-        raise Error(f"guidance = {spec['guidance']} needs a class-conditional model; {weights} is unconditional")
     dtype = DTYPES[chosen["dtype"]]
     freeze(nets.to(dtype), device, chosen["channels_last"])
     count = max(config.classes - 1, 0)
+    require_classes(spec, count)
     guidance = None
     if count and chosen["guidance"] is not None:
         guidance = Guidance(float(chosen["guidance"]), torch.tensor([count]))

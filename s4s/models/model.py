@@ -143,6 +143,17 @@ def classes(plan: str, numbers: range | list[int], seed: int = 0) -> Condition:
     return lambda indices: torch.tensor([numbers[pick(i, len(numbers), seed)] for i in indices], dtype=torch.int64)
 
 
+def require_classes(spec: Mapping[str, Any], count: int) -> None:
+    """Raise for a setting of classes, given in the ``model`` section of a config, that a network has no classes for."""
+    given = next(
+        (key for key in ("guidance", "null_class", "classes", "class_seed") if spec.get(key) is not None), None
+    )
+    if given and not count:
+        raise Error(
+            f"{given} = {spec[given]} needs a class-conditional model; this one has no classes, so leave it out"
+        )
+
+
 def _drawn(index: int, count: int, seed: int) -> int:
     generator = np.random.Generator(np.random.Philox(key=[seed ^ (CLASS_DRAW << 32), index]))
     return int(generator.integers(count))

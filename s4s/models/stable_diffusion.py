@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from s4s.errors import Error
+from s4s.files import at_home
 from s4s.models import captions, hub
 from s4s.models.model import DTYPES, RUN, Condition, Guidance, Model, freeze, make_denoiser, running, settings
 from s4s.models.scheduler import schedule
@@ -65,11 +66,7 @@ def load(spec: Mapping[str, Any], weights: Path | None, *, device: str = "cpu", 
     lines = captions.prompts(chosen["prompts"], chosen["n_prompts"], offline=offline)
     local = weights if weights is not None else chosen["path"]
     revision = chosen["revision"] or REVISIONS.get(chosen["id"])
-    root = (
-        Path(local).expanduser()
-        if local
-        else hub.folder(chosen["id"], revision, PARTS, chosen["variant"], offline=offline)
-    )
+    root = at_home(local) if local else hub.folder(chosen["id"], revision, PARTS, chosen["variant"], offline=offline)
     process, prediction, shape = _read(root, chosen)
     variant = chosen["variant"]
     unet = freeze(hub.component(UNet2DConditionModel, root / "unet", dtype, variant), device, chosen["channels_last"])

@@ -24,6 +24,7 @@ from s4s.models import checkpoint
 from s4s.score.registered import UNPICKLED, registered
 
 CHUNK = 250  # images per forward pass of the extractor, aligned to the sample index: features do not depend on shards
+OF_RGB = ("inception", "vgg", "clip", "dinov2")  # how the names of torch-fidelity's own extractors begin
 UINT8_RULES = {
     "edm": lambda x: (127.5 * x + 128).floor(),  # Karras et al. 2022; also AMED, GAS in pixel space
     "ldm": lambda x: (127.5 * (x + 1)).floor(),  # CompVis, LD3, GAS in latent space
@@ -40,6 +41,18 @@ def to_uint8(x: Tensor, rule: str = "edm") -> Tensor:
     if rule not in UINT8_RULES:
         raise choose("uint8 rule", rule, UINT8_RULES)
     return UINT8_RULES[rule](finite(x)).clamp(0, 255).to(torch.uint8)
+
+
+def channels_of(extractor: str) -> int | None:
+    """Channels of the images that an extractor takes; None for one that others have registered."""
+    return 1 if extractor == "digits" else 3 if extractor.startswith(OF_RGB) else None
+
+
+def require_channels(extractor: str, channels: int) -> None:
+    """Raise unless an extractor takes images of so many channels."""
+    if (wanted := channels_of(extractor)) not in (None, channels):
+        raise Error(f"{extractor} takes images of {wanted} channel{'s' * (wanted != 1)}, these have {channels}: choose "
+                    "an extractor of such images")  # fmt: skip
 
 
 def finite(x: Tensor) -> Tensor:
@@ -125,6 +138,7 @@ class Extractor:
         """Images [n, C, H, W] of ``dtype`` -> features [n, d] float64."""
         if images.dtype != self.dtype:
             raise Error(f"features are taken from {str(self.dtype)[6:]} images, got {images.dtype}")
+        require_channels(self.identity["extractor"], images.shape[1])
         device = next(self.network.parameters(), images).device
         with torch.no_grad():
             rows = [self.network(chunk.to(device))[0].to(images.device) for chunk in _chunks(images, self.chunk)]

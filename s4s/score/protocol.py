@@ -25,6 +25,7 @@ from s4s.score.features import (
     extractor,
     finite,
     inception_weights,
+    require_channels,
     to_uint8,
 )
 from s4s.score.metrics import Moments, fid_label, frechet
@@ -95,6 +96,7 @@ class Protocol:
 
     def images(self, x: Tensor) -> Tensor:
         """Samples [n, C, H, W] in [-1, 1] -> what the extractor takes."""
+        require_channels(self.extractor, x.shape[1])
         if self.uint8 == "none":
             return ((finite(x) + 1) / 2).clamp(0, 1).float()
         return self.resize.batch(to_uint8(x, self.uint8).cpu())

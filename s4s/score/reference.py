@@ -9,9 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+import tempfile
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,12 +25,13 @@ from PIL import Image
 from torch import Tensor
 
 from s4s.download import cache_dir, download, parse_sha256
-from s4s.errors import Error, choose
-from s4s.files import replacing
+from s4s.errors import Error, Notice, choose
+from s4s.files import at_home, replacing
 from s4s.score.features import Extractor, Resize, pixels, to_uint8
 from s4s.score.metrics import Moments
 
 FORMAT, MAX_DIMENSION = 1, 8192
+IMAGES = frozenset({".bmp", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"})
 UNREADABLE = (OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, struct.error, zlib.error)
 
 
@@ -104,7 +108,7 @@ def statistics(source: Source, extract: Extractor, *, cache: Path | None = None,
     key = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
     path = cache / f"{source.kind}-{key}.npz"
     if not path.exists():
-        return save(_compute(source, extract, offline, record), path)
+        return _kept(_compute(source, extract, offline, record), path)
     found = load_npz(path)
     if found.record["made_from"] != record:
         raise Error(f"{path}: these statistics are of something else than their name says; remove the file")
@@ -131,8 +135,12 @@ def images(source: Source, chunk: int, offline: bool = False) -> Iterator[Tensor
             yield torch.stack(batch)
             batch = batch[:0]
     yield from [torch.stack(batch)] if batch else []
-    if total < 2 or total != (source.count or total):
-        raise Error(f"{source.where}: {total:,} images, needs {source.count or 'at least 2'}")
+    _require_count(source, total)
+
+
+def _require_count(source: Source, count: int) -> None:
+    if count < 2 or count != (source.count or count):
+        raise Error(f"{source.where}: {count:,} images, needs {source.count or 'at least 2'}")
 
 
 def save(found: Statistics, path: Path) -> Statistics:
@@ -142,6 +150,16 @@ def save(found: Statistics, path: Path) -> Statistics:
     with replacing(path) as temporary:
         np.savez(temporary, mu=mu, sigma=sigma, count=np.int64(found.count or 0), record=np.array(text))
     return load_npz(path)
+
+
+def _kept(found: Statistics, path: Path) -> Statistics:
+    """As ``save``; where the cache cannot be written, as one mounted read-only, the same without keeping it there."""
+    try:
+        return save(found, path)
+    except Error as error:
+        warnings.warn(Notice(f"{error}: the statistics of the reference are used without being kept"), stacklevel=1)
+    with tempfile.TemporaryDirectory() as folder:
+        return save(found, Path(folder) / path.name)
 
 
 def load_npz(path: Path, sha256: str | None = None, count: int | None = None) -> Statistics:
@@ -198,8 +216,8 @@ def fetch(source: Source, cache: Path | None = None, *, offline: bool = False) -
         place = hashlib.sha256(source.where.encode()).hexdigest()[:8]  # two addresses may end in one name
         cache = cache or cache_dir() / "references"
         return download(source.where, cache / place / source.where.rsplit("/", 1)[-1], source.sha256, offline=offline)
-    if Path(source.where).is_file():
-        return Path(source.where)
+    if (path := at_home(source.where)).is_file():
+        return path
     raise Error(f"{source.where}: no such file of reference statistics. {source.note}".rstrip(". "))
 
 
@@ -232,10 +250,17 @@ def as_dtype(images: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _folder_images(source: Source) -> Iterator[tuple[str, Tensor]]:
     """Images of a folder, sorted by name."""
-    folder = Path(source.where)
+    folder = at_home(source.where)
     if not folder.is_dir():
         raise Error(f"{folder}: no such folder of images")
-    for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg")):
+    paths = sorted(folder.iterdir())
+    found = [path for path in paths if path.suffix.lower() in IMAGES and path.name[0] != "." and not path.is_dir()]
+    if others := len(paths) - len(found):
+        folders = sum(path.is_dir() for path in paths)
+        left = f"{others - folders:,} files that are not images and {folders:,} folders"
+        warnings.warn(Notice(f"{folder}: {len(found):,} images; left out: {left}"), stacklevel=1)
+    _require_count(source, len(found))
+    for path in found:
         try:
             with Image.open(path) as image:
                 if image.mode.startswith(("I", "F")):
@@ -258,7 +283,8 @@ def _dataset_images(source: Source, offline: bool) -> Iterator[tuple[str, Tensor
         raise choose("data set", source.where, registry)
     root = cache_dir() / "datasets"
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # a cache that cannot be written may hold the data set, or it may need no files
+            root.mkdir(parents=True, exist_ok=True)
         dataset = registry[source.where](str(root), not offline)
     except (OSError, RuntimeError) as error:
         raise Error(f"data set {source.where!r}: cannot get it into {root} ({error})") from error

@@ -22,6 +22,7 @@ from s4s.solver import Denoise, Solver
 from s4s.stages.cells import Cell, made_from
 from s4s.stages.config import digest
 from s4s.stages.files import Config, Folder, expect, write_json
+from s4s.stages.possible import GITS_SEED
 
 WARMUP = 256  # noises that GITS averages over, with the conditions of the first samples
 FETCHING = ("weights", "first_stage", "kind", "sizes", "batch")  # settings of a model that are not its loader's
@@ -119,7 +120,7 @@ class Bench:
         if not path.exists():
             rows = min(self.batch, 64)
             denoise = self.denoiser(range(rows))
-            cost = search.mean_gits_cost(teacher, denoise, self.model.shape, WARMUP - WARMUP % rows, 0, "dev",
+            cost = search.mean_gits_cost(teacher, denoise, self.model.shape, WARMUP - WARMUP % rows, GITS_SEED, "dev",
                                          batch=rows, device=self.device)  # fmt: skip
             write_json(path, {"cost": cost.tolist()})
         return levels, torch.tensor(json.loads(path.read_text(encoding="utf-8"))["cost"], dtype=torch.float64)

@@ -44,11 +44,14 @@ class Cell:
 
     @property
     def start(self) -> str:
-        """Short name of the starting solver, such as ``ipndm3``."""
+        """Short name of the starting solver, such as ``ipndm3``; no other options have the same.
+
+        A switch goes by its key, ``dpmpp2-singlestep`` or ``dpmpp2-lower_order_final-false``; words are the key's own.
+        """
         order = self.options.get("order", "")
-        named = {key: key if key == "singlestep" and value else value for key, value in self.options.items()}
-        extra = [f"-{value}" for key, value in named.items() if key != "order"]
-        return f"{self.solver}{order}{''.join(extra)}"
+        rest = [(key, value) for key, value in sorted(self.options.items()) if key != "order"]
+        words = [(key if value else f"{key}-false") if isinstance(value, bool) else str(value) for key, value in rest]
+        return "-".join([f"{self.solver}{order}", *words])
 
     @property
     def kind(self) -> str:
@@ -60,7 +63,7 @@ class Cell:
     def name(self) -> str:
         """File name of the cell's results, such as ``s4s-alt_ipndm3_edm_nfe4_seed0``."""
         parts = [self.kind, self.start, self.schedule, f"nfe{self.nfe}"]
-        parts += [] if self.radius is None else [f"r{self.radius:g}"]
+        parts += [] if self.radius is None else [f"r{_short(self.radius)}"]
         return "_".join(parts if self.seed is None else [*parts, f"seed{self.seed}"])
 
     @property
@@ -193,6 +196,11 @@ def _learned(learned: Mapping[str, Any], nfe: int) -> Iterator[Cell]:
 
 def _solver(entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return entry["name"], {key: value for key, value in entry.items() if key != "name"}
+
+
+def _short(number: float) -> str:
+    """A number in as few digits as tell it from every other."""
+    return f"{number:g}" if float(f"{number:g}") == number else repr(number)
 
 
 def _ranges(n: int, size: int) -> list[tuple[int, int]]:

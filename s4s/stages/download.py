@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from s4s.download import cache_dir, download
 from s4s.errors import Error
-from s4s.files import replacing, sha256
+from s4s.files import at_home, replacing, sha256
 from s4s.learn import lpips
 from s4s.models import captions, convert, hub, ldm, ldm_convert, stable_diffusion
 from s4s.models.diffusers_model import PARTS
@@ -108,7 +108,7 @@ def published(spec: Mapping[str, Any], where: str, offline: bool) -> Path:
     """A published file on this machine, its SHA-256 checked: local or fetched."""
     expected = spec.get("sha256")
     if "path" in spec:
-        path = Path(spec["path"]).expanduser()
+        path = at_home(spec["path"])
         if not path.is_file():
             raise Error(f"{path}: no such file ({where}.path)")
         if expected and sha256(path) != expected.lower():
@@ -150,7 +150,7 @@ def _hub(spec: Mapping[str, Any], offline: bool) -> dict[str, Any]:
     stable = spec["type"] == "stable-diffusion"
     settings: dict[str, Any] = (stable_diffusion.DEFAULTS if stable else {}) | dict(spec)
     if settings.get("path"):
-        root = Path(settings["path"]).expanduser()
+        root = at_home(settings["path"])
         if not root.is_dir():
             raise Error(f"{root}: no such folder (model.path)")
         return {"folder": str(root), "revision": None}

@@ -15,7 +15,7 @@ from typing import Any
 
 from s4s.download import cache_dir
 from s4s.errors import Error
-from s4s.files import sha256
+from s4s.files import at_home, sha256
 from s4s.learn import lpips
 from s4s.models import captions, diffusers_model, hub, stable_diffusion
 from s4s.score import reference
@@ -108,7 +108,7 @@ def _published(spec: Config, where: str) -> str:
 def _snapshot(spec: Config, nowhere: Path) -> tuple[Item, Path]:
     """A folder in the diffusers layout, local or in the hub's cache, and its place if it is there."""
     if spec.get("path"):
-        root = Path(spec["path"]).expanduser()
+        root = at_home(spec["path"])
         return _check("weights", lambda: _saved(spec, root)), root
     defaults = stable_diffusion.DEFAULTS if spec["type"] == "stable-diffusion" else {}
     name = spec.get("id", defaults.get("id"))
@@ -154,7 +154,7 @@ def _own_extractor(spec: Config) -> str:
     check_extractor(spec["name"], spec.get("weights"), spec["layer"])
     if not spec.get("weights"):
         return f"{spec['name']}, registered by you"
-    path = Path(spec["weights"]).expanduser()
+    path = at_home(spec["weights"])
     if not path.is_file():
         raise Error(f"{path}: no such file (score.extractor.weights)")
     return f"{spec['name']}: {_hashed(path)}"

@@ -16,8 +16,7 @@ from s4s.stages.features import Shard, shard_of
 from s4s.stages.files import write_json
 from s4s.stages.provenance import provenance
 from s4s.stages.sample import Samples, draw
-
-NEAR = 0.01  # relative; how far a solver's levels may lie outside the model's
+from s4s.values import NEAR
 
 
 def evaluate_solver(bench: Bench, path: Path) -> tuple[Path, dict[str, Any]]:

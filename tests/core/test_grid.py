@@ -84,7 +84,7 @@ def test_levels_of_a_host_that_end_at_zero() -> None:
     (lambda: s4s.grid([3.0, -1.0], s4s.EDM(), 1), "must be positive; only the last may be 0"),
     (lambda: s4s.grid([3.0, float("nan")], s4s.EDM(), 1), "one is NaN or infinite"),
     (lambda: s4s.grid([float("inf"), 3.0], s4s.EDM(), 1), "one is NaN or infinite"),
-    (lambda: s4s.grid([[3.0], [1.0, 2.0]], s4s.EDM(), 1), "must be a sequence of numbers"),
+    (lambda: s4s.grid([[3.0], [1.0, 2.0]], s4s.EDM(), 1), "a grid of your own is not a rectangular array of numbers"),
 ])  # fmt: skip
 def test_errors(call: Callable[[], Tensor], message: str) -> None:
     with pytest.raises(s4s.Error, match=message) as caught:

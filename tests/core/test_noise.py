@@ -76,7 +76,7 @@ def test_show_says_it() -> None:
     ({"noise": None}, "'noise' must be an object"),
     ({"noise": {"mean": 0.0, "scale": 0.0}}, "scale of the starting noise must be positive"),
     ({"noise": {"mean": float("nan"), "scale": 1.0}}, "mean of the starting noise must be finite"),
-    ({"noise": {"mean": "x", "scale": 1.0}}, "mean of the starting noise is not an array of numbers"),
+    ({"noise": {"mean": "x", "scale": 1.0}}, "mean of the starting noise is not a rectangular array of numbers"),
 ])  # fmt: skip
 def test_bad_files(change: dict[str, Any], message: str) -> None:
     with pytest.raises(s4s.Error, match=message):

@@ -14,8 +14,8 @@ from s4s import classical
 from s4s.learn.family import FAMILIES, WITH_ORDER, family
 from s4s.learn.methods import METHODS
 from s4s.learn.multistep import increments
-from s4s.stages import config
 from s4s.stages.cells import Cell
+from s4s.stages.possible import require_held
 
 PROCESS = s4s.EDM(0.01, 20.0)
 KINDS = [(kind, k) for kind in FAMILIES for k in ([None, 1, 2, 3, 4] if kind in WITH_ORDER else [None])]
@@ -56,7 +56,7 @@ def possible(name: str, options: dict[str, Any], kind: str, order: int | None, n
     """Whether a config may ask for it."""
     method = next(m for m, spec in METHODS.items() if spec.family == kind or (spec.open and kind != "classical"))
     try:
-        config.require_held(Cell(method, name, options, "edm", nfe, 0, kind, order))
+        require_held(Cell(method, name, options, "edm", nfe, 0, kind, order))
     except s4s.Error:
         return False
     return True

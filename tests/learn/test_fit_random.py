@@ -17,8 +17,8 @@ from s4s.learn.distances import distance
 from s4s.learn.fitter import Fitter
 from s4s.learn.methods import METHODS
 from s4s.learn.moments import gap
-from s4s.stages import config
 from s4s.stages.cells import Cell
+from s4s.stages.possible import require_held
 
 PROCESS = s4s.EDM(0.002, 80.0)
 
@@ -74,7 +74,7 @@ def possible(case: dict[str, Any]) -> bool:
     (name, options), nfe = case["start"], case["nfe"]
     order = 2 if name == "heun" or options.get("singlestep") else 1
     try:
-        config.require_held(Cell(case["method"], name, options, "edm", nfe, 0, case["family"], case["order"]))
+        require_held(Cell(case["method"], name, options, "edm", nfe, 0, case["family"], case["order"]))
     except s4s.Error:
         return False
     return nfe % order == 0 and nfe // order >= (1 if order > 1 else options.get("order", 1))

@@ -43,7 +43,7 @@ def test_damaged_caption_files_are_refused(tmp_path: Path) -> None:
     for name, data, message in (
         ("a.json", b"{", "not a COCO caption file"),
         ("b.json", b'{"annotations": [{"caption": 3}]}', "not a COCO caption file"),
-        ("c.txt", b"\xff\xfe", "not UTF-8"),
+        ("c.txt", b"caf\xe9", "not UTF-8"),
         ("d.txt", b"a\n", "holds 1 captions; 2 are asked for"),
     ):
         (tmp_path / name).write_bytes(data)
@@ -51,3 +51,31 @@ def test_damaged_caption_files_are_refused(tmp_path: Path) -> None:
             captions.prompts(str(tmp_path / name), 2)
     with pytest.raises(Error, match="cannot read the prompts"):
         captions.prompts(str(tmp_path / "none.txt"), 1)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("last", [True, False])
+def test_files_of_other_programs_hold_the_same_prompts(tmp_path: Path, encoding: str, end: str, last: bool) -> None:
+    wanted = ["a cat", "chère Zoé ", "a\tdog\x0b", "a\u2028b"]
+    text = end.join(wanted) + end * last
+    (tmp_path / "p.txt").write_bytes(text.encode(encoding))
+    assert captions.prompts(str(tmp_path / "p.txt"), 4) == wanted
+    (tmp_path / "c.json").write_bytes(json.dumps({"annotations": [{"caption": c} for c in wanted]}).encode(encoding))
+    assert captions.prompts(str(tmp_path / "c.json"), 4) == wanted
+
+
+def test_a_published_list_keeps_its_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("S4S_CACHE", str(tmp_path))
+    (tmp_path / "list.txt").write_bytes(b"a\r\nb\n")
+    known = captions.CaptionList("https://localhost/list.txt", hub.sha256(tmp_path / "list.txt"), 2)
+    monkeypatch.setattr(captions, "COCO_30K", known)
+    found = captions.prompts("coco", 2, offline=True)
+    assert captions.facts("coco", found)["known_as"]
+
+
+def test_an_empty_list_holds_no_prompt(tmp_path: Path) -> None:
+    for name in ("e.txt", "e.json"):
+        (tmp_path / name).write_text("" if name == "e.txt" else '{"annotations": []}')
+        with pytest.raises(Error, match="holds 0 captions; 1 are asked for"):
+            captions.prompts(str(tmp_path / name), 1)

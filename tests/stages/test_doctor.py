@@ -43,7 +43,7 @@ def cut(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def benchmark(model: dict[str, Any], score: dict[str, Any] | None = None, **learned: Any) -> dict[str, Any]:
     """The digits benchmark around another model, scored with an extractor and a reference of one's own."""
     own = {"protocol": "edm", "reference": {"kind": "folder", "where": "real"},
-           "extractor": {"name": "digits", "layer": "64", "weights": "features.safetensors"}}  # fmt: skip
+           "extractor": {"name": "vgg16", "layer": "fc2_relu", "weights": "features.safetensors"}}  # fmt: skip
     config = load(CONFIG)
     made = config | {"model": model, "score": score or own, "learned": config["learned"] | {"distance": "l2"} | learned}
     return check({key: value for key, value in made.items() if key != "process" or model["type"] == "edm"})
@@ -273,7 +273,7 @@ def test_extractor_and_reference(cache: Path, scored: None) -> None:
         "cannot read the reference statistics"
         in items(benchmark(spec, {"protocol": "edm", "reference": npz}))["reference"].text
     )
-    own = {"protocol": "edm", "reference": npz, "extractor": {"name": "digits", "layer": "64", "weights": "gone"}}
+    own = {"protocol": "edm", "reference": npz, "extractor": {"name": "vgg16", "layer": "fc2_relu", "weights": "gone"}}
     assert "gone: no such file (score.extractor.weights)" in items(benchmark(spec, own))["extractor"].text
     own["extractor"] = {"name": "dinov2-vit-s-14", "layer": "dinov2"}
     found = items(benchmark(spec, own))["extractor"]

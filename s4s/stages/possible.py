@@ -1,0 +1,253 @@
+"""What a schema cannot say of a config: settings that go together, that do something, and that something can meet.
+
+Nothing here imports torch: Snakemake reads this on every start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from s4s.errors import Error
+from s4s.learn.methods import METHODS, family_of
+from s4s.stages.cells import PROTOCOLS, Cell, cells, uint8_rule
+
+Config = Mapping[str, Any]
+OF_STATISTICS = ("edm", "adm", "ld3-latent")  # protocols whose known references are files of mu and sigma
+OF_RGB = ("inception", "vgg", "clip", "dinov2")  # how the names of torch-fidelity's own extractors begin
+OF_FLOATS = "inception-v3-pytorch-fid"  # the extractor that takes floats; all others take 8-bit images
+UNCONDITIONAL = ("lsun_bedroom",)  # kinds of latent diffusion without classes
+LEAST = {"fid": 2, "kid": 2, "precision-recall": 4}  # samples that a metric needs
+GITS_SEED, GITS_STEPS = 0, 60  # of the noises that GITS searches its grid on; steps of the path it chooses from
+OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {  # what each solver takes; a test holds it to the registry
+    "ddim": {},
+    "deis": {"order": (1, 2, 3, 4), "variant": ("rhoab", "tab")},
+    "dpmpp": {
+        "order": (1, 2, 3),
+        "variant": ("midpoint", "taylor"),
+        "prediction": ("x0", "eps"),
+        "lower_order_final": (True, False),
+        "singlestep": (True, False),
+    },
+    "heun": {},
+    "ipndm": {"order": (1, 2, 3, 4)},
+    "unipc": {
+        "order": (1, 2, 3),
+        "variant": ("bh1", "bh2"),
+        "prediction": ("x0", "eps"),
+        "lower_order_final": (True, False),
+    },
+}
+
+
+def require_possible(config: Config) -> None:
+    """Raise for a config that would fail later, or that names a setting without effect."""
+    for name in ("sigma", "t"):
+        low, high = (config["process"].get(f"{name}_{end}") for end in ("min", "max"))
+        if low is not None and high is not None and low >= high:
+            raise Error(f"process.{name}_min: {low:g} must be below {name}_max, which is {high:g}")
+    _require_published(config["model"])
+    _require_classes(config["model"])
+    _require_scored(config)
+    _require_seen(config)
+    _require_learned(config["learned"])
+    _require_cells(config)
+    _require_apart(config)
+
+
+def _require_cells(config: Config) -> None:
+    """Options per solver, orders the NFE leaves room for, no cell twice."""
+    seen: set[str] = set()
+    for made in cells(config):
+        _require_options(made)
+        if made.options.get("order", 1) > made.nfe:
+            raise Error(
+                f"nfe: {made.nfe} is too few for {made.start}: an order above the number of steps has no history"
+            )
+        if made.solver == "heun" and made.nfe % 2:
+            raise Error(
+                f"nfe: {made.nfe} is odd, and heun spends two evaluations a step; choose an even one or drop heun"
+            )
+        if made.nfe % _evaluations(made):
+            raise Error(
+                f"nfe: {made.nfe} is no multiple of {_evaluations(made)}, the evaluations of a step of {made.start}"
+            )
+        if made.schedule == "ays" and config["model"]["type"] != "stable-diffusion":
+            raise Error("schedule ays: its table is of Stable Diffusion 1.x, so it needs model.type stable-diffusion")
+        if made.schedule == "gits" and made.nfe // _evaluations(made) > GITS_STEPS:
+            raise Error(f"schedule gits: it chooses from {GITS_STEPS} steps, too few for {made.nfe} evaluations of "
+                        f"{made.start}; take another schedule")  # fmt: skip
+        if made.learned:
+            require_held(made)
+        if made.name in seen:
+            raise Error(f"the config asks twice for cell {made.name!r}; remove one of its solvers, schedules or starts")
+        seen.add(made.name)
+
+
+def _require_options(made: Cell) -> None:
+    """A solver's options are known, possible, and of use to each other."""
+    known, options = OPTIONS[made.solver], made.options
+    for key, value in options.items():
+        if key not in known:
+            raise Error(f"{made.solver}: unknown option {key!r}; choose one of: {', '.join(known) or 'none'}")
+        if value not in known[key]:
+            raise Error(
+                f"{made.solver}.{key}: {value!r} is not possible; choose one of: {', '.join(map(str, known[key]))}"
+            )
+    if options.get("variant") == "taylor" and _order(made) != 2:
+        raise Error(f"dpmpp.variant: taylor exists at order 2 only, not at order {_order(made)}")
+    if options.get("singlestep") and "lower_order_final" in options:
+        raise Error("dpmpp.lower_order_final: it means nothing with singlestep: true; leave it out")
+
+
+def require_held(cell: Cell) -> None:
+    """The family of a learned cell can start at its solver; a test holds these rules to the families themselves."""
+    where = f"learned.methods {cell.kind} from {cell.start}"
+    family, unipc = family_of(cell.method, cell.family), cell.solver == "unipc"
+    order, inside = _order(cell), _evaluations(cell)
+    least = {"lms": order + unipc, "pc": max(order - 1 + unipc, 1), "ss": 1}.get(family)
+    if cell.order is not None and least is None:
+        raise Error(f"{where}: family {family} has no order")
+    if cell.order is not None and not min(least or 1, cell.nfe) <= cell.order <= cell.nfe:
+        raise Error(f"{where}: order {cell.order} is not possible at nfe {cell.nfe}; choose {least} to {cell.nfe}")
+    if family != "ss" and (cell.solver == "heun" or (inside > 1 and family in ("classical", "guided"))):
+        raise Error(f"{where}: it has several evaluations a step; choose family ss")
+    keeps_to_itself = cell.order in (None, inside) if inside > 1 else order == 1 and not unipc
+    if family == "ss" and not keeps_to_itself and (cell.order != cell.nfe or cell.solver == "heun"):
+        raise Error(f"{where}: a step of ss uses no output of earlier steps; start from ddim with any order, or from "
+                    "heun or dpmpp with singlestep: true with their own")  # fmt: skip
+
+
+def _order(cell: Cell) -> int:
+    """Order of a cell's solver; outputs that a multistep one uses."""
+    default = {"dpmpp": 3, "deis": 3, "ipndm": 3, "unipc": 3, "heun": 2}.get(cell.solver, 1)
+    order: int = cell.options.get("order", default)
+    return order
+
+
+def _evaluations(cell: Cell) -> int:
+    """Evaluations a step."""
+    return _order(cell) if cell.solver == "heun" or cell.options.get("singlestep") else 1
+
+
+def _require_published(model: Mapping[str, Any]) -> None:
+    """A network has one place to come from, and only custom networks have sizes."""
+    for key in ("weights", "first_stage"):
+        if key in model and ("url" in model[key]) == ("path" in model[key]):
+            raise Error(f"model.{key}: needs either 'url' or 'path'")
+    if model["type"] == "ldm" and (model["kind"] == "custom") != ("sizes" in model):
+        raise Error("model.kind: 'custom', and no other kind, needs 'sizes', those of the networks")
+    if model["type"] == "diffusers" and ("path" in model) == ("id" in model):
+        raise Error("model: a diffusers model needs either 'path', a local folder, or 'id', a repository")
+    if "path" in model and (other := next((key for key in ("id", "revision") if key in model), None)):
+        raise Error(f"model.{other}: it has no effect beside 'path', the folder that is read; leave one out")
+
+
+def _require_classes(model: Mapping[str, Any]) -> None:
+    """Guidance and class plans only where there are classes, as far as the config tells; the loader knows the rest."""
+    kind, classes = model.get("kind"), model.get("sizes", {}).get("classes")
+    if kind in UNCONDITIONAL or (kind == "custom" and not classes):
+        given = next((key for key in ("guidance", "classes", "class_seed") if model.get(key) is not None), None)
+        if given:
+            raise Error(f"model.{given}: it needs a class-conditional model, and {kind} has no classes; leave it out")
+    if "class_seed" in model and model.get("classes") != "random":
+        raise Error("model.class_seed: it has no effect unless 'classes' is random; leave it out")
+
+
+def _require_seen(config: Config) -> None:
+    """What is compared has the channels that its network takes, as far as the config tells; doctor knows the rest."""
+    model, score, learned = config["model"]["type"], config["score"], config["learned"]
+    reference = score.get("reference", {})
+    own = score.get("extractor", {}).get("name")
+    of_digits = (own or score["protocol"]) == "digits"
+    if model == "digits" and not of_digits:
+        raise Error(f"score: the digits have 1 channel and the extractor of {own or score['protocol']} takes 3; use "
+                    "protocol digits")  # fmt: skip
+    if of_digits and reference.get("kind") == "folder":
+        raise Error("score.reference: images of a folder have 3 channels, and the extractor of the digits takes 1")
+    if of_digits and reference.get("kind") == "dataset" and reference["where"] != "digits":
+        raise Error(f"score.reference.where: the extractor of the digits takes no images of {reference['where']!r}")
+    if "lpips" in learned["distance"] and (
+        model == "digits" or (model == "stable-diffusion" and learned.get("space") == "latents")
+    ):
+        raise Error("learned.distance: lpips compares images of 3 channels; use l2"
+                    + ("" if model == "digits" else ", or set learned.space to images"))  # fmt: skip
+
+
+def _require_scored(config: Config) -> None:
+    """A protocol with a reference that its metrics can use, and an objective that fits can take."""
+    score, learned = config["score"], config["learned"]
+    known = PROTOCOLS[score["protocol"]][1]
+    if "data" in score and score["data"] not in known:
+        raise Error(f"score.data: protocol {score['protocol']!r} has no reference for {score['data']!r}; choose one "
+                    f"of: {', '.join(known)}, or give a 'reference' of your own")  # fmt: skip
+    if "data" not in score and "reference" not in score:
+        raise Error(f"score: needs 'data', one of {', '.join(known)}, or a 'reference' of your own")
+    if "fid" not in score["metrics"]:
+        raise Error("score.metrics: fid must be among them")
+    own = score.get("reference", {}).get("kind")
+    if len(score["metrics"]) > 1 and (own == "npz" or (own is None and score["protocol"] in OF_STATISTICS)):
+        raise Error("score.metrics: kid and precision-recall compare with images; this reference holds statistics only")
+    of_digits = "feature" in learned["distance"] or score["protocol"] == "digits"
+    if of_digits and config["model"]["type"] != "digits":
+        raise Error("learned.distance feature and protocol digits use networks that only model type digits trains")
+    if learned["moments"] and "microbatch" in learned:
+        raise Error("learned.moments: they are of whole batches; leave out learned.microbatch, or moments")
+    _require_reference(score, config["sample"]["n"])
+    _require_pixels(config)
+
+
+def _require_reference(score: Mapping[str, Any], n: int) -> None:
+    """A reference of one's own with settings of its kind, and enough images for every metric."""
+    own = score.get("reference", {})
+    for key, kind in (("resize", "folder"), ("sha256", "npz")):
+        if own.get(key) is not None and own["kind"] != kind:
+            raise Error(f"score.reference.{key}: it has no effect on kind {own['kind']}, only on {kind}; leave it out")
+    for metric in score["metrics"]:
+        for where, count in (("sample.n", n), ("score.reference.count", own.get("count", LEAST[metric]))):
+            if count < LEAST[metric]:
+                raise Error(f"{where}: {metric} needs at least {LEAST[metric]} samples, got {count}")
+
+
+def _require_pixels(config: Config) -> None:
+    """The extractor takes what samples are made into: floats, or 8-bit images."""
+    own, protocol, rule = config["score"].get("extractor"), config["score"]["protocol"], uint8_rule(config)
+    if own and not own["name"].startswith(OF_RGB):
+        return  # registered by others
+    floats = own["name"] == OF_FLOATS if own else protocol == "ld3-latent"
+    if floats != (rule == "none"):
+        needs = "none: it takes floats" if floats else "edm, ldm or diffusers: it takes 8-bit images"
+        raise Error(f"sample.uint8: the extractor of {own['name'] if own else protocol} needs {needs}, not {rule!r}")
+
+
+def _require_learned(learned: Mapping[str, Any]) -> None:
+    """Every method has a start, and settings of times have times to act on."""
+    names = []
+    for entry in learned["methods"]:
+        spec = {"name": entry} if isinstance(entry, str) else entry
+        names.append(spec["name"])
+        if not spec.get("starts", learned["starts"]):
+            raise Error(f"learned.starts: method {spec['name']} has nothing to start from; give it starts, or drop it")
+    if "convert" in learned and not any(_moves_times(name) for name in names):
+        raise Error("learned.convert: it has no effect, since no method here learns times; leave it out")
+
+
+def _moves_times(method: str) -> bool:
+    """Whether the levels that the network is told are learned apart from the grid's."""
+    spec = METHODS[method]
+    both = [spec] if spec.first is None else [spec, METHODS[spec.first]]
+    return any("shift" in block for each in both for block in each.cycle)
+
+
+def _require_apart(config: Config) -> None:
+    """Samples are scored on other noises than a solver was fitted, or its grid searched, on."""
+    seed, teacher = config["sample"]["seed"], config["teacher"]["seed"]
+    if seed == teacher:
+        raise Error(f"sample.seed: {seed} is teacher.seed too, so solvers would be scored on the noises that they were "
+                    "fitted on; choose another")  # fmt: skip
+    if seed == GITS_SEED and any(schedule == "gits" for schedule in _schedules(config)):
+        raise Error(f"sample.seed: {seed} is the seed of the noises that gits searches its grid on; choose another")
+
+
+def _schedules(config: Config) -> Iterator[str]:
+    return (cell.schedule for cell in cells(config))

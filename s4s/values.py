@@ -1,0 +1,62 @@
+"""Numbers as people have them: arrays in any order of memory, whole numbers of other types, levels in range."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from s4s.errors import Error
+
+NEAR = 0.01  # relative; how far levels may lie outside a process's own
+
+
+def doubles(value: Any, what: str) -> Tensor:
+    """Numbers in a list, a tensor or an array as a float64 tensor.
+
+    Raises:
+        Error: ``what`` holds text, or is not rectangular.
+    """
+    try:
+        if isinstance(value, np.ndarray):
+            if value.dtype.kind not in "fiu":
+                raise TypeError(f"numpy array of {value.dtype}")
+            value = np.array(value, dtype=np.float64, order="C")  # torch takes no strides below 0
+        return torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise Error(f"{what} is not a rectangular array of numbers ({error})") from error
+
+
+def whole(value: Any, what: str, least: int = 1) -> int:
+    """A whole number of Python, numpy or torch as an ``int``; ``Error`` for anything else, and below ``least``."""
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except (TypeError, RuntimeError):
+        number = None
+    if number is None or number < least:
+        raise Error(f"{what} = {value!r} must be a whole number of at least {least}")
+    return number
+
+
+def plain(value: Any) -> Any:
+    """What JSON does not know in a record, as it does: numpy's numbers, arrays and tensors; text for the rest."""
+    return value.tolist() if isinstance(value, np.generic | np.ndarray | Tensor) else str(value)
+
+
+def require_known(levels: Tensor, denoise: Any) -> None:
+    """Raise unless levels [N] are within those that a denoiser made by ``Process.denoiser`` knows."""
+    known = getattr(denoise, "levels", None)
+    if known is not None:
+        low, high = levels.detach().aminmax()
+        require_between(low.item(), high.item(), *known)
+
+
+def require_between(low: float, high: float, lowest: float, highest: float) -> None:
+    """Raise unless levels, the lowest and the highest of them, are within those of a process."""
+    if low < lowest * (1 - NEAR) or high > highest * (1 + NEAR):
+        raise Error(f"noise levels {high:.6g} to {low:.6g} go beyond those of the process, {highest:.6g} to "
+                    f"{lowest:.6g}: the network would be told times it does not know; take a grid of this process, or "
+                    "give the process a wider range if the network has one")  # fmt: skip
