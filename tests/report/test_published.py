@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,8 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
-from published import NAMES, ROOT, random_lpips, scaled
+from commands import ROOT, Commands
+from published import NAMES, random_lpips, scaled
 from published import world as world
 from stable import stable as stable
 
@@ -28,10 +27,9 @@ FIELDS = ("extractor", "layer", "weights_sha256", "resize", "uint8", "uint8_form
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_job_of_the_shipped_config_resolves(name: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(tmp_path)]
+def test_every_job_of_the_shipped_config_resolves(name: str, tmp_path: Path, commands: Commands) -> None:
     path = ROOT / "config" / f"{name}.yaml"
-    done = subprocess.run([*command, "--configfile", str(path), "--cores", "1", "-n"], capture_output=True, text=True)
+    done = commands.snakemake(tmp_path, "--configfile", str(path), "-n")
     assert done.returncode == 0, done.stdout + done.stderr
     loaded = config.load(path)
     counts = dict(line.split() for line in done.stdout.splitlines() if len(line.split()) == 2 and line[-1].isdigit())

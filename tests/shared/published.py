@@ -28,6 +28,7 @@ from s4s.files import sha256
 from s4s.learn.lpips import VGG16
 from s4s.models.ddpmpp import UNetConfig
 from s4s.models.ldm import LDMConfig
+from s4s.stages import bench
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("cifar10", "ffhq", "afhqv2", "lsun_bedroom", "imagenet256", "mscoco")
@@ -52,6 +53,7 @@ def serving(folder: Path) -> Iterator[str]:
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, str]]:
     """An empty folder to work in; one in it whose files are served, and its address."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bench, "WARMUP", 20)  # of 256: noises that GITS averages over
     (tmp_path / "files").mkdir()
     threads = torch.get_num_threads()
     with serving(tmp_path / "files") as url:
@@ -65,11 +67,16 @@ def shipped(name: str) -> dict[str, Any]:
 
 
 def scaled(name: str, folder: Path, url: str, stable: Path) -> dict[str, Any]:
-    """A shipped config on tiny files, which are written into ``folder``: few samples, one NFE, two fits."""
+    """A shipped config on tiny files, which are written into ``folder``: few samples, one NFE, two fits.
+
+    One textbook solver, each time another, and all of them on CIFAR-10.
+    """
     config = shipped(name)
     config["model"] |= {"batch": 10} | MODELS[config["model"]["type"]](name, folder, url, stable)
     config["teacher"] |= {"train": 24, "validation": 8, "shard_size": 20}
     config["nfe"] = [4]
+    solvers, turn = config["classical"]["solvers"], NAMES.index(name)
+    config["classical"]["solvers"] = solvers[turn % len(solvers) :][:1] if turn else solvers
     config["classical"]["schedules"] = ["logsnr", "gits" if config["teacher"]["schedule"] == "gits" else "dmn"]
     config["learned"] |= {"methods": ["s4s-alt"], "starts": config["learned"]["starts"][:2], "rounds": 1}
     config["sample"] |= {"n": 40, "shard_size": 15}
