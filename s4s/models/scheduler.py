@@ -23,6 +23,7 @@ DISCRETE = frozenset({
     "DDIM", "DDIMInverse", "DDIMParallel", "DDPM", "DDPMParallel", "DEISMultistep", "DPMSolverMultistep",
     "DPMSolverMultistepInverse", "DPMSolverSinglestep", "EulerAncestralDiscrete", "EulerDiscrete", "HeunDiscrete",
     "KDPM2AncestralDiscrete", "KDPM2Discrete", "LCM", "LMSDiscrete", "PNDM", "SASolver", "TCD", "UniPCMultistep",
+    "S4S",
 })  # fmt: skip
 FLOW = frozenset({"FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete"})
 LEAST = 2.0**-24  # diffusers' alphas_cumprod in place of 0, so that the level of pure noise is 4096
@@ -56,6 +57,10 @@ def schedule(
 
 def _as_run(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """What the class runs on: its own defaults where the configuration says nothing, and no keys it does not know."""
+    if kind == "S4SScheduler":  # ours, which says everything
+        if config.get("trained_betas") is None and config.get("prediction_type") != "flow_prediction":
+            raise Error(f"{kind}: its solver's process has no table of betas, so the model's own is not known")
+        return dict(config)
     signature = inspect.signature(getattr(importlib.import_module("diffusers"), kind).__init__)
     known = {key: found.default for key, found in signature.parameters.items() if key != "self"}
     return known | {key: value for key, value in config.items() if key in known}

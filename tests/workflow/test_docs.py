@@ -56,21 +56,35 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     }
 
 
+def host(path: Path) -> Any:
+    """A pipeline of random weights, and a bundle for it on disk."""
+    diffusers = pytest.importorskip("diffusers")
+    from pipelines import ddim, unet
+
+    pipe = diffusers.DDPMPipeline(unet(in_channels=3, out_channels=3), ddim())
+    pipe.set_progress_bar_config(disable=True)
+    process = s4s.VPDiscrete(pipe.scheduler.alphas_cumprod)
+    s4s.Bundle({nfe: s4s.solver("ipndm", s4s.grid("logsnr", process, nfe)) for nfe in (4, 6)}).save(path)
+    return pipe
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=page_id)
 def test_python_blocks_run_on_public_names(page: Path, given: dict[str, Any]) -> None:
-    """In order, in one session, at small sizes; they import nothing but ``s4s``."""
+    """In order, in one session, at small sizes; they import nothing but ``s4s`` and its hosts' wing."""
     if "my-model" in page.read_text():
         pytest.importorskip("diffusers")
         from pipelines import ddim, ddpm_folder, unet
 
         ddpm_folder(Path("my-model"), unet(num_class_embeds=11), ddim())
+    if "pipe." in page.read_text():
+        given["pipe"] = host(Path("solvers.json"))
     given |= {"Trace": object, "Tensor": Tensor, "pairwise": itertools.pairwise}  # the block of "I add a solver"
     for block in blocks(page, "python"):
-        assert not re.findall(r"^(?:from|import) (?!s4s$)", block, flags=re.MULTILINE), block
+        assert not re.findall(r"^(?:from|import) (?!s4s$|s4s\.integrations\.)", block, flags=re.MULTILINE), block
         for large, small in SMALLER.items():
             block = block.replace(large, small)
         exec(compile(block, page_id(page), "exec"), given)
-        assert {*re.findall(r"\bs4s\.(\w+)", block)} <= {*s4s.__all__}
+        assert {*re.findall(r"\bs4s\.(\w+)", block)} <= {*s4s.__all__, "integrations"}
 
 
 def test_the_solver_of_the_readme_is_the_one_that_runs() -> None:

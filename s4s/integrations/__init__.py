@@ -1,0 +1,1 @@
+"""Where people sample: one file a host, each the only one that imports it."""

@@ -1,0 +1,297 @@
+"""A fitted solver as a diffusers scheduler: ``pipe.scheduler = S4SScheduler.from_solver(solver, process, "eps")``.
+
+A pipeline carries ``x_t = alpha x_0 + sigma eps`` from standard normal noise, so that is the state here too, in the
+pipeline's dtype; the table's own sums are in float32. Steps are counted, a time is never looked up. What a table cannot
+do (start in the middle, other times, latents changed between steps) is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from s4s.bundle import Bundle
+from s4s.discrete import VPDiscrete
+from s4s.errors import Error, Notice, choose
+from s4s.integrations.compare import mismatches
+from s4s.integrations.plan import Plan, plan, plan_from_dict, require_standard_start
+from s4s.process import PREDICTIONS, Flow, Process
+from s4s.solver import Solver, solver_from_dict
+from s4s.version import __version__
+
+try:
+    from diffusers import ConfigMixin, SchedulerMixin
+    from diffusers.configuration_utils import register_to_config
+    from diffusers.schedulers.scheduling_utils import SchedulerOutput
+except ImportError as error:
+    raise Error("the diffusers scheduler needs diffusers: pip install 's4s[models]'") from error
+
+NAMES = {"eps": "epsilon", "x0": "sample", "v": "v_prediction", "flow": "flow_prediction"}
+
+
+class S4SScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
+    """Runs fitted solvers in any pipeline that samples from standard normal latents. Made by ``from_solver``.
+
+    Args:
+        solvers: plans of the solvers, one for each number of evaluations.
+        prediction_type: diffusers' name of what the network predicts.
+        num_train_timesteps, trained_betas: the noise schedule, for ``add_noise`` and for whoever loads the model; betas
+            are None for a flow, and for a process without a table.
+        card: what the solvers were fitted for.
+        s4s_version: that wrote them.
+    """
+
+    order = 1
+    init_noise_sigma = 1.0
+    _first: Tensor | None
+    _state: Tensor | None
+    _returned: Tensor | None
+    _outputs: list[Tensor]
+
+    @register_to_config  # type: ignore[untyped-decorator]
+    def __init__(
+        self,
+        solvers: list[dict[str, Any]] | None = None,
+        prediction_type: str = "epsilon",
+        num_train_timesteps: int = 1000,
+        trained_betas: list[float] | None = None,
+        card: dict[str, Any] | None = None,
+        s4s_version: str = __version__,
+    ) -> None:
+        if not solvers:
+            raise Error("this configuration holds no solver: make the scheduler with S4SScheduler.from_solver(...)")
+        if prediction_type not in NAMES.values():
+            raise choose("prediction_type", prediction_type, NAMES.values())
+        plans = [plan_from_dict(each) for each in solvers]
+        self._plans = {each.nfe: each for each in sorted(plans, key=lambda each: each.nfe)}
+        self._prediction = next(ours for ours, name in NAMES.items() if name == prediction_type)
+        self._plan: Plan | None = None
+        self._forget()
+        self.timesteps = torch.tensor(next(iter(self._plans.values())).times, dtype=torch.float32)
+        self.num_inference_steps: int | None = None
+
+    @classmethod
+    def from_solver(
+        cls,
+        solver: Solver | Mapping[int, Solver],
+        process: Process,
+        prediction: str,
+        card: Mapping[str, Any] | None = None,
+    ) -> S4SScheduler:
+        """The scheduler of a solver, or of a bundle: ``num_inference_steps`` then picks one.
+
+        Args:
+            solver: fitted on the network the pipeline holds.
+            process: of that network. The times of ``s4s.Flow`` are multiplied by 1000, as flow pipelines have it.
+            prediction: ``eps``, ``x0``, ``v`` or ``flow``, or diffusers' names of them.
+            card: JSON-able; what the solver is for: model, guidance, resolution, shift, who fitted it and on what.
+
+        Raises:
+            Error: a solver that does not fit the process, or does not start from standard normal latents.
+        """
+        ours = {name: key for key, name in NAMES.items()}.get(prediction, prediction)
+        if ours not in NAMES:
+            raise choose("prediction", prediction, [*NAMES, *NAMES.values()])
+        solvers = [solver] if isinstance(solver, Solver) else list(solver.values())
+        own_time = type(process).model_time is Process.model_time
+        plans = [plan(each, process, 1000.0 if isinstance(process, Flow) and own_time else 1.0) for each in solvers]
+        for each in plans:
+            require_standard_start(each)
+        table = process.alphas_cumprod if isinstance(process, VPDiscrete) else None
+        betas = None if table is None else _betas(torch.as_tensor(table, dtype=torch.float64))
+        facts = {"nfe": [each.nfe for each in plans], "prediction": ours} | dict(card or {})
+        try:
+            facts = json.loads(json.dumps(facts))
+        except TypeError as error:
+            raise Error(f"the card must be of plain numbers, strings and lists: {error}") from error
+        return cls(
+            solvers=[each.to_dict() for each in plans],
+            prediction_type=NAMES[ours],
+            num_train_timesteps=1000 if betas is None else len(betas),
+            trained_betas=betas,
+            card=facts,
+            s4s_version=__version__,
+        )
+
+    @property
+    def bundle(self) -> Bundle:
+        """The solvers it runs."""
+        return Bundle({nfe: solver_from_dict(each.solver) for nfe, each in self._plans.items()})
+
+    def install(self, pipe: Any, *, guidance_scale: float | None = None) -> Any:
+        """Put the scheduler into a pipeline, with a ``Notice`` for what can be seen not to match it.
+
+        Compares prediction type, noise schedule and shift with the pipeline's present scheduler, and the guidance that
+        calls will use with the card's. Returns the pipeline.
+        """
+        for line in mismatches(self.config, pipe.scheduler, guidance_scale):
+            warnings.warn(line, Notice, stacklevel=2)
+        pipe.scheduler = self
+        return pipe
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
+        timesteps: Any = None,
+    ) -> None:
+        """Choose the solver and start anew.
+
+        Args:
+            num_inference_steps: its number of evaluations; may be left out where there is one solver.
+            device: of ``timesteps``.
+            sigmas: of flow pipelines that give no number of steps: their length picks the solver. They must be the
+                pipeline's default, evenly spaced from 1, since the solver has its own.
+            mu: the pipeline's shift; not used, the solver has its own times.
+            timesteps: refused.
+        """
+        if timesteps is not None:
+            raise Error("timesteps= does not go with a fitted solver, which has its own; leave it out")
+        if sigmas is not None:
+            num_inference_steps = _evenly(sigmas, num_inference_steps)
+        if num_inference_steps is None and len(self._plans) == 1:
+            (num_inference_steps,) = self._plans
+        if num_inference_steps not in self._plans:
+            there = ", ".join(map(str, self._plans))
+            raise Error(f"no solver for num_inference_steps={num_inference_steps} here, only for {there}")
+        self._plan = self._plans[num_inference_steps]
+        self._rows = self._plan.rows()
+        self.num_inference_steps = num_inference_steps
+        self.timesteps = torch.tensor(self._plan.times, dtype=torch.float32, device=device)
+        self._forget()
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Accepts the beginning only: a table's steps use the noise it started from."""
+        if begin_index:
+            raise Error(f"a fitted solver starts from noise, not at step {begin_index}: image-to-image with strength "
+                        "below 1 needs another scheduler")  # fmt: skip
+
+    def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
+        """The sample, which is in the network's coordinates already."""
+        return sample
+
+    def step(
+        self, model_output: Tensor, timestep: Any, sample: Tensor, generator: Any = None, return_dict: bool = True
+    ) -> SchedulerOutput | tuple[Tensor, Tensor]:
+        """One row of the table.
+
+        Args:
+            model_output: [B, ...] what the network said of ``sample``; of twice the channels, its first half.
+            timestep: where the loop is; only compared, on a CPU, with where the solver is.
+            sample: [B, ...] the state, as the last step returned it.
+            generator: not used, the solver is deterministic.
+            return_dict: whether to return an object with ``prev_sample``, or a tuple of it and the prediction of x_0.
+
+        Raises:
+            Error: before ``set_timesteps``, after the last step, out of order, or a sample changed since.
+        """
+        n = self._require_turn(timestep, sample)
+        plan, (start, weight) = self._plan, self._rows[n]
+        if n == 0:  # a copy, of the pipeline's own latents, which it may write to
+            self._first = self._state = sample.to(torch.promote_types(sample.dtype, torch.float32), copy=True)
+        x_t = self._state  # what the sample was before it was rounded
+        assert plan is not None and self._first is not None and x_t is not None
+        output = _half(model_output, sample).to(x_t.dtype)
+        D = PREDICTIONS[self._prediction](x_t, output, plan.alpha[n], plan.noise[n])  # type: ignore[arg-type]
+        self._outputs.append(D.clone() if D is model_output else D)  # a compiled network writes to its output again
+        x = start * self._first
+        for w, output in zip(weight, self._outputs, strict=True):
+            x.add_(output, alpha=w)
+        returned = x.to(sample.dtype)
+        self._keep(n + 1, x, returned)
+        return SchedulerOutput(prev_sample=returned) if return_dict else (returned, D.to(sample.dtype))
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """``alpha x_0 + sigma eps`` at training steps [B], for training tools.
+
+        Raises:
+            Error: the solver's process has no table of training steps.
+        """
+        process = self._process()
+        t = torch.as_tensor(timesteps, device=original_samples.device).double()
+        t = (t + 1) / self.config.num_train_timesteps if isinstance(process, VPDiscrete) else t / 1000
+        scales = (process.alpha(t), process.sigma(t))
+        alpha, sigma = (s.to(original_samples).reshape(-1, *[1] * (original_samples.ndim - 1)) for s in scales)
+        return alpha * original_samples + sigma * noise
+
+    def __len__(self) -> int:
+        return int(self.config.num_train_timesteps)
+
+    def _keep(self, done: int, state: Tensor, returned: Tensor) -> None:
+        """For the next step; nothing is held between pictures."""
+        if done < len(self._rows):
+            self._done, self._state, self._returned, self._version = done, state, returned, _version(returned)
+        else:
+            self._forget()
+            self._done = done
+
+    def _forget(self) -> None:
+        self._done, self._version, self._outputs = 0, 0, []
+        self._first = self._state = self._returned = None
+
+    def _require_turn(self, timestep: Any, sample: Tensor) -> int:
+        """The number of this step, if it is one that can be made."""
+        if self._plan is None:
+            raise Error("call set_timesteps before the first step")
+        n = self._done
+        if n >= self._plan.nfe:
+            raise Error(f"the solver's {self._plan.nfe} steps are done; call set_timesteps before another picture")
+        if isinstance(timestep, int | float) or timestep.device.type == "cpu":
+            found, own = float(torch.as_tensor(timestep).flatten()[0]), self._plan.times[n]
+            if abs(found - own) > 1e-2 * abs(own) + 1e-2:
+                raise Error(f"step {n} is at time {own:.6g}, but was called at {found:.6g}: all steps, in their order")
+        if n and not _same(sample, self._returned, self._version):
+            raise Error(f"the latents were changed before step {n}, by a callback, inpainting or another pipeline with "
+                        "this scheduler; a fitted solver does not follow that")  # fmt: skip
+        return n
+
+    def _process(self) -> Process:
+        if self.config.trained_betas is not None:
+            return VPDiscrete((1 - torch.tensor(self.config.trained_betas, dtype=torch.float64)).cumprod(0), t_max=1.0)
+        if self.config.prediction_type == NAMES["flow"]:
+            return Flow()
+        raise Error("add_noise needs a table of training steps, which the solver's process has not")
+
+
+def _betas(table: Tensor) -> list[float]:
+    made: list[float] = torch.cat([1 - table[:1], 1 - table[1:] / table[:-1]]).tolist()
+    return made
+
+
+def _evenly(sigmas: Sequence[float], steps: int | None) -> int:
+    """How many sigmas a flow pipeline asks for; they must be its default."""
+    n = len(sigmas)
+    if steps not in (None, n) or not np.allclose(sigmas, np.linspace(1, 1 / n, n), atol=1e-4):
+        raise Error(
+            "sigmas= does not go with a fitted solver, which has its own; leave it out, or give num_inference_steps"
+        )
+    return n
+
+
+def _half(output: Tensor, sample: Tensor) -> Tensor:
+    """The prediction of a network that may predict a variance beside it."""
+    if output.shape == sample.shape:
+        return output
+    if output.ndim > 1 and output.shape[1] == 2 * sample.shape[1] and output.shape[0] == sample.shape[0]:
+        return output.chunk(2, 1)[0]
+    raise Error(f"the network's output has shape {list(output.shape)}, the sample {list(sample.shape)}")
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor was changed in place; tensors of inference mode do not count it."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _same(sample: Tensor, returned: Tensor | None, version: int) -> bool:
+    """Whether a sample is what the last step returned: the object itself, or one of its values."""
+    if sample is returned:
+        return _version(sample) == version
+    return returned is not None and sample.shape == returned.shape and bool(torch.equal(sample, returned.to(sample)))

@@ -1,0 +1,286 @@
+"""The scheduler in tiny random pipelines: equal to ``s4s.sample``, saved and loaded, in half precision, misused."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pipelines import close, ddim, diffusers, unet
+from stable import stable  # noqa: F401, a fixture
+from tiny import SD_BETAS, TINY, Case, vp
+from torch import Tensor
+
+import s4s
+from s4s.errors import Notice
+from s4s.integrations.diffusers import S4SScheduler
+from s4s.process import PREDICTIONS
+
+
+def solver(process: Any, nfe: int = 4, name: str = "unipc", **options: Any) -> s4s.Solver:
+    return s4s.solver(name, s4s.grid("logsnr", process, nfe), **{"order": 3} | options)
+
+
+def decoupled(process: Any, nfe: int = 4) -> s4s.Solver:
+    """Evaluations at levels that are not the nodes': what LD3 and S4S-Alt learn."""
+    grid = s4s.grid("logsnr", process, nfe)
+    told = grid[:-1] * torch.tensor([1.0, *[0.93] * (nfe - 1)], dtype=torch.float64)
+    return s4s.solver("ipndm", grid, sigma_eval=told, order=2)
+
+
+def bundle(process: Any) -> s4s.Bundle:
+    return s4s.Bundle({nfe: solver(process, nfe) for nfe in (3, 4, 6)})
+
+
+def recorded(scheduler: S4SScheduler) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """What the network said, of which sample, and what came of it, at every step."""
+    steps: list[tuple[Tensor, Tensor, Tensor]] = []
+    inner = scheduler.step
+
+    @functools.wraps(inner)
+    def step(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **options: Any) -> Any:
+        made = inner(model_output, timestep, sample, *args, **options)
+        steps.append((model_output.clone(), sample.clone(), (made[0] if isinstance(made, tuple) else made.prev_sample)))
+        return made
+
+    scheduler.step = step
+    return steps
+
+
+def times_seen(net: Any) -> list[float]:
+    """The times a network is called at."""
+    seen: list[float] = []
+
+    def record(_: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+        t = options["timestep"] if "timestep" in options else args[1]
+        seen.append(float(torch.as_tensor(t).flatten()[0]))
+
+    net.register_forward_pre_hook(record, with_kwargs=True)
+    return seen
+
+
+def require_equal(case: Case, made: s4s.Solver, steps: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+    """``s4s.sample`` with what the network said: the same states on the way, and the same result."""
+    process, to_x0 = case.process, PREDICTIONS[case.prediction]
+    answers = iter(steps)
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        output, sample, _ = next(answers)
+        alpha, noise = (f(process.time(sigma)).float() for f in (process.alpha, process.sigma))
+        close(alpha * x, sample)
+        output = output[:, : sample.shape[1]] if output.ndim == 4 else output
+        return to_x0(alpha * x, output, alpha, noise)
+
+    x_T = process.to_edm(steps[0][1], made.sigma_eval[0])
+    close(s4s.sample(made, denoise, x_T), steps[-1][2])
+    assert next(answers, None) is None
+
+
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("make", [solver, decoupled])
+def test_pipelines_give_what_sample_gives(name: str, make: Callable[..., s4s.Solver]) -> None:
+    case = TINY[name]()
+    made = make(case.process)
+    case.pipe.scheduler = S4SScheduler.from_solver(made, case.process, case.prediction)
+    steps, told = recorded(case.pipe.scheduler), times_seen(case.net)
+    out = case(4)
+    assert len(steps) == 4
+    require_equal(case, made, steps)
+    own = case.process.model_time(made.sigma_eval) * (1000 if case.prediction == "flow" and not case.flux else 1)
+    torch.testing.assert_close(torch.tensor(told, dtype=torch.float64), own, rtol=1e-6, atol=1e-4)
+    if case.call["output_type"] == "latent":
+        close(torch.as_tensor(out[0]), steps[-1][2])
+
+
+def test_stable_diffusion(stable: tuple[Path, Any]) -> None:  # noqa: F811
+    pipe = copy.copy(stable[1])
+    case = Case(pipe, pipe.unet, vp(SD_BETAS), latents=(2, 4, 8, 8),
+                call={"prompt": ["a", "b"], "guidance_scale": 3.0, "output_type": "latent"})  # fmt: skip
+    made = decoupled(case.process)
+    before = pipe.scheduler
+    try:
+        pipe.scheduler = S4SScheduler.from_solver(made, case.process, "epsilon")
+        steps = recorded(pipe.scheduler)
+        case(4)
+    finally:
+        pipe.scheduler = before
+    require_equal(case, made, steps)
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
+def test_predictions_against_a_denoiser_of_the_network(prediction: str) -> None:
+    """All the way: our own process and sample against diffusers' pipeline."""
+    net = unet(in_channels=3, out_channels=3)
+    process = vp()
+    made = solver(process, 5)
+    pipe = diffusers.DDPMPipeline(net, S4SScheduler.from_solver(made, process, prediction))
+    pipe.set_progress_bar_config(disable=True)
+    steps = recorded(pipe.scheduler)
+    pipe(batch_size=2, num_inference_steps=5, output_type="np")
+    denoise = process.denoiser(lambda x, t: net(x, t).sample, prediction)
+    close(s4s.sample(made, denoise, process.to_edm(steps[0][1], made.sigma[0])), steps[-1][2])
+
+
+def test_a_bundle_picks_by_the_number_of_steps() -> None:
+    for name in ("SDXL", "Flux"):
+        case = TINY[name]()
+        solvers = bundle(case.process)
+        scheduler = S4SScheduler.from_solver(solvers, case.process, case.prediction)
+        for nfe in (6, 3):
+            case.pipe.scheduler = copy.deepcopy(scheduler)
+            steps = recorded(case.pipe.scheduler)
+            case(nfe)
+            require_equal(case, solvers[nfe], steps)
+        with pytest.raises(s4s.Error, match="no solver for num_inference_steps=5 here, only for 3, 4, 6"):
+            case(5)
+
+
+# --- half precision ---
+
+
+def loop(scheduler: S4SScheduler, eps: Callable[[Tensor, Tensor], Tensor], z: Tensor) -> Tensor:
+    scheduler.set_timesteps(6)
+    x = z
+    for t in scheduler.timesteps:
+        x = scheduler.step(eps(x, t).to(z.dtype), t, x).prev_sample
+    return x
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_costs_little_more_than_rounding_the_result(dtype: torch.dtype) -> None:
+    process = vp()
+    scheduler = S4SScheduler.from_solver(solver(process, 6), process, "eps")
+    net = unet(in_channels=3, out_channels=3)
+    z = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+    def eps(x: Tensor, t: Tensor) -> Tensor:
+        return net(x.float(), t).sample
+
+    exact = loop(scheduler, eps, z.float())
+    found = loop(scheduler, eps, z)
+    assert found.dtype == dtype
+    assert (found.float() - exact).norm() < 2 * (exact.to(dtype).float() - exact).norm()
+
+
+# --- files ---
+
+
+def test_saved_and_loaded_it_is_equal_to_the_bit(tmp_path: Path) -> None:
+    process = vp()
+    made = S4SScheduler.from_solver(bundle(process), process, "eps", card={"model": "tiny", "guidance": 3.0})
+    made.save_pretrained(tmp_path / "scheduler")
+    code = (
+        "import sys, torch\n"
+        "from s4s.integrations.diffusers import S4SScheduler\n"
+        "scheduler = S4SScheduler.from_pretrained(sys.argv[1])\n"
+        "scheduler.set_timesteps(4)\n"
+        "x = torch.load(sys.argv[2])\n"
+        "for t in scheduler.timesteps: x = scheduler.step(x.sin(), t, x)[0]\n"
+        "torch.save(x, sys.argv[2])\n"
+        "print(scheduler.config.card)\n"
+    )
+    z = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    torch.save(z, tmp_path / "x.pt")
+    command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "scheduler"), str(tmp_path / "x.pt")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    made.set_timesteps(4)
+    x = z
+    for t in made.timesteps:
+        x = made.step(x.sin(), t, x)[0]
+    assert torch.equal(torch.load(tmp_path / "x.pt"), x)
+    assert "'model': 'tiny'" in done.stdout and "'nfe': [3, 4, 6]" in done.stdout
+
+
+def test_the_config_is_the_whole_of_it(tmp_path: Path) -> None:
+    process = vp()
+    made = S4SScheduler.from_solver(bundle(process), process, "eps")
+    made.save_pretrained(tmp_path)
+    again = S4SScheduler.from_pretrained(tmp_path)
+    assert again._plans == made._plans and again.config.trained_betas == made.config.trained_betas
+    for nfe, each in bundle(process).items():
+        assert torch.equal(again.bundle[nfe].weight, each.weight) and again.bundle[nfe].provenance == each.provenance
+    again.config["solvers"].clear()
+    again.set_timesteps(4)
+    assert len(again.timesteps) == 4, "its numbers are its own"
+    text = (tmp_path / "scheduler_config.json").read_text()
+    assert json.loads(text)["_class_name"] == "S4SScheduler"
+
+
+def test_a_saved_pipeline_loads_with_it_and_in_our_own_loader(tmp_path: Path) -> None:
+    from s4s.models import load_model
+
+    process = vp()
+    net = unet(in_channels=3, out_channels=3)
+    made = S4SScheduler.from_solver(solver(process), process, "eps")
+    diffusers.DDPMPipeline(net, made).save_pretrained(tmp_path)
+    pipe = diffusers.DDPMPipeline.from_pretrained(tmp_path)
+    assert isinstance(pipe.scheduler, S4SScheduler) and pipe.scheduler._plans == made._plans
+    model = load_model({"type": "diffusers"}, tmp_path)
+    assert model.facts["prediction"] == "eps"
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    sigma = process.level(0.4)
+    close(model.denoiser(None)(x, sigma), process.denoiser(lambda x, t: net(x, t).sample)(x, sigma))
+
+
+def test_a_flow_and_a_process_without_a_table_in_our_loader(tmp_path: Path) -> None:
+    from s4s.models.scheduler import schedule
+
+    flow = S4SScheduler.from_solver(solver(s4s.Flow()), s4s.Flow(), "flow").config
+    process, prediction, scale = schedule("S4SScheduler", flow)
+    assert isinstance(process, s4s.Flow) and (prediction, scale) == ("flow", 1000.0)
+    other = S4SScheduler.from_solver(solver(s4s.VPLinear()), s4s.VPLinear(), "eps").config
+    with pytest.raises(s4s.Error, match="S4SScheduler: its solver's process has no table of betas"):
+        schedule("S4SScheduler", other)
+
+
+# --- training tools, cards ---
+
+
+@pytest.mark.parametrize("prediction", ["eps", "flow"])
+def test_add_noise(prediction: str) -> None:
+    process = vp() if prediction == "eps" else s4s.Flow()
+    made = S4SScheduler.from_solver(solver(process), process, prediction)
+    x, noise = torch.randn(2, 3, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    steps = torch.tensor([10, 500, 900])
+    if prediction == "eps":
+        close(made.add_noise(x, noise, steps), diffusers.DDPMScheduler().add_noise(x, noise, steps))
+    else:
+        share = (steps / 1000).reshape(3, 1, 1, 1)
+        close(made.add_noise(x, noise, steps), (1 - share) * x + share * noise)
+    with pytest.raises(s4s.Error, match="add_noise needs a table of training steps"):
+        S4SScheduler.from_solver(solver(s4s.VPLinear()), s4s.VPLinear(), "eps").add_noise(x, noise, steps)
+
+
+def test_install_says_what_does_not_match() -> None:
+    process = vp(SD_BETAS)
+    made = S4SScheduler.from_solver(solver(process), process, "v", card={"guidance": 7.5, "shift": 3.0})
+    pipe = diffusers.DDPMPipeline(unet(in_channels=3, out_channels=3), ddim())
+    with pytest.warns(Notice) as said:
+        assert made.install(pipe, guidance_scale=2.0) is pipe and pipe.scheduler is made
+    lines = sorted(str(each.message) for each in said)
+    assert lines[0] == "guidance: the solver is for 7.5, the pipeline has 2.0"
+    assert (
+        lines[1].startswith("last alphas_cumprod: the solver is for 0.0046") and lines[1].endswith("has 4.03") is False
+    )
+    assert lines[2] == "prediction_type: the solver is for v_prediction, the pipeline has epsilon" and len(lines) == 3
+    flow = S4SScheduler.from_solver(solver(s4s.Flow()), s4s.Flow(), "flow", card={"shift": 3.0})
+    with pytest.warns(Notice, match="shift: the solver is for 3.0, the pipeline has 1.0"):
+        flow.install(Pipe(diffusers.FlowMatchEulerDiscreteScheduler()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Notice)
+        flow.install(Pipe(diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)), guidance_scale=3.5)
+        right = S4SScheduler.from_solver(solver(vp()), vp(), "eps", card={"guidance": 2.0})
+        right.install(Pipe(ddim()), guidance_scale=2.2)
+
+
+class Pipe:
+    def __init__(self, scheduler: Any) -> None:
+        self.scheduler = scheduler
