@@ -45,6 +45,8 @@ def run(arguments: Sequence[str], configfile: str | None, cores: str, directory:
     code = snakemake(options, loaded, job_seconds(loaded, n), n)
     if code == 0 and not dry_run:
         say_results(loaded, Path(directory) / "results")
+    if code and not dry_run:
+        click.echo("not finished: what is done stays, and the same command goes on from there", err=True)
     sys.exit(code)
 
 

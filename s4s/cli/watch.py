@@ -71,6 +71,8 @@ class LogHandler(LogHandlerBase):
 
     def _message(self, record: Any) -> None:
         text = record.getMessage().strip()
+        if text.startswith("RuleException:\nCalledProcessError"):
+            return  # what `_fail` says in a person's words
         if text and (record.levelno > logging.INFO or not text.startswith(SILENT)):
             self._say(text)
 

@@ -175,7 +175,7 @@ def headline(found: Sequence[Score]) -> str:
 def say_headline(metrics_files: Iterable[Path]) -> str:
     """The headline of a benchmark's metrics files, and what its FID is."""
     records = read_records(metrics_files)
-    return f"{headline(scores(to_frame(records)))} {protocol_note(records)}"
+    return f"{headline(scores(to_frame(records)))}\n{protocol_note(records)}"
 
 
 def fid_text(score: Score) -> str:

@@ -133,6 +133,7 @@ def test_a_failed_job_shows_the_end_of_its_log(handler: LogHandler, tmp_path: Pa
     handler.emit(record(LogEvent.JOB_INFO, **job))
     assert handler.progress is not None and len(handler.progress.running) == 1
     handler.emit(record(LogEvent.JOB_ERROR, **job))
+    handler.emit(record(LogEvent.ERROR, "RuleException:\nCalledProcessError in file ...", logging.ERROR))
     handler.emit(record(None, "Trying to restart job 1."))
     handler.emit(record(None, "Building DAG of jobs..."))
     handler.emit(record(LogEvent.ERROR, "Exiting because a job execution failed.", logging.ERROR))
@@ -177,5 +178,7 @@ def test_run_hands_options_on_and_ends_with_the_headline(
             main(["run", str(TINY), "--forceall", "--directory", str(tmp_path), "--cores", "3"])
         assert end.value.code == status
     assert seen[0] == ["--configfile", str(TINY), "--cores", "3", "--directory", str(tmp_path), "--forceall"]
-    out = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
+    assert printed.err.splitlines()[-1].startswith("not finished: ")
+    out = printed.out.splitlines()
     assert out == ["three numbers of 7 cells", str(tmp_path / "results/tiny/report.html")]
