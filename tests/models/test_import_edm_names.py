@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import pickle
 from collections import OrderedDict
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hostile import CANARY, CODE, TOUCH
+from hostile import CANARY, CODE, TOUCH, Refuse
 from nvidia_pickle import (
     DTYPE,
     EASY_DICT,
@@ -32,15 +30,9 @@ from nvidia_pickle import (
     storage_bytes,
     tensor,
 )
+from nvidia_pickle import refuse as refuse
 
 from s4s.models.convert import import_edm
-
-Refuse = Callable[..., None]
-
-
-@pytest.fixture
-def refuse(refused: Refuse) -> Refuse:
-    return partial(refused, "edm")
 
 
 def test_the_honest_file_is_accepted_and_its_source_code_is_not_run(tmp_path: Path, monkeypatch: Any) -> None:

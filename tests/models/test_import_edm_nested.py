@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import pickle
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from hostile import CODE, TOUCH, assert_bounded
-from nvidia_pickle import Call, Name, Raw, dump, with_storage
+from hostile import CODE, TOUCH, Refuse, assert_bounded
+from nvidia_pickle import Call, Name, Raw, dump, torch_zip, with_storage
+from nvidia_pickle import refuse as refuse
 
 from s4s.models.convert import import_edm
-
-Refuse = Callable[..., None]
-
-
-@pytest.fixture
-def refuse(refused: Refuse) -> Refuse:
-    return partial(refused, "edm")
 
 
 def nested(storage: Any, magic: int = 0x1950A86A20F9469CFC6C, little: bool = True, protocol: int = 2) -> bytes:
@@ -35,12 +25,6 @@ class Storage:
     def __new__(cls, kind: Any = ("torch", "FloatStorage"), key: Any = "0", count: Any = 16, view: Any = None) -> Any:
         name = Raw(b"c%s\n%s\n" % (kind[0].encode(), kind[1].encode()))
         return Raw(dump(("storage", name, key, "cpu", count, view), 2)[2:-1] + pickle.BINPERSID)
-
-
-def torch_zip() -> bytes:
-    file = io.BytesIO()
-    torch.save(torch.zeros(16).untyped_storage(), file)
-    return file.getvalue()
 
 
 NESTED = {

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hostile import assert_bounded
+from hostile import Refuse, assert_bounded
 from nvidia_pickle import MODULE_DICT, Call, changed, child, dump, layer, network, parameter, state, tensor
-
-Refuse = Callable[..., None]
-
-
-@pytest.fixture
-def refuse(refused: Refuse) -> Refuse:
-    return partial(refused, "edm")
+from nvidia_pickle import refuse as refuse
 
 
 def put(path: str, kind: str, key: str, value: Any) -> Callable[[dict[str, Any]], Any]:

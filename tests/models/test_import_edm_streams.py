@@ -7,25 +7,16 @@ import pickle
 import re
 import zipfile
 import zlib
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
-from hostile import assert_bounded
-from nvidia_pickle import Raw, dump, honest, layer, network, start
+from hostile import Refuse, assert_bounded
+from nvidia_pickle import Raw, dump, honest, layer, network, start, torch_zip
+from nvidia_pickle import refuse as refuse
 
 from s4s.errors import Error
 from s4s.models.convert import import_edm
 from s4s.models.ddpmpp import UNetConfig
-
-Refuse = Callable[..., None]
-
-
-@pytest.fixture
-def refuse(refused: Refuse) -> Refuse:
-    return partial(refused, "edm")
 
 
 @pytest.mark.parametrize("tenth", range(10))
@@ -53,11 +44,6 @@ def bomb() -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(50_000_000))
-    return file.getvalue()
-
-
-def torch_zip() -> bytes:
-    torch.save(torch.zeros(16).untyped_storage(), file := io.BytesIO())
     return file.getvalue()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,10 @@ import compvis_layout as compvis
 import nvidia_pickle
 import pytest
 from compvis_layout import TINY
-from hostile import main_returns
+from hostile import Refuse, main_returns
 
 from s4s.models import checkpoint, convert, source
 from s4s.models.ldm import KINDS
-
-Refuse = Callable[..., None]
 
 
 @pytest.fixture(params=["edm", "ldm"])

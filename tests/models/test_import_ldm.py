@@ -11,12 +11,10 @@ import compvis_layout as compvis
 import pytest
 import torch
 from compvis_layout import TINY, Weights
-from hostile import Gadget, main_returns
+from hostile import Gadget, Refuse, main_returns
 from safetensors.torch import load_file
 
 from s4s.models.ldm import KINDS
-
-Refuse = Callable[..., None]
 
 
 @pytest.fixture(autouse=True)

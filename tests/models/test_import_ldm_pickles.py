@@ -19,12 +19,10 @@ import compvis_layout as compvis
 import pytest
 import torch
 from compvis_layout import TINY
-from hostile import CANARY, CODE, Gadget, assert_bounded
+from hostile import CANARY, CODE, Gadget, Refuse, assert_bounded
 
 from s4s.models import checkpoint
 from s4s.models.ldm import KINDS
-
-Refuse = Callable[..., None]
 
 
 @pytest.fixture

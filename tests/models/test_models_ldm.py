@@ -11,6 +11,7 @@ import compvis_layout as compvis
 import pytest
 import torch
 from compvis_layout import TINY, TINY_CLASSES, Weights
+from pipelines import close
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -58,10 +59,6 @@ def x0(eps: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigma: Tensor) -> Ten
 
 def state(seed: int, n: int = 2) -> Tensor:
     return torch.randn(n, 3, 8, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def close(a: Tensor, b: Tensor) -> None:
-    torch.testing.assert_close(a, b, atol=1e-5 * b.abs().max().item(), rtol=1e-5, check_dtype=False)
 
 
 @pytest.mark.parametrize("sigma", [torch.tensor(3.21), torch.tensor([0.07, 55.5])], ids=["scalar", "batch"])

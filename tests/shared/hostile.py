@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from s4s.cli.main import main
 CANARY = "executed"  # what a payload would create in the working directory
 TOUCH = f"touch {CANARY}"
 CODE = f"open({CANARY!r}, 'w').close()"
+Refuse = Callable[..., None]  # the fixture `refused`, or a form of it
 HEADROOM = 300 << 20
 LIMITED = """
 import os, resource, sys

@@ -8,11 +8,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from io import BytesIO
 from typing import Any
 
+import pytest
 import torch
+from hostile import Refuse
 from torch import Tensor, nn
 
 from s4s.models.convert import RENAMED
@@ -196,3 +198,15 @@ def with_storage(data: bytes) -> bytes:
 def start(code: bytes) -> bytes:
     """Opcodes after the head of a pickle of protocol 4."""
     return pickle.PROTO + b"\x04" + code
+
+
+def torch_zip() -> bytes:
+    """A storage as a torch file of its own, which is a zip archive."""
+    torch.save(torch.zeros(16).untyped_storage(), file := BytesIO())
+    return file.getvalue()
+
+
+@pytest.fixture
+def refuse(refused: Refuse) -> Refuse:
+    """``refused`` for pickles of networks."""
+    return partial(refused, "edm")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import subprocess
 import sys
@@ -81,3 +82,8 @@ def test_what_changed_since_main(tmp_path: Path) -> None:
     (tmp_path / "s4s/learn/fit.py").write_text("y")
     change("s4s/models/new.py")
     assert asked() == "tests/core tests/learn tests/models"
+
+
+def test_no_test_file_imports_another() -> None:
+    for path in ROOT.glob("tests/*/*.py"):
+        assert not re.search(r"^\s*(from|import) (tests|test_)", path.read_text(), re.MULTILINE), path
