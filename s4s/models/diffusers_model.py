@@ -88,6 +88,7 @@ def load(spec: Mapping[str, Any], weights: Path | None, *, device: str = "cpu", 
     chosen = settings(spec, DEFAULTS)
     pipeline = _pipeline(_root(chosen, weights, offline))
     dtype, path = DTYPES[chosen["dtype"]], pipeline.place(NETWORKS[pipeline.network])
+    hub.check_variant(chosen["variant"], pipeline.root, pipeline.parts)
     process, prediction, scale = pipeline.process(chosen)
     shape = _shape(pipeline, chosen["sample_size"])
     net = hub.component(getattr(diffusers, pipeline.network), path, dtype, chosen["variant"])
@@ -115,6 +116,7 @@ def check(spec: Mapping[str, Any], root: Path) -> None:
     """Raise what ``load`` would raise of a folder, but for what its weights hold."""
     chosen = settings(spec, DEFAULTS)
     pipeline = _pipeline(root)
+    hub.check_variant(chosen["variant"], root, pipeline.parts)
     pipeline.process(chosen)
     _shape(pipeline, chosen["sample_size"])
 
@@ -190,15 +192,17 @@ def _shape(pipeline: _Pipeline, given: Any) -> tuple[int, int, int]:
 
     make, path = getattr(diffusers, pipeline.network), pipeline.place(NETWORKS[pipeline.network])
     sizes = hub.sizes(make, path)
+    fixed = pipeline.network == "DiTTransformer2DModel"  # its embedding of places is of one size
+    own = 0 if fixed and sizes.sample_size is None else sizes.sample_size
+    shape = hub.shape(own, sizes.in_channels, None if fixed else given, path)
+    if fixed and given not in (None, sizes.sample_size, list(shape[1:]), shape[1:]):
+        raise Error(f"{path}: made for sample_size {sizes.sample_size}, not {given}; leave sample_size out")
     channels, out = sizes.in_channels, sizes.out_channels or sizes.in_channels
     if out not in (channels, 2 * channels):
         raise Error(f"{path}: a {pipeline.network} that takes {channels} channels and returns {out}, as for conditional"
                     " images: not supported, a prediction has as many as its sample, or twice")  # fmt: skip
     if getattr(sizes, "time_embedding_type", "positional") != "positional" or getattr(sizes, "class_embed_type", None):
         raise Error(f"{path}: only positional time embeddings and class numbers are supported for UNet2DModel")
-    if pipeline.network == "DiTTransformer2DModel" and given not in (None, sizes.sample_size):
-        raise Error(f"{path}: made for sample_size {sizes.sample_size}, not {given}; leave sample_size out")
-    shape = hub.shape(sizes.sample_size, channels, given, path)
     labelled = getattr(sizes, "num_class_embeds", None) or getattr(sizes, "num_embeds_ada_norm", None)
     label = {"class_labels": torch.zeros(1, dtype=torch.long, device="meta")} if labelled else {}
     hub.trial(make, vars(sizes), lambda net: net(torch.empty(1, *shape), torch.ones(1), **label), path)
@@ -215,6 +219,7 @@ def _facts(chosen: Mapping[str, Any], pipeline: _Pipeline, prediction: str, coun
         "id": chosen["id"],
         "path": str(pipeline.root),
         "revision": hub.revision_of(pipeline.root) or chosen["revision"],
+        "variant": chosen["variant"],
         "files_sha256": hub.hashes(pipeline.root, pipeline.parts),
         "network": pipeline.network,
         "scheduler": pipeline.scheduler,

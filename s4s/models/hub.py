@@ -77,8 +77,14 @@ def place(root: Path, part: str) -> Path:
 
 
 def _networks(root: Path) -> list[Path]:
-    """Configurations of networks in a folder."""
-    return [*root.glob("config.json"), *root.glob("*/config.json")]
+    """Configurations of networks in a folder; of a flat one its own."""
+    return [*root.glob("*/config.json")] or [*root.glob("config.json")]
+
+
+def check_variant(variant: str | None, root: Path, parts: Sequence[str]) -> None:
+    """Raise if no network of a folder has weights of a variant that was asked for."""
+    if variant and not any((_weights(place(root, part), variant) or "  ")[1] == variant for part in parts):
+        raise Error(f"{root}: no weights of the variant {variant!r}; leave variant out, or give the one in their names")
 
 
 def _weights(path: Path, variant: str | None, libraries: Sequence[str] = tuple(STEMS)) -> tuple[str, str | None] | None:
@@ -123,15 +129,17 @@ def sizes(make: Any, path: Path) -> SimpleNamespace:
     return SimpleNamespace(**known | {key: value for key, value in found.items() if key in known})
 
 
-def shape(size: Any, channels: int, given: Any, path: Path) -> tuple[int, int, int]:
+def shape(size: Any, channels: Any, given: Any, path: Path) -> tuple[int, int, int]:
     """Channels, height and width of a state, from a ``sample_size`` of the configuration, or of the user if given."""
     size = size if given is None else given
+    if type(channels) is not int or channels < 1:
+        raise Error(f"{path / 'config.json'}: in_channels = {channels!r:.60} must be a whole number of at least 1")
     if size is None:
         raise Error(f"{path / 'config.json'}: does not say its sample_size; set sample_size in the model section, a"
                     " number or [height, width]")  # fmt: skip
     sides = list(size) if isinstance(size, list | tuple) else [size, size]
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
-        raise Error(f"{path / 'config.json'}: sample_size = {size!r:.60} must be a number or [height, width]")
+        raise Error(f"{path / 'config.json'}: sample_size = {size!r:.60} must be a positive number or [height, width]")
     return channels, sides[0], sides[1]
 
 
@@ -196,15 +204,15 @@ def _instead(path: Path, library: str) -> str:
     return f"holds no weights and configuration that can be read ({wanted}); save or fetch the model again"
 
 
-def trial(make: Any, config: Mapping[str, Any], call: Callable[[Any], Any], path: Path) -> Any:
+def trial(make: Any, config: Mapping[str, Any], call: Callable[[Any], Any], path: Path) -> None:
     """Call a network of a configuration without memory behind its tensors: ``Error`` in one line if it cannot be."""
     try:
         with torch.device("meta"), torch.no_grad(), _quiet("diffusers"):
-            return call(make.from_config(dict(config)))
-    except NotImplementedError:  # of an operation without memory, which says nothing of the network
-        return None
+            net = make.from_config(dict(config))
+            with contextlib.suppress(NotImplementedError):  # of an operation without memory, which says nothing
+                call(net)
     except Exception as error:  # whatever the library raises of sizes that do not fit
-        raise Error(f"{path}: a {make.__name__} of these sizes cannot be called: {_line(error)}") from error
+        raise Error(f"{path}: the {make.__name__} of these sizes cannot be called: {_line(error)}") from error
 
 
 def decoder(vae: Any, dtype: torch.dtype, *, shifted: bool = True) -> Callable[[Tensor], Tensor]:

@@ -37,17 +37,16 @@ def schedule(
     Raises:
         Error: a scheduler, schedule or prediction that is not a discrete variance-preserving process or a flow.
     """
-    name = kind.removesuffix("Scheduler")
-    if name not in DISCRETE | FLOW:
-        raise choose("scheduler", kind, {f"{n}Scheduler" for n in DISCRETE | FLOW})
-    known = _as_run(kind, config)
-    prediction = _prediction(kind, known, config)
-    if known.get("timestep_type", "discrete") != "discrete":
-        raise Error(f"{kind}: timestep_type {known['timestep_type']!r} is not supported, only 'discrete'")
+    if kind not in (known := {f"{name}Scheduler" for name in DISCRETE | FLOW}):
+        raise choose("scheduler", kind, known)
+    run = _as_run(kind, config)
+    prediction = _prediction(kind, run, config)
+    if (run.get("timestep_type") or "discrete") != "discrete":
+        raise Error(f"{kind}: timestep_type {run['timestep_type']!r} is not supported, only 'discrete'")
     ends: dict[str, Any] = {key: value for key, value in (("t_min", t_min), ("t_max", t_max)) if value is not None}
     if prediction == "flow":
-        return Flow(**ends), "flow", float(known["num_train_timesteps"])
-    table = alphas_cumprod(known)
+        return Flow(**ends), "flow", float(run["num_train_timesteps"])
+    table = alphas_cumprod(run)
     if table[-1] == 0:
         table = _ending(table, kind, prediction)
         whole = VPDiscrete(table, t_max=1.0)
@@ -114,6 +113,8 @@ def betas(config: Mapping[str, Any]) -> Tensor:
     numbers = ends if trained is None else trained
     if not isinstance(numbers, list | tuple) or not all(type(b) in (int, float) and 0 <= b <= 1 for b in numbers):
         raise Error("the noise schedule's betas must be numbers from 0 to 1")
+    if len(numbers) < 2:
+        raise Error("the noise schedule's trained_betas must be at least two")
     made = BETAS[kind](*ends, count) if trained is None else torch.tensor(trained, dtype=torch.float64)
     if (made[:-1] == 1).any():
         raise Error("the noise schedule's betas must be below 1, all but the last")

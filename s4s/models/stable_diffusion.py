@@ -124,6 +124,7 @@ def _read(root: Path, chosen: Mapping[str, Any]) -> tuple[Process, str, tuple[in
     index = hub.read_json(root / "model_index.json")
     if reason := unfit(root, index):
         raise Error(f"{root}: {index.get('_class_name')}: {reason}")
+    hub.check_variant(chosen["variant"], root, PARTS)
     scheduler = hub.read_json(hub.place(root, "scheduler") / "scheduler_config.json")
     kind = index["scheduler"][1] if isinstance(index.get("scheduler"), list) else scheduler.get("_class_name")
     process, prediction, _ = schedule(str(kind), scheduler, chosen["t_min"], chosen["t_max"])
@@ -179,6 +180,7 @@ def _facts(chosen: Mapping[str, Any], root: Path, lines: Sequence[str], local: b
         "id": chosen["id"],
         "version": VERSIONS.get(chosen["id"], "unknown") + (" as configured; a local folder" if local else ""),
         "revision": hub.revision_of(root) or ("local folder" if local else chosen["revision"]),
+        "variant": chosen["variant"],
         "files_sha256": hub.hashes(root, PARTS),
         "ema": "the published weights",
         **{key: chosen[key] for key in RUN},

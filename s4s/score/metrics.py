@@ -58,7 +58,7 @@ class Moments:
     @classmethod
     def weighted(cls, features: Tensor, counts: Tensor) -> Moments:
         """Moments of features [n, d] with row ``i`` taken ``counts[i]`` times; rows taken 0 times cost nothing."""
-        rows, shift = counts.nonzero().flatten(), features[0]
+        rows, shift = counts.nonzero().flatten(), features[:1].sum(0)
         total, outer = torch.zeros_like(shift), shift.new_zeros(len(shift), len(shift))
         for part in rows.split(max(1, BLOCK // len(shift))):
             taken, weight = features[part] - shift, counts[part].to(features)

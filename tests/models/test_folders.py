@@ -85,9 +85,10 @@ def test_a_variant_is_taken_where_there_is_one(tmp_path: Path) -> None:
     other.save_pretrained(root / "unet", variant="fp16")
     plain, half = (load_model({"type": "diffusers", "path": str(root), "variant": v}) for v in (None, "fp16"))
     assert not torch.equal(predicted(plain), predicted(half))
-    assert torch.equal(
-        predicted(load_model({"type": "diffusers", "path": str(root), "variant": "bf16"})), predicted(plain)
-    )
+    assert (plain.facts["variant"], half.facts["variant"]) == (None, "fp16")
+    for read in (load_model, lambda spec: diffusers_model.check(spec, root)):
+        with pytest.raises(Error, match="no weights of the variant 'bf16'; leave variant out"):
+            read({"type": "diffusers", "path": str(root), "variant": "bf16"})
 
 
 def test_a_flat_folder_is_read_as_diffusers_reads_it(tmp_path: Path) -> None:
@@ -239,9 +240,9 @@ UNFIT: dict[str, tuple[Callable[[Path], None], str]] = {
     "LCM": (changed("unet", time_cond_proj_dim=8), "is also told the guidance"),
     "upscaler": (changed("unet", num_class_embeds=1000), "is also told classes"),
     "width": (changed("unet", cross_attention_dim=16), "takes embeddings of 16 numbers, the text encoder makes 8"),
-    "latents": (changed("vae", latent_channels=8), "vae: a AutoencoderKL of these sizes cannot be called"),
+    "latents": (changed("vae", latent_channels=8), "vae: the AutoencoderKL of these sizes cannot be called"),
     "another network": (changed("unet", _class_name="UNet2DModel"), "of a 'UNet2DModel', but model_index.json names a"),
-    "other size": (changed("unet", sample_size=[8, 8, 8]), r"sample_size = \[8, 8, 8\] must be a number or \[height"),
+    "other size": (changed("unet", sample_size=[8, 8, 8]), r"sample_size = \[8, 8, 8\] must be a positive number or"),
 }
 
 
@@ -284,12 +285,43 @@ def test_networks_of_other_output_channels(into: int, out: int, tmp_path: Path) 
 def test_sizes_that_the_network_cannot_be_called_on(tmp_path: Path) -> None:
     root = ddpm_folder(tmp_path / "m", UNET, ddim())
     edit_json(root / "unet" / "config.json", sample_size=7)
-    with pytest.raises(Error, match="unet: a UNet2DModel of these sizes cannot be called") as caught:
+    with pytest.raises(Error, match="unet: the UNet2DModel of these sizes cannot be called") as caught:
         load_model({"type": "diffusers"}, root)
     assert str(caught.value).isprintable()
     diffusers.DiTPipeline(transformer(), autoencoder(), ddim()).save_pretrained(tmp_path / "dit")
     with pytest.raises(Error, match="transformer: made for sample_size 8, not 16; leave sample_size out"):
         load_model({"type": "diffusers", "sample_size": 16}, tmp_path / "dit")
+    assert load_model({"type": "diffusers", "sample_size": [8, 8]}, tmp_path / "dit").shape == (4, 8, 8)
+    edit_json(tmp_path / "dit" / "transformer" / "config.json", norm_type="ada_norm_single")
+    with pytest.raises(Error, match=r"the DiTTransformer2DModel of these sizes cannot be called: .*ada_norm"):
+        diffusers_model.check({}, tmp_path / "dit")
+
+
+ODD: dict[str, tuple[Callable[[Path], None], str]] = {
+    "no channels": (lambda r: edit_json(r / "unet" / "config.json", in_channels=None), "in_channels = None must be a"),
+    "size 0": (
+        lambda r: edit_json(r / "unet" / "config.json", sample_size=0),
+        "sample_size = 0 must be a positive number or",
+    ),
+    "groups": (lambda r: edit_json(r / "unet" / "config.json", norm_num_groups=3), "divisible by num_groups"),
+    "short name": (
+        lambda r: edit_json(r / "model_index.json", scheduler=["diffusers", "DDPM"]),
+        "unknown scheduler 'DDPM'",
+    ),
+    "no betas": (lambda r: edit_json(r / "scheduler" / "scheduler_config.json", trained_betas=[]), "at least two"),
+    "nothing": (lambda r: edit_json(r / "model_index.json", unet=[None, None]), "unknown network of"),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_odd_configurations(case: str, tmp_path: Path) -> None:
+    root = ddpm_folder(tmp_path / "m", UNET, ddim())
+    change, message = ODD[case]
+    change(root)
+    for read in (lambda: load_model({"type": "diffusers"}, root), lambda: diffusers_model.check({}, root)):
+        with pytest.raises(Error, match=message) as caught:
+            read()
+        assert str(caught.value).isprintable()
 
 
 def broken(root: Path, change: Callable[[dict[str, Any]], None]) -> Path:
