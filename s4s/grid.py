@@ -32,7 +32,8 @@ def grid(schedule: str | Sequence[float] | Tensor, process: Process, nfe: int, *
         nfe: number of intervals.
         options: of the schedule; ``end_at_zero=True`` on any named schedule takes ``nfe`` levels and appends 0, as the
             EDM sampler does. ``end_at_zero=False`` on levels of your own puts ``sigma_min`` in the place of a final 0:
-            learned solvers end above 0, and ``solver.finish()`` takes them there.
+            learned solvers end above 0, and ``solver.finish()`` takes them there. A first level of your own that is
+            ``sigma_max`` to float32 rounding, as hosts have it, becomes ``sigma_max``.
 
     Returns:
         [nfe + 1] float64.
@@ -60,6 +61,9 @@ def grid(schedule: str | Sequence[float] | Tensor, process: Process, nfe: int, *
     return sigma
 
 
+SINGLE = 1e-6  # relative; a level that went through float32 differs by less
+SAME = 1e-3  # relative; a host's own smallest level, from a table in float32, is sigma_min to within less
+
 GRIDS: dict[str, Callable[..., Tensor]] = SCHEDULES | SEARCHES
 
 
@@ -72,11 +76,13 @@ def _own(
     if sigma.shape != (nfe + 1,):
         raise Error(f"a grid for nfe {nfe} has {nfe + 1} levels, got shape {list(sigma.shape)}")
     check_levels(sigma.detach(), strictly=True)
-    require_between(sigma[-2].item(), sigma[0].item(), *process.levels)
+    low, high = process.levels
+    if not sigma.requires_grad and abs(sigma[0] / high - 1) < SINGLE:
+        sigma = torch.cat([sigma.new_tensor([high]), sigma[1:]])
+    require_between(sigma[-2].item(), sigma[0].item(), low, high)
     if sigma[-1] != 0 or end_at_zero:
         return sigma
-    low, _ = process.levels
-    if sigma[-2] <= low:
+    if sigma[-2] <= low * (1 + SAME):
         raise Error(f"the level before the final 0 is {sigma[-2].item():g}, and sigma_min {low:g}: leave the 0 out, "
                     f"ask for nfe {nfe - 1}, and let finish() add the last evaluation")  # fmt: skip
     return torch.cat([sigma[:-1], sigma.new_tensor([low])])

@@ -7,6 +7,8 @@ from torch import Tensor, as_tensor
 from s4s.noise import Start
 from s4s.solver import Solver
 
+ROUNDING = 1e-9
+
 
 def describe(solver: Solver) -> str:
     """Grid, evaluation levels and weights as aligned columns, then where the solver comes from."""
@@ -26,6 +28,31 @@ def describe(solver: Solver) -> str:
     simple = {k: v for k, v in solver.provenance.items() if isinstance(v, str | int | float) or v is None}
     lines += ["", *(f"{key}: {value}" for key, value in simple.items())]
     return "\n".join(lines)
+
+
+def levels(solver: Solver, *, flow: bool = False) -> str:
+    """The levels as one line for a host, the last as 0: as many evaluations as the solver's, ending as hosts do.
+
+    In full float32 precision: a first level off by 1e-5 is another noise scale in some hosts. ``flow`` gives the times
+    of a rectified flow, ``sigma / (1 + sigma)``.
+    """
+    sigma = solver.detach().sigma.unique_consecutive()[:-1]  # the stages of heun share their levels
+    values = sigma / (1 + sigma) if flow else sigma
+    return ", ".join([*(f"{value:.9g}" for value in values.tolist()), "0"])
+
+
+def lost(solver: Solver) -> str:
+    """What a host that takes levels alone does not do of a solver, in one line."""
+    numbers = solver.detach()
+    words = [f"levels of {solver.name}, {solver.nfe} evaluations; the host's own sampler gives the weights"]
+    off = (numbers.sigma_eval / numbers.sigma[:-1]).log().abs().max().expm1().item()
+    if off > ROUNDING:
+        words.append(f"the network is asked at these levels, not up to {100 * off:.3g}% beside them as fitted")
+    if numbers.sigma[-1] > 0:
+        words.append(f"the last step goes to 0, not to {numbers.sigma[-1]:.6g}")
+    if solver.noise is not None:
+        words.append(f"noise starts as the host has it, not at {_noise(solver.noise)}")
+    return "lost: " + "; ".join(words)
 
 
 def _noise(noise: Start) -> str:

@@ -55,12 +55,27 @@ def fit(config: Path, names: Sequence[str], results: Path) -> None:
 
 @click.command()
 @click.argument("solver", type=click.Path(path_type=Path))
-def show(solver: Path) -> None:
+@click.option("--nfe", type=int, help="Of a bundle, the solver of this many evaluations; default all of them.")
+@click.option("--sigmas", is_flag=True, help="One line of levels, for hosts that take no weights.")
+@click.option("--flow", is_flag=True, help="With --sigmas: times of a flow model, from 0 to 1, in place of levels.")
+def show(solver: Path, nfe: int | None, sigmas: bool, flow: bool) -> None:
     """Print a solver file, or every solver of a bundle: grid, evaluation levels and weights.
 
     Example: s4s show solver.json
+
+    With --sigmas, one line to paste where a host takes levels of its own, and on stderr what they lose.
     """
     from s4s.bundle import load_bundle
-    from s4s.show import describe
+    from s4s.show import describe, levels, lost
 
-    click.echo("\n\n".join(describe(each) for each in load_bundle(solver).values()))
+    found = load_bundle(solver)
+    chosen = list(found.values()) if nfe is None else [found[nfe]]
+    if not sigmas:
+        if flow:
+            raise Error("--flow belongs to --sigmas")
+        click.echo("\n\n".join(describe(each) for each in chosen))
+        return
+    if len(chosen) > 1:
+        raise Error(f"{solver}: one line is of one solver; give --nfe, one of: {found.numbers}")
+    click.echo(levels(chosen[0], flow=flow))
+    click.echo(lost(chosen[0]), err=True)

@@ -116,7 +116,7 @@ def fit(
         raise Error("moments are of whole batches: leave out microbatch, or moments")
     if solver.sigma[0].item() != teacher.sigma_max:
         raise Error(
-            f"the solver starts at level {solver.sigma[0].item():g}, the teacher's noises at {teacher.sigma_max:g}"
+            f"the solver starts at level {solver.sigma[0].item():.9g}, the teacher's noises at {teacher.sigma_max:.9g}"
         )
     if solver.noise is not None and not solver.noise.same(teacher.noise):
         raise Error("the solver starts from another mean or scale of noise than the teacher set")

@@ -71,6 +71,16 @@ def test_levels_of_a_host_that_end_at_zero() -> None:
     assert s4s.grid(host[:-1], process, 3, end_at_zero=False).tolist() == host[:-1]
 
 
+def test_a_host_s_sigma_max_in_float32_is_sigma_max() -> None:
+    process = s4s.VPDiscrete((1 - torch.linspace(0.00085, 0.012, 1000, dtype=torch.float64)).cumprod(0))
+    rounded = torch.tensor([process.sigma_max, 1.0, 0.1]) * (1 + 2e-7)
+    found = s4s.grid(rounded, process, 2)
+    assert found[0] == process.sigma_max != rounded[0] and torch.equal(found[1:], rounded[1:].double())
+    assert s4s.grid([process.sigma_max * 1.001, 1.0], process, 1)[0] == process.sigma_max * 1.001
+    with pytest.raises(s4s.Error, match="leave the 0 out, ask for nfe 1"):
+        s4s.grid([process.sigma_max, process.sigma_min * 1.0001, 0.0], process, 2, end_at_zero=False)
+
+
 @pytest.mark.parametrize(("call", "message"), [
     (lambda: s4s.grid([3.0, 0.002, 0.0], s4s.EDM(), 2, end_at_zero=False), "leave the 0 out, ask for nfe 1"),
     (lambda: s4s.grid([3.0, 2.0], s4s.EDM(), 1, rho=7), "levels of your own have no option rho, only end_at_zero"),
