@@ -1,10 +1,13 @@
 """How long a job takes here: a few seconds of timing on this machine, times what ``s4s.stages.costs`` counts.
 
-Only for networks that the pipeline trains itself: published ones are not there before the run.
+Only for networks that the pipeline trains itself: published ones are not there before the run. `s4s run` calls it as a
+program, ``python -m s4s.stages.pace CONFIG_AS_JSON``.
 """
 
 from __future__ import annotations
 
+import json
+import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -66,3 +69,7 @@ def _slopes(net: nn.Module, run: Callable[[], torch.Tensor]) -> float:
     """Seconds of one gradient by all weights."""
     parameters = list(net.parameters())
     return _seconds(lambda: torch.autograd.grad(run().square().mean(), parameters))
+
+
+if __name__ == "__main__":
+    print(json.dumps(job_seconds(json.loads(sys.argv[1]))))

@@ -71,7 +71,7 @@ def lines(config: Config, left: Counts, each: Mapping[str, float], cores: int) -
         core = "1 core" if cores == 1 else f"{cores} cores"
         made.append(f"about {duration(wall_seconds(left, each, cores))} on {core}, timed on this machine just now")
     else:
-        made.append("hours and disk: `s4s doctor CONFIG` counts them for your GPU")
+        made.append("`s4s doctor CONFIG` counts hours and disk")
     return [*made, f"results in results/{name}, what every job says in logs/{name}"]
 
 

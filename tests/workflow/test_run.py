@@ -61,6 +61,12 @@ def test_timing_covers_every_stage_of_the_plan() -> None:
     assert pace.job_seconds(longer)["train"] > 10 * found["train"]
 
 
+def test_a_timing_that_fails_leaves_the_plan_without_time() -> None:
+    assert command.job_seconds({"model": {"type": "digits"}}, 1) == {}
+    lines = plan.lines(load(TINY), {"fit": 2}, {}, 1)
+    assert lines[1].split() == ["2", "fit", "solvers", "to", "learn"] and not any("timed" in line for line in lines)
+
+
 def test_plan_of_a_published_model_gives_no_time() -> None:
     config = load(ROOT / "config/cifar10.yaml")
     lines = plan.lines(config, plan.job_counts(config), {}, 2)
