@@ -1,13 +1,16 @@
 # One benchmark a run: train, teacher, fit, sample, evaluate, report. Another benchmark:
 #   snakemake --cores all --configfile config/digits-full.yaml
+from pathlib import Path
+
 from snakemake.utils import min_version
 
 min_version("9.10")
 
 
-if not config:
+# The default, of which `--config` changes values: beside this file, wherever Snakemake is called.
+if not workflow.overwrite_configfiles:
 
-    configfile: "config/digits.yaml"
+    configfile: str(Path(workflow.basedir) / "config" / "digits.yaml")
 
 
 include: "workflow/rules/common.smk"
@@ -20,6 +23,7 @@ include: "workflow/rules/report.smk"
 
 
 rule all:
+    """Everything: the table, the figures and the page of a benchmark."""
     default_target: True
     input:
         f"{FOLDER}/report.html",

@@ -12,6 +12,7 @@ from broken import again as again
 from broken import unbroken as unbroken
 from commands import commands as commands
 from hostile import CANARY
+from whole_run import finished as finished
 
 from s4s.cli.main import main
 

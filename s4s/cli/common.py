@@ -8,13 +8,26 @@ from typing import Any
 
 import click
 
+from s4s.files import at_home, require_place
 from s4s.stages.cells import cell as find_cell
 from s4s.stages.cells import shards
 from s4s.stages.config import load
 
+
+def placed(context: click.Context, parameter: click.Parameter, results: Path) -> Path:
+    """A folder of results, before hours go into it: at home, where it begins with ``~``, and not a link to nowhere."""
+    require_place(results := at_home(results))
+    return results
+
+
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
 RESULTS = click.option(
-    "--results", default="results", show_default=True, type=click.Path(path_type=Path), help="Folder of all results."
+    "--results",
+    default="results",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    callback=placed,
+    help="Folder of all results.",
 )
 CELLS = click.argument("names", metavar="CELL...", nargs=-1, required=True)
 

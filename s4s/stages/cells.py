@@ -134,9 +134,16 @@ def jobs(config: Mapping[str, Any], *, per_nfe: bool = True) -> dict[str, tuple[
         if alike is not None:
             alike.append(kind)
             continue
-        free = kind if "{kind}" not in next(iter(names)) else f"learned{len(rules) - 1 if 'learned' in rules else ''}"
-        rules[free] = (list(names), [kind])
-    return rules
+        rules[kind] = (list(names), [kind])
+    return {_rule_name(names, kinds, rules): (names, kinds) for names, kinds in rules.values()}
+
+
+def _rule_name(names: list[str], kinds: list[str], rules: Mapping[str, Any]) -> str:
+    """What the cells of a rule are: their kind; learned ones are ``learned``, or their kinds in a further rule."""
+    if "{kind}" not in names[0]:
+        return kinds[0]
+    learned = [made for made, _ in rules.values() if "{kind}" in made[0]]
+    return "learned" if names == learned[0] else "_".join(["learned", *kinds]).replace("-", "_")
 
 
 def shards(config: Mapping[str, Any]) -> list[tuple[int, int]]:
@@ -155,6 +162,13 @@ def network_files(config: Mapping[str, Any]) -> list[str]:
     if config["model"]["type"] == "digits":
         return [weights]
     return [record, weights, "models/denoiser.json"] if config["model"]["type"] in ("edm", "ldm") else [record]
+
+
+def figures(config: Mapping[str, Any]) -> list[str]:
+    """The figures that are drawn of a benchmark."""
+    learned = config["learned"]
+    made = ["fid_vs_nfe"] + ["solvers", "samples", "loss_vs_fid"] * bool(learned["methods"])
+    return made + ["radius"] * bool(learned["methods"] and isinstance(learned["radius"], list))
 
 
 def uint8_rule(config: Mapping[str, Any]) -> str:

@@ -90,9 +90,9 @@ def test_every_cell_has_its_own_name_and_job() -> None:
             if cell.kind == kind
         }
         assert names == {cell.name for cell in cells}
-        assert list(rules) == ["teacher", "classical", "learned", "learned2"]
+        assert list(rules) == ["teacher", "classical", "learned", "learned_joint_guided"]
         assert rules["learned"][1] == ["ld3", "s4s", "s4s-alt"]
-        assert rules["learned2"][1] == ["joint", "guided"], "they have starts of their own"
+        assert rules["learned_joint_guided"][1] == ["joint", "guided"], "they have starts of their own"
     assert asked.cell(loaded, cells[5].name) == cells[5]
 
 
@@ -109,7 +109,7 @@ def test_families_and_their_starts_make_cells_of_their_own() -> None:
     rules = asked.jobs(loaded)
     assert rules["learned"] == (["{kind}_ipndm3_edm_nfe{nfe}_seed0", "{kind}_dpmpp3_edm_nfe{nfe}_seed0"],
                                 ["s4s", "s4s-pc", "joint-4"])  # fmt: skip
-    assert rules["learned2"] == (["{kind}_dpmpp2-singlestep_edm_nfe{nfe}_seed0"], ["s4s-alt-ss"])
+    assert rules["learned_s4s_alt_ss"] == (["{kind}_dpmpp2-singlestep_edm_nfe{nfe}_seed0"], ["s4s-alt-ss"])
 
 
 def test_the_published_grid_of_stable_diffusion_is_a_schedule() -> None:

@@ -14,22 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from commands import ROOT, Commands, once
+from commands import ROOT, Commands
+from whole_run import TINY
 
 from s4s.cli.main import cli, main
 
-TINY = ROOT / "tests" / "tiny" / "config.yaml"
 S4S_ALT = "s4s-alt_ipndm3_edm_nfe4_seed0"
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, commands: Commands) -> Path:
-    """A folder in which the tiny benchmark has run to its end."""
-    with once(tmp_path_factory, "tiny") as (where, new):
-        if new:
-            done = commands.snakemake(where, "--configfile", str(TINY))
-            assert done.returncode == 0, done.stdout + done.stderr
-    return where
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from s4s.stages import cells as asked, config as benchmark
 from s4s.errors import Error
+from s4s.files import require_place
 
 
 envvars:
@@ -16,11 +17,15 @@ envvars:
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 try:
+    for path in workflow.overwrite_configfiles:
+        benchmark.read(path)  # Snakemake drops a key that stands twice
     CONFIG = benchmark.check(config)
+    FOLDER = f"results/{CONFIG['benchmark']}"
+    for folder in (FOLDER, "logs"):
+        require_place(Path(folder))
 except Error as error:
     raise WorkflowError(str(error))
 
-FOLDER = f"results/{CONFIG['benchmark']}"
 CELLS = {cell.name: cell for cell in asked.cells(CONFIG)}
 JOBS, SCORED = asked.jobs(CONFIG), asked.jobs(CONFIG, per_nfe=asked.needs_features(CONFIG))
 FIXED = [name for name, cell in CELLS.items() if not cell.learned]

@@ -2,6 +2,7 @@
 for of, (patterns, kinds) in SCORED.items():
 
     rule:
+        """The scores of the cells of a method."""
         name:
             f"evaluate_{of}"
         input:
@@ -25,3 +26,9 @@ for of, (patterns, kinds) in SCORED.items():
             depends_on=depends_on("score"),
         shell:
             "s4s evaluate {params.config} {params.cells} > {log} 2>&1"
+
+
+rule evaluate:
+    """A target: every score, for `snakemake evaluate` or `--until evaluate`."""
+    input:
+        expand(f"{FOLDER}/metrics/{{cell}}.json", cell=list(CELLS)),

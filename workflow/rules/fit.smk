@@ -1,4 +1,5 @@
 rule textbook:
+    """The textbook solvers, those of the teacher among them."""
     input:
         [] if TRAINED else NETWORK,
     output:
@@ -20,6 +21,7 @@ rule textbook:
 
 
 rule fit:
+    """One learned solver."""
     input:
         NETWORK,
         f"{FOLDER}/models/perceptual.safetensors" if TRAINED else [],

@@ -1,6 +1,7 @@
 if TRAINED:
 
     rule train:
+        """One of the networks of the digits."""
         output:
             f"{FOLDER}/models/{{network}}.safetensors",
         log:
@@ -21,6 +22,7 @@ else:
 
     # What it fetches stays in the cache directory; by hand, or without a network: `s4s download --offline CONFIG`.
     rule download:
+        """What is published: weights, feature extractor, reference, prompts."""
         output:
             NETWORK,
         log:

@@ -1,20 +1,21 @@
 # On a cluster these run where Snakemake does: they take seconds.
 localrules:
     all,
+    sample,
+    features,
+    evaluate,
     table,
     figure,
 
 
 rule table:
+    """The table of all scores, and the tables of the page."""
     input:
         expand(f"{FOLDER}/metrics/{{cell}}.json", cell=list(CELLS)),
     output:
-        f"{FOLDER}/fid.csv",
-        expand(
-            f"{FOLDER}/tables/{{table}}.{{suffix}}",
-            table=["fid", "summary"],
-            suffix=["csv", "md", "tex"],
-        ),
+        report(f"{FOLDER}/fid.csv", category="Tables"),
+        report(expand(f"{FOLDER}/tables/{{table}}.csv", table=["fid", "summary"]), category="Tables"),
+        expand(f"{FOLDER}/tables/{{table}}.{{suffix}}", table=["fid", "summary"], suffix=["md", "tex"]),
     log:
         f"logs/{CONFIG['benchmark']}/table.log",
     benchmark:
@@ -28,14 +29,15 @@ rule table:
 
 
 rule figure:
+    """The figures and the page, report.html."""
     input:
         f"{FOLDER}/fid.csv",
         expand(f"{FOLDER}/tables/{{table}}.md", table=["fid", "summary"]),
         expand(f"{FOLDER}/solvers/{{cell}}.json", cell=list(CELLS)),
         expand(f"{FOLDER}/features/{{cell}}/{SHARDS[0]}.npz", cell=list(CELLS)),
     output:
-        f"{FOLDER}/figures/fid_vs_nfe.png",
-        f"{FOLDER}/report.html",
+        report(expand(f"{FOLDER}/figures/{{figure}}.png", figure=asked.figures(CONFIG)), category="Figures"),
+        report(f"{FOLDER}/report.html", category="Page"),
     log:
         f"logs/{CONFIG['benchmark']}/figure.log",
     benchmark:

@@ -5,6 +5,7 @@ for of, (patterns, kinds) in JOBS.items():
     if KEEP:
 
         rule:
+            """A part of the images of the cells of a method."""
             name:
                 f"sample_{of}"
             input:
@@ -31,6 +32,7 @@ for of, (patterns, kinds) in JOBS.items():
                 "s4s sample {params.config} {params.cells} {params.range} > {log} 2>&1"
 
     rule:
+        """The features of a part of the images of the cells of a method."""
         name:
             f"features_{of}"
         input:
@@ -57,3 +59,19 @@ for of, (patterns, kinds) in JOBS.items():
             depends_on=depends_on("features"),
         shell:
             "s4s features {params.config} {params.cells} {params.range} > {log} 2>&1"
+
+
+rule sample:
+    """A target: every image, for `snakemake sample` or `--until sample`."""
+    input:
+        expand(
+            f"{FOLDER}/{'samples' if KEEP else 'features'}/{{cell}}/{{shard}}.npz",
+            cell=list(CELLS),
+            shard=SHARDS,
+        ),
+
+
+rule features:
+    """A target: the features of every image, for `snakemake features` or `--until features`."""
+    input:
+        expand(f"{FOLDER}/features/{{cell}}/{{shard}}.npz", cell=list(CELLS), shard=SHARDS),

@@ -1,5 +1,6 @@
 # One job makes one shard of a teacher's samples; digits, as most models, has one teacher.
 rule teacher:
+    """What the teacher makes of its noises: what solvers are fitted to."""
     input:
         NETWORK,
     output:
