@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ from s4s.stages import plan
 BAR = 24  # characters
 SHOWN = 4  # jobs
 CREDIT = 0.1  # of the work, until which the plan's pace outweighs the one seen
+TITLE = re.compile(r"^.*?(?=\b\d+%\|)")  # of a progress bar: the log's name says it
 END = 8192  # bytes of a log that are looked at
 
 
@@ -25,7 +27,7 @@ class Job:
     def line(self) -> str:
         """Where its log is, and the last it says there."""
         said = tail(self.log, 1)
-        return f"  {self.log}  {said[0] if said else 'starts'}"
+        return f"  {self.log}  {TITLE.sub('', said[0]) if said else 'starts'}"
 
 
 @dataclass

@@ -37,10 +37,18 @@ def run(arguments: Sequence[str], configfile: str | None, cores: str, directory:
     given = list(arguments)
     named = given.pop(0) if given and Path(given[0]).suffix in (".yaml", ".yml") else None
     path = configfile or named or DEFAULT
+    if cores != "all" and not cores.isdigit():
+        raise Error(f"--cores {cores}: must be a number, or all")
     if not Path("Snakefile").exists():
         raise Error("no Snakefile here: `s4s run` works in a checkout of the project")
     loaded = load(Path(path))
-    n = len(os.sched_getaffinity(0)) if cores == "all" else int(cores)
+    n = (
+        int(cores)
+        if cores != "all"
+        else len(os.sched_getaffinity(0))
+        if sys.platform == "linux"
+        else os.cpu_count() or 1
+    )
     click.echo("timing this machine ...", err=True)
     options = ["--configfile", path, "--cores", cores, "--directory", directory, *["--dry-run"] * dry_run, *given]
     code = snakemake(options, loaded, job_seconds(loaded, n), n)
@@ -85,9 +93,11 @@ def job_seconds(config: Mapping[str, Any], cores: int) -> dict[str, float]:
 
 
 def say_results(config: Mapping[str, Any], results: Path) -> None:
-    """The headline's numbers, and where the report is."""
-    from s4s.report import say_headline
-
+    """The headline's numbers, and where the report is; nothing where a part of the benchmark was asked for."""
     folder = results / config["benchmark"]
-    click.echo(say_headline(folder / "metrics" / f"{cell.name}.json" for cell in cells(config)))
-    click.echo(folder / "report.html")
+    files = [folder / "metrics" / f"{cell.name}.json" for cell in cells(config)]
+    if all(path.exists() for path in [*files, folder / "report.html"]):
+        from s4s.report import say_headline
+
+        click.echo(say_headline(files))
+        click.echo(folder / "report.html")

@@ -19,6 +19,7 @@ from s4s.cli.main import main
 from s4s.cli.progress import Job, Progress, tail
 from s4s.cli.watch import LogHandler
 from s4s.stages import pace, plan
+from s4s.stages.cells import cells
 from s4s.stages.config import load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,7 +94,7 @@ def test_lines_that_move(tmp_path: Path) -> None:
     progress = Progress({"train": 3, "fit": 2}, {"train": 10.0, "fit": 20.0}, 1, began=0.0)
     assert progress.lines(0.0)[0].endswith("0 of 5 jobs, 1 s, about 70 s to go")
     progress.running[1] = Job("train", "train denoiser", str(log), 0.0)
-    assert progress.lines(5.0)[1] == f"  {log}  train:  50%|## | 30/60"
+    assert progress.lines(5.0)[1] == f"  {log}  50%|## | 30/60"
     progress.running[2] = Job("fit", "fit x", str(tmp_path / "none.log"), 5.0)
     assert progress.lines(5.0)[2].endswith("none.log  starts")
     left = [progress.to_go(now) for now in (5.0, 8.0, 10.0)]
@@ -179,6 +180,10 @@ def test_run_hands_options_on_and_ends_with_the_headline(
     monkeypatch.setattr(command, "snakemake", ran)
     monkeypatch.setattr(command, "job_seconds", lambda *_: {})
     monkeypatch.setattr("s4s.report.say_headline", lambda files: f"three numbers of {len([*files])} cells")
+    made = tmp_path / "results/tiny"
+    for name in ["report.html", *(f"metrics/{cell.name}.json" for cell in cells(load(TINY)))]:
+        (made / name).parent.mkdir(parents=True, exist_ok=True)
+        (made / name).touch()
     for status in (0, 1):
         with pytest.raises(SystemExit) as end:
             main(["run", str(TINY), "--forceall", "--directory", str(tmp_path), "--cores", "3"])
@@ -188,3 +193,14 @@ def test_run_hands_options_on_and_ends_with_the_headline(
     assert printed.err.splitlines()[-1].startswith("not finished: ")
     out = printed.out.splitlines()
     assert out == ["three numbers of 7 cells", str(tmp_path / "results/tiny/report.html")]
+    (made / "report.html").unlink()  # as after `s4s run CONFIG fit`
+    seen.clear()
+    with pytest.raises(SystemExit):
+        main(["run", str(TINY), "--directory", str(tmp_path)])
+    assert capsys.readouterr().out == ""
+
+
+def test_cores_are_a_number(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", "--cores", "many"])
+    assert capsys.readouterr().err == "s4s: --cores many: must be a number, or all\n"
