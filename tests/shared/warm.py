@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 import traceback
+import warnings
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -33,8 +34,9 @@ def serve(where: str) -> None:
     import s4s
 
     ours = [module.name for module in pkgutil.walk_packages(s4s.__path__, "s4s.") if module.name != "s4s.__main__"]
-    for module in (*HEAVY, *ours, *PROGRAMS.values()):
-        importlib.import_module(module)
+    with warnings.catch_warnings(action="ignore"):
+        for module in (*HEAVY, *ours, *PROGRAMS.values()):
+            importlib.import_module(module)
     gc.freeze()  # forks share what they do not touch
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(where)
@@ -44,8 +46,12 @@ def serve(where: str) -> None:
             caller, _ = listener.accept()
             if os.fork() == 0:
                 asked, files = receive(caller)
+                alive, end = os.pipe()  # its other end closes with the command
                 command = os.fork()
-                os._exit(stay_with(command, caller) if command else run(asked, files))
+                if not command:
+                    os._exit(run(asked, files))
+                os.close(end)
+                os._exit(stay_with(command, alive, caller))
             caller.close()
     while True:  # what they used counts as ours
         try:
@@ -60,10 +66,9 @@ def receive(caller: socket.socket) -> tuple[dict[str, Any], Iterable[int]]:
     return json.loads(caller.recv(int(head), socket.MSG_WAITALL)), array.array("i", files[0][2])
 
 
-def stay_with(command: int, caller: socket.socket) -> int:
+def stay_with(command: int, alive: int, caller: socket.socket) -> int:
     """Tell the caller how a command ended, or end it when the caller is gone."""
-    ended = os.pidfd_open(command)
-    if ended not in select.select([ended, caller], [], [])[0]:
+    if alive not in select.select([alive, caller], [], [])[0]:
         os.kill(command, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])
     with suppress(OSError):
