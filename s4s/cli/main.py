@@ -40,6 +40,7 @@ for command in (
     scores.evaluate,
     results.table,
     results.figure,
+    results.verify,
     solvers.show,
     import_,
     results.list_cells,

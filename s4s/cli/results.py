@@ -1,4 +1,4 @@
-"""Commands on results: ``s4s cells``, ``s4s table``, ``s4s figure`` and ``s4s doctor``."""
+"""Commands on results: ``s4s cells``, ``table``, ``figure``, ``verify`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 
 from s4s.cli.common import CONFIG, RESULTS
 from s4s.stages.cells import cells as all_cells
+from s4s.stages.chain import Chain
 from s4s.stages.config import load
 
 
@@ -36,9 +37,15 @@ def table(config: Path, results: Path) -> None:
     from s4s import report
 
     folder, files = results / loaded["benchmark"], _metrics(loaded, results)
+    chain = Chain(loaded, folder)
+    reads = chain.read(*files, *_config_file(folder))
     report.write_fid_csv(report.collect(files), folder / "fid.csv")
-    for path in [folder / "fid.csv", *report.write_tables(files, folder / "tables")]:
+    chain.note(folder / "fid.csv", "table", reads)
+    reads = chain.read(folder / "fid.csv")
+    for path in report.write_tables(files, folder / "tables"):
+        chain.note(path, "table", reads)
         click.echo(path)
+    click.echo(folder / "fid.csv")
 
 
 @click.command()
@@ -53,7 +60,9 @@ def figure(config: Path, results: Path) -> None:
     from s4s import report
 
     folder, files = results / loaded["benchmark"], _metrics(loaded, results)
-    figures = folder / "figures"
+    chain, figures = Chain(loaded, folder), folder / "figures"
+    links = [path for path in (folder / "fid.csv", *sorted((folder / "tables").glob("[!.]*.*"))) if path.exists()]
+    reads = chain.read(*files, *links, *_config_file(folder))
     made = report.draw_fid(files, figures / "fid_vs_nfe")
     if loaded["learned"]["methods"]:
         choice = report.choose(files)
@@ -61,10 +70,31 @@ def figure(config: Path, results: Path) -> None:
         made += report.draw_samples(choice, folder / "features", figures / "samples")
         made += report.draw_loss(files, figures / "loss_vs_fid")
         made += report.draw_radius(files, figures / "radius") if report.has_radii(files) else []
-    links = [folder / "fid.csv", *sorted((folder / "tables").glob("[!.]*.*"))]
     report.write_report(files, [path for path in made if path.suffix == ".png"], folder / "report.html", links)
     for path in [*made, folder / "report.html"]:
+        chain.note(path, "figure", reads)
         click.echo(path)
+
+
+@click.command()
+@click.argument("folders", metavar="RESULTS...", nargs=-1, required=True, type=click.Path(path_type=Path))
+def verify(folders: Sequence[Path]) -> None:
+    """Say which numbers of a benchmark's results no longer follow from what is there, and what changed.
+
+    Every byte of every file that a number depends on is hashed: results, model, prompts, reference. Exit status 1 when
+    a number does not follow.
+
+    Example: s4s verify results/digits
+    """
+    from s4s.stages.verify import report
+
+    whole = True
+    for folder in folders:
+        lines, follows = report(folder)
+        click.echo("\n".join(lines))
+        whole &= follows
+    if not whole:
+        sys.exit(1)
 
 
 @click.command()
@@ -84,6 +114,11 @@ def doctor(configs: Sequence[Path], results: Path, tflops: float | None) -> None
     click.echo("\n".join(lines))
     if not whole:
         sys.exit(1)
+
+
+def _config_file(folder: Path) -> list[Path]:
+    """The config as Snakemake had it, where it was Snakemake that made the results."""
+    return [path for path in [folder / "config.yaml"] if path.exists()]
 
 
 def _metrics(config: Any, results: Path) -> list[Path]:

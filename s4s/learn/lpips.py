@@ -83,7 +83,7 @@ def load(path: Path | str | None = None, *, offline: bool = False) -> VGG16:
         path: the safetensors file; default ``lpips-vgg16.safetensors`` in the cache directory.
         offline: never touch the network.
     """
-    path = cache_dir() / "lpips-vgg16.safetensors" if path is None else Path(path)
+    path = place() if path is None else Path(path)
     if not path.exists():
         convert(path, offline=offline)
     try:
@@ -91,6 +91,11 @@ def load(path: Path | str | None = None, *, offline: bool = False) -> VGG16:
     except (OSError, SafetensorError) as error:
         raise Error(f"{path}: cannot read the weights of LPIPS ({error}); remove the file to make it again") from error
     return _network(state, str(path))
+
+
+def place() -> Path:
+    """Where the network is kept: in the cache directory."""
+    return cache_dir() / "lpips-vgg16.safetensors"
 
 
 def sources(*, offline: bool = False) -> tuple[Path, Path]:

@@ -52,10 +52,7 @@ def prompts(source: str, n: int, *, offline: bool = False) -> list[str]:
     Raises:
         Error: the file is missing, of another format, or has fewer than ``n`` captions.
     """
-    if source == "coco":
-        path = download(COCO_30K.url, None, COCO_30K.sha256, licence=LICENCE, offline=offline)
-    else:
-        path = at_home(source)
+    path = place(source, offline=offline)
     text = _text(path)
     lines = text if source == "coco" else text.replace("\r\n", "\n")  # what is published has its hash to keep
     try:
@@ -64,6 +61,13 @@ def prompts(source: str, n: int, *, offline: bool = False) -> list[str]:
         )
     except Error as error:
         raise Error(f"{path}: {error}") from error
+
+
+def place(source: str, *, offline: bool = False) -> Path:
+    """The file of a source, fetched and checked if it is ``coco``."""
+    if source == "coco":
+        return download(COCO_30K.url, None, COCO_30K.sha256, licence=LICENCE, offline=offline)
+    return at_home(source)
 
 
 def select(captions: Sequence[str], n: int) -> list[str]:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from s4s.errors import Error
-from s4s.files import sha256
 from s4s.models import checkpoint
+from s4s.models.folder import hashes as hashes
 from s4s.models.model import in_chunks
 
 MAX_CONFIG_BYTES = 4 << 20
@@ -178,13 +178,6 @@ def component(make: Any, path: Path, dtype: torch.dtype, variant: str | None = N
         if not value.isfinite().all():
             raise Error(f"{path}: tensor '{name}' holds NaN or infinity")
     return net
-
-
-def hashes(root: Path, parts: Sequence[str]) -> dict[str, str]:
-    """SHA-256 of every weight and configuration file of some components."""
-    kinds, places = {".safetensors", ".bin", ".json"}, dict.fromkeys(place(root, part) for part in parts)
-    files = [p for where in places for p in sorted(where.glob("*")) if p.suffix in kinds]
-    return {str(p.relative_to(root)): sha256(p) for p in files}
 
 
 def revision_of(path: Path) -> str | None:

@@ -52,14 +52,18 @@ class Model:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def facts_of(self, indices: range) -> dict[str, Any]:
-        """The facts that belong beside a number from these samples.
+        """The facts that belong beside a number from these samples."""
+        return facts_of(self.facts, len(indices))
 
-        A model with prompts adds ``prompts_repeat``: whether some prompt has more than one of the samples, as it has
-        when there are more samples than prompts.
-        """
-        prompts = self.facts.get("prompts")
-        repeat = {} if prompts is None else {"prompts_repeat": len(indices) > prompts["n"]}
-        return dict(self.facts) | repeat
+
+def facts_of(facts: Mapping[str, Any], n: int) -> dict[str, Any]:
+    """A model's facts beside a number from its first ``n`` samples.
+
+    A model with prompts adds ``prompts_repeat``: whether some prompt has more than one of the samples, as it has when
+    there are more samples than prompts.
+    """
+    prompts = facts.get("prompts")
+    return dict(facts) | ({} if prompts is None else {"prompts_repeat": n > prompts["n"]})
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from s4s import records
 from s4s.errors import Error
 from s4s.report.choose import Choice
 from s4s.report.style import drawing, save
@@ -52,10 +53,13 @@ def read_images(path: Path) -> Images:
 
 
 def samples_file(directory: Path, cell: str) -> Path:
-    """Where the first samples of a cell are: the first shard in the folder ``<cell>``, or ``<cell>.npz``.
+    """Where the first samples of a cell are: the first shard that it was scored on, or else in the folder ``<cell>``.
 
-    Names that begin with a dot are what killed jobs left half written.
+    Without such a folder it is ``<cell>.npz``. Names that begin with a dot are what killed jobs left half written.
     """
+    scored, folder = records.read(directory.parent, f"metrics/{cell}.json"), f"{directory.name}/{cell}/"
+    if shards := [name for name in (scored.reads if scored else ()) if name.startswith(folder)]:
+        return directory.parent / min(shards)
     return min((directory / cell).glob("[!.]*.npz"), default=directory / f"{cell}.npz")
 
 

@@ -102,7 +102,7 @@ def statistics(source: Source, extract: Extractor, *, cache: Path | None = None,
     """
     if source.kind == "npz":
         return load_npz(fetch(source, cache, offline=offline), source.sha256, source.count)
-    cache, record = cache or cache_dir() / "references", _record(source, extract, offline)
+    cache, record = cache or store(), _record(source, extract, offline)
     if record["weights_sha256"] is None:  # code under this name may change: nothing to find the numbers by later
         return _compute(source, extract, offline, record)
     key = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
@@ -113,6 +113,11 @@ def statistics(source: Source, extract: Extractor, *, cache: Path | None = None,
     if found.record["made_from"] != record:
         raise Error(f"{path}: these statistics are of something else than their name says; remove the file")
     return found
+
+
+def store() -> Path:
+    """Where downloads and computed statistics are kept: in the download cache."""
+    return cache_dir() / "references"
 
 
 def features(source: Source, extract: Extractor, *, offline: bool = False) -> Tensor:
@@ -214,7 +219,7 @@ def fetch(source: Source, cache: Path | None = None, *, offline: bool = False) -
     """The npz file of a source: local, or fetched into ``cache`` (see ``statistics``) unless it is there."""
     if source.where.startswith(("https://", "http://")):
         place = hashlib.sha256(source.where.encode()).hexdigest()[:8]  # two addresses may end in one name
-        cache = cache or cache_dir() / "references"
+        cache = cache or store()
         return download(source.where, cache / place / source.where.rsplit("/", 1)[-1], source.sha256, offline=offline)
     if (path := at_home(source.where)).is_file():
         return path

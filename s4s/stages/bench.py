@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from s4s import classical, search
@@ -19,9 +19,10 @@ from s4s.models import load_model
 from s4s.models.model import Model
 from s4s.process import EDM
 from s4s.solver import Denoise, Solver
-from s4s.stages.cells import Cell, made_from
+from s4s.stages.cells import Cell, made_from, network_files
+from s4s.stages.chain import Chain
 from s4s.stages.config import digest
-from s4s.stages.files import Config, Folder, expect, write_json
+from s4s.stages.files import Config, Folder, write_json
 from s4s.stages.possible import GITS_SEED
 
 WARMUP = 256  # noises that GITS averages over, with the conditions of the first samples
@@ -36,6 +37,8 @@ class Bench:
 
     def __init__(self, config: Config, results: Path) -> None:
         self.config, self.folder = config, Folder(config, results)
+        self.chain = Chain(config, self.folder.root)
+        self._held: dict[str, str] = {}
         self.trained: bool = config["model"]["type"] == "digits"
 
     @cached_property
@@ -53,34 +56,42 @@ class Bench:
         """The device with its maker's name, for the record."""
         return self.device if self.device == "cpu" else f"{self.device}: {torch.cuda.get_device_name()}"
 
+    @property
+    def network_files(self) -> list[Path]:
+        """Results that hold the network, or say where it is."""
+        return [self.folder.root / name for name in network_files(self.config)]
+
+    def reads(self, *paths: Path) -> dict[str, str]:
+        """Hashes of the network and of other results, checked; a model in memory of older files is let go."""
+        found = self.chain.read(*self.network_files, *paths)
+        held = {name: found[name] for name in network_files(self.config)}
+        if held != self._held:
+            for name in ("model", "process", "_gits"):
+                self.__dict__.pop(name, None)
+        self._held = held
+        return found
+
     @cached_property
     def model(self) -> Model:
-        """The network to sample from, frozen; it must be of this config."""
+        """The network to sample from, frozen; it must be of this config, and as it was when it was made or fetched."""
+        imported = self.folder.model("denoiser")
+        name = self.chain.name(imported)
+        weights = imported if name in self.reads() else None
         spec = {key: value for key, value in self.config["model"].items() if key not in FETCHING}
         spec |= {key: value for key, value in self.config["process"].items() if key != "type"}
-        weights = self.folder.model("denoiser")
-        if self.trained:
-            made = load_model(spec, weights, device=self.device)
-            self.require_trained(weights)
-            return made
-        expect(self.folder.weights, self._fetched().get("made_from"), made_from(self.config, "train"))
-        imported = self.config["model"]["type"] in ("edm", "ldm")
-        return load_model(spec, weights if imported else None, device=self.device, offline=True)
+        made = load_model(spec, weights, device=self.device, offline=not self.trained)
+        if "files_sha256" in made.facts:
+            self._require_fetched(made.facts["files_sha256"])
+        return made
 
-    def require_trained(self, weights: Path) -> None:
-        """Raise unless a network was trained from this config."""
-        with safe_open(weights, framework="pt") as file:
-            expect(weights, json.loads(file.metadata()["record"])["made_from"], made_from(self.config, "train"))
-
-    def _fetched(self) -> dict[str, Any]:
+    def _require_fetched(self, files: Mapping[str, str]) -> None:
+        """The folder that was loaded is the one that was fetched: an unpinned repository may have moved on."""
         path = self.folder.weights
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise Error(f"{path}: cannot read it ({error.strerror}); run `s4s download` first") from error
-        except ValueError as error:
-            raise Error(f"{path}: damaged or truncated; run `s4s download` again") from error
-        return record if isinstance(record, dict) else {}
+        known = json.loads(path.read_text(encoding="utf-8")).get("files_sha256", {})
+        for name, now in files.items():
+            if known.get(name) != now:
+                raise Error(f"{path}: of a model whose {name} had SHA-256 {known.get(name)}; what is there now "
+                            f"has {now}; run `s4s download` again")  # fmt: skip
 
     @cached_property
     def process(self) -> Any:
@@ -112,15 +123,24 @@ class Bench:
             return grid("ays", self.process, intervals, model="sd15")
         return grid(schedule, self.process, intervals)
 
+    def searched(self, cell: Cell) -> list[Path]:
+        """The file of costs that a cell's grid was found with, if it was; made if need be."""
+        return [self._gits_file] if cell.schedule == "gits" and self._gits else []
+
+    @property
+    def _gits_file(self) -> Path:
+        return self.folder.root / "models" / f"gits-{digest(made_from(self.config, 'textbook'))[:12]}.json"
+
     @cached_property
     def _gits(self) -> tuple[Tensor, Tensor]:
         """Candidate levels and costs of GITS; kept in a file, for they take as long as a few thousand samples."""
-        path = self.folder.root / "models" / f"gits-{digest(made_from(self.config, 'textbook'))[:12]}.json"
-        levels = search.step_levels(teacher := search.gits_teacher(self.process))
-        if not path.exists():
-            rows = min(self.batch, 64)
+        path, levels = self._gits_file, search.step_levels(teacher := search.gits_teacher(self.process))
+        if not self.chain.follows(path):
+            reads, rows = self.reads(), min(self.batch, 64)
             denoise = self.denoiser(range(rows))
             cost = search.mean_gits_cost(teacher, denoise, self.model.shape, WARMUP - WARMUP % rows, GITS_SEED, "dev",
                                          batch=rows, device=self.device)  # fmt: skip
-            write_json(path, {"cost": cost.tolist()})
+            if not self.chain.follows(path):  # another job was faster
+                write_json(path, {"cost": cost.tolist()})
+                self.chain.note(path, "gits", reads)
         return levels, torch.tensor(json.loads(path.read_text(encoding="utf-8"))["cost"], dtype=torch.float64)

@@ -23,6 +23,7 @@ from s4s.score import reference
 from s4s.score.features import inception_weights
 from s4s.stages.bench import Bench
 from s4s.stages.cells import made_from
+from s4s.stages.chain import outside
 from s4s.stages.features import protocol_of
 from s4s.stages.files import write_json
 
@@ -43,24 +44,19 @@ def download_model(bench: Bench, *, offline: bool = False) -> Path:
     _beside(bench, offline)
     if _is_there(bench):
         return bench.folder.weights
-    found = _imported(bench, offline) if spec["type"] in ("edm", "ldm") else _hub(spec, offline)
+    found, files = _imported(bench, offline) if spec["type"] in ("edm", "ldm") else _hub(spec, offline)
     write_json(bench.folder.weights, {"made_from": made_from(bench.config, "train")} | found)
+    for path in bench.network_files:
+        bench.chain.note(path, "download", {}, files)
     return bench.folder.weights
 
 
 def _is_there(bench: Bench) -> bool:
     """Whether an earlier call has done all of it: files that do not change do not make later stages run again."""
-    try:
-        record = json.loads(bench.folder.weights.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    if not all(map(bench.chain.follows, bench.network_files)):
         return False
-    if not isinstance(record, dict) or record.get("made_from") != made_from(bench.config, "train"):
-        return False
-    if "folder" in record:
-        return Path(record["folder"]).is_dir()
-    weights = bench.folder.model("denoiser")
-    paths = (weights, weights.with_suffix(".json"))
-    return all(path.is_file() for path in paths) and sha256(weights) == record["record"]["weights"]["sha256"]
+    record = json.loads(bench.folder.weights.read_text(encoding="utf-8"))
+    return "folder" not in record or hub.hashes(Path(record["folder"])) == record["files_sha256"]
 
 
 def _beside(bench: Bench, offline: bool) -> None:
@@ -80,14 +76,20 @@ def _beside(bench: Bench, offline: bool) -> None:
         lpips.load(offline=offline)
 
 
-def _imported(bench: Bench, offline: bool) -> dict[str, Any]:
+Found = tuple[dict[str, Any], dict[str, str]]
+"""What ``weights.json`` says, and the hashes of the files that the model is."""
+
+
+def _imported(bench: Bench, offline: bool) -> Found:
     """Fetch the original files and write them as safetensors and JSON."""
     spec, out = bench.config["model"], bench.folder.model("denoiser")
     out.parent.mkdir(parents=True, exist_ok=True)
     path = original(spec["weights"], "model.weights", offline)
+    given = [key for key in ("weights", "first_stage") if key in spec]
+    files = outside(*(published(spec[key], f"model.{key}", offline) for key in given))
     licence = spec["weights"].get("licence")
     if spec["type"] == "edm":
-        return {"record": convert.import_edm(path, out, sha256(path), licence=licence)}
+        return {"record": convert.import_edm(path, out, sha256(path), licence=licence)}, files
     kind = spec["kind"]
     if kind == "custom":
         kind = ldm.LDMConfig.from_dict(asdict(ldm.LDMConfig()) | spec["sizes"])
@@ -95,7 +97,7 @@ def _imported(bench: Bench, offline: bool) -> dict[str, Any]:
     stage_sha256 = None if stage is None else sha256(stage)
     record = ldm_convert.import_ldm(path, out, sha256(path), kind=kind, first_stage=stage,
                                     first_stage_sha256=stage_sha256, licence=licence)  # fmt: skip
-    return {"record": record}
+    return {"record": record}, files
 
 
 def original(spec: Mapping[str, Any], where: str, offline: bool) -> Path:
@@ -145,16 +147,20 @@ def _member(archive: Path, name: str) -> Path:
     return out
 
 
-def _hub(spec: Mapping[str, Any], offline: bool) -> dict[str, Any]:
+def _hub(spec: Mapping[str, Any], offline: bool) -> Found:
     """A folder in the diffusers layout: a snapshot of the hub, or local."""
     stable = spec["type"] == "stable-diffusion"
     settings: dict[str, Any] = (stable_diffusion.DEFAULTS if stable else {}) | dict(spec)
     if settings.get("path"):
-        root = at_home(settings["path"])
+        named, root = settings["path"], at_home(settings["path"])
         if not root.is_dir():
             raise Error(f"{root}: no such folder (model.path)")
-        return {"folder": str(root), "revision": None}
-    revision = settings.get("revision") or stable_diffusion.REVISIONS.get(settings["id"])
-    parts = stable_diffusion.PARTS if stable else PARTS
-    root = hub.folder(settings["id"], revision, parts, settings.get("variant"), offline=offline)
-    return {"folder": str(root), "revision": hub.revision_of(root)}
+    else:
+        revision = settings.get("revision") or stable_diffusion.REVISIONS.get(settings["id"])
+        parts = stable_diffusion.PARTS if stable else PARTS
+        root = hub.folder(settings["id"], revision, parts, settings.get("variant"), offline=offline)
+        named = str(root)
+    hashes = hub.hashes(root)
+    prompts = outside(captions.place(settings["prompts"], offline=offline)) if stable else {}
+    files = {f"{named}/{name}": digest for name, digest in hashes.items()} | prompts
+    return {"folder": str(root), "revision": hub.revision_of(root), "files_sha256": hashes}, files

@@ -13,13 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from s4s.models.model import facts_of
 from s4s.score import metrics, reference
 from s4s.score.metrics import Moments
 from s4s.score.reference import Statistics
 from s4s.solver import load_solver
 from s4s.stages.bench import Bench
 from s4s.stages.cells import Cell
-from s4s.stages.features import Shard, cell_features, extractor_of, protocol_of
+from s4s.stages.chain import outside
+from s4s.stages.features import Shard, extractor_files, extractor_of, feature_files, protocol_of, read_shard
 from s4s.stages.files import write_json
 from s4s.stages.provenance import provenance
 
@@ -47,6 +49,12 @@ class Scorer:
         moments = Moments.of(real)
         record = {"kind": source.kind, "where": source.where, "images_sha256": content.hexdigest()}
         return Statistics(moments.mean, moments.covariance, moments.count, record), real
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Hashes of what it scores with, where that is no result."""
+        computed = self.found.record.get("file") if self.protocol.reference.kind != "npz" else None  # type: ignore[union-attr]
+        return scoring_files(self.bench) | (outside(reference.store() / computed) if computed else {})
 
     def scores(self, shards: Sequence[Shard]) -> dict[str, Any]:
         """What the config asks for, by name; only a FID can do without the features."""
@@ -83,11 +91,15 @@ class Scorer:
 
 def evaluate_cell(bench: Bench, cell: Cell) -> Path:
     """Score a cell's samples and write its metrics with the full protocol."""
-    folder, shards = bench.folder, cell_features(bench, cell)
+    folder, files = bench.folder, feature_files(bench, cell)
+    fits = [folder.fit(cell)] * cell.learned
+    reads = bench.chain.read(*files, folder.solver(cell), *fits)
+    shards = [read_shard(path) for path in files]
     facts = [shard.facts for shard in shards]
-    model = facts[0]["model"]
-    scorer = _scorer(bench, (model.get("classes") or {"plan": "none"})["plan"])
     count = sum(shard.moments.count for shard in shards)
+    model = facts_of(facts[0]["model"], count)
+    trained, plan = bench.chain.read(*extractor_files(bench)[0]), (model.get("classes") or {"plan": "none"})["plan"]
+    scorer = _scorer(bench, plan, frozenset((scoring_files(bench) | trained).items()))
     spent = json.loads(folder.fit(cell).read_text()) if cell.learned else {}
     family = load_solver(folder.solver(cell)).provenance.get("family", "")
     order = cell.order or cell.options.get("order")
@@ -98,13 +110,24 @@ def evaluate_cell(bench: Bench, cell: Cell) -> Path:
             "fit_nfe": spent.get("evaluations"), "sample_seconds": sum(f["seconds"] for f in facts)}  # fmt: skip
     if cell.radius is not None:
         head |= {"radius": cell.radius, "relaxed_loss": spent.get("relaxed_loss")}
-    record = {"protocol": scorer.record(facts[0], count),
+    record = {"protocol": scorer.record(facts[0] | {"model": model}, count),
               "provenance": provenance(bench, cell, model, facts[0]["device"])}  # fmt: skip
     write_json(folder.metrics(cell), head | record)
+    bench.chain.note(folder.metrics(cell), "score", reads | trained, scorer.files)
     return folder.metrics(cell)
 
 
+def scoring_files(bench: Bench) -> dict[str, str]:
+    """Hashes of the reference and of the extractor, where they are files that are no results."""
+    source = protocol_of(bench.config).reference
+    assert source is not None  # the config's check saw to it
+    given: list[Path | str] = [*extractor_files(bench)[1]]
+    if source.kind != "dataset":
+        given.append(source.where if source.kind == "folder" else reference.fetch(source))
+    return outside(*given)
+
+
 @lru_cache(maxsize=1)
-def _scorer(bench: Bench, plan: str) -> Scorer:
-    """One scorer for all cells of a job."""
+def _scorer(bench: Bench, plan: str, files: frozenset[tuple[str, str]]) -> Scorer:
+    """One scorer for all cells of a job; another when the ``files`` it scores with are others."""
     return Scorer(bench, plan)

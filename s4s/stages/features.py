@@ -6,7 +6,6 @@ Sums are float64 and merge exactly: shards may be made in any order and on any m
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,16 +16,17 @@ import torch
 from torch import Tensor
 
 from s4s.errors import Error
-from s4s.files import replacing, sha256
-from s4s.score.features import Extractor
+from s4s.files import at_home, replacing
+from s4s.records import OF_CONFIG
+from s4s.score.features import Extractor, inception_weights
 from s4s.score.metrics import Moments
 from s4s.score.protocol import Protocol, protocol
 from s4s.stages.bench import Bench
-from s4s.stages.cells import Cell, made_from, needs_features, shards, uint8_rule
-from s4s.stages.files import Config, expect
+from s4s.stages.cells import Cell, needs_features, shards, uint8_rule
+from s4s.stages.chain import outside
+from s4s.stages.files import Config
 from s4s.stages.fit import solver_of
-from s4s.stages.networks import network
-from s4s.stages.sample import SHOWN, UNREADABLE, Samples, make_samples, read_samples, sample_cell
+from s4s.stages.sample import SHOWN, Samples, make_samples, read_samples, sample_cell
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,26 @@ def protocol_of(config: Config, plan: str = "none") -> Protocol:
     return protocol(score["protocol"], score.get("data"), **changes)
 
 
-@lru_cache(maxsize=1)
 def extractor_of(bench: Bench) -> Extractor:
     """The feature extractor of a config: one for all cells of a job."""
-    chosen, weights = protocol_of(bench.config), bench.config["score"].get("extractor", {}).get("weights")
+    trained, elsewhere = extractor_files(bench)
+    hashes = bench.chain.read(*trained) | outside(*elsewhere)
+    return _extractor(bench, next(iter([*trained, *elsewhere]), None), *hashes.values())
+
+
+@lru_cache(maxsize=1)
+def _extractor(bench: Bench, weights: Path | None, *hashes: str) -> Extractor:
+    return protocol_of(bench.config).build(weights)
+
+
+def extractor_files(bench: Bench) -> tuple[list[Path], list[Path]]:
+    """The extractor's weights: trained by the pipeline, or a file that is no result."""
+    chosen, own = protocol_of(bench.config), bench.config["score"].get("extractor", {}).get("weights")
     if chosen.extractor == "digits" and bench.trained:
-        network(bench, "features")  # which checks that it is of this config
-        weights = bench.folder.model("features")
-    return chosen.build(None if weights is None else Path(weights))
+        return [bench.folder.model("features")], []
+    if own is not None:
+        return [], [at_home(own)]
+    return [], [inception_weights(weights=chosen.weights)] if chosen.weights else []
 
 
 def extract(bench: Bench, samples: Tensor, first: int) -> Tensor:
@@ -94,7 +106,9 @@ def _pixels(bench: Bench, samples: Tensor) -> Tensor:
 
 def make_features(bench: Bench, cell: Cell, first: int, last: int) -> Path:
     """Features of samples ``first`` to ``last - 1`` of a cell: of the kept ones, or of samples made for them alone."""
-    samples = _samples(bench, cell, first, last)
+    (trained, elsewhere), kept = extractor_files(bench), _kept(bench, cell, first, last)
+    reads = bench.reads(*trained, *(kept or [bench.folder.solver(cell)]))
+    samples = read_samples(bench, cell, first, last) if kept else make_samples(bench, cell, first, last)
     shard = shard_of(bench, samples, first)
     arrays: dict[str, Any] = {
         "count": np.int64(shard.moments.count),
@@ -105,24 +119,27 @@ def make_features(bench: Bench, cell: Cell, first: int, last: int) -> Path:
     }
     if shard.features is not None:
         arrays["features"] = _smallest(shard.features).numpy()
-    facts = samples.facts | {
-        "made_from": made_from(bench.config, "features"),
-        "extractor": extractor_of(bench).identity,
-    }
+    facts = samples.facts | {"extractor": extractor_of(bench).identity}
     with replacing(path := bench.folder.features(cell, first, last)) as temporary:
         np.savez(temporary, **arrays, record=json.dumps(facts))
+    bench.chain.note(path, "features", reads, outside(*elsewhere))
+    _tidy(bench, path.parent)
     return path
 
 
-def _samples(bench: Bench, cell: Cell, first: int, last: int) -> Samples:
-    """From the disk if they are to be there, or happen to be; else made in memory."""
-    if bench.config["sample"]["keep_images"]:
-        if not bench.folder.samples(cell, first, last).exists():
-            sample_cell(bench, cell, first, last)
-        return read_samples(bench, cell, first, last)
-    with suppress(Error):
-        return read_samples(bench, cell, first, last)
-    return make_samples(bench, cell, first, last)
+def _kept(bench: Bench, cell: Cell, first: int, last: int) -> list[Path]:
+    """The file of the samples, if they are to be kept, or happen to be there as they would be made; else nothing."""
+    path = bench.folder.samples(cell, first, last)
+    if bench.config["sample"]["keep_images"] and not path.exists():
+        sample_cell(bench, cell, first, last)
+    return [path] if bench.config["sample"]["keep_images"] or bench.chain.follows(path) else []
+
+
+def _tidy(bench: Bench, folder: Path) -> None:
+    """Remove shards of an older config, network or solver: nobody can use them, and a picture must not show them."""
+    for path in folder.glob("[!.]*.npz"):
+        if not bench.chain.follows(path):
+            path.unlink(missing_ok=True)
 
 
 def _smallest(features: Tensor) -> Tensor:
@@ -132,41 +149,34 @@ def _smallest(features: Tensor) -> Tensor:
 
 
 def cell_features(bench: Bench, cell: Cell) -> list[Shard]:
-    """Features of all samples of a cell, in order; shards that are missing, damaged or old are made anew.
+    """Features of all samples of a cell, in order; shards that are missing, or do not follow, are made anew.
 
     Raises:
-        Error: the samples or the solver are missing, or of another config; shards are of different networks.
+        Error: the samples or the solver are missing, or of another config; as are the shards that are there.
     """
-    found: list[Shard] = []
-    for first, last in shards(bench.config):
-        shard = _present(bench, cell, first, last)
-        if shard is None:
-            shard = _read(make_features(bench, cell, first, last))
-        if found and shard.facts["model"] != found[0].facts["model"]:
-            path = bench.folder.features(cell, first, last)
-            raise Error(f"{path}: these features are of another network than the first; run `s4s features` again")
-        found.append(shard)
-    return found
+    return [read_shard(path) for path in feature_files(bench, cell)]
 
 
-def _present(bench: Bench, cell: Cell, first: int, last: int) -> Shard | None:
-    """A shard as it was made before; None if there is none that can be used."""
-    path = bench.folder.features(cell, first, last)
+def feature_files(bench: Bench, cell: Cell) -> list[Path]:
+    """The shards of ``cell_features``, made where need be."""
     solver_of(bench, cell)
-    if not path.exists():
-        return None
-    try:
-        shard = _read(path)
-    except UNREADABLE:
-        return None
-    facts = shard.facts
-    expect(path, facts["made_from"], made_from(bench.config, "features"))
-    same = facts["solver_sha256"] == sha256(bench.folder.solver(cell))
-    whole = shard.moments.count == last - first and facts["extractor"] == extractor_of(bench).identity
-    return shard if same and whole else None
+    return [_present(bench, cell, first, last) for first, last in shards(bench.config)]
 
 
-def _read(path: Path) -> Shard:
+def _present(bench: Bench, cell: Cell, first: int, last: int) -> Path:
+    """A shard as it was made before, or anew; never one of another config in this one's place."""
+    path = bench.folder.features(cell, first, last)
+    faults = bench.chain.walk().faults(bench.chain.name(path))
+    if path.exists():
+        for asked in (fault for name, fault in faults.items() if name.startswith(OF_CONFIG)):
+            raise Error(asked)
+        if not faults and read_shard(path).moments.count == last - first:
+            return path
+    return make_features(bench, cell, first, last)
+
+
+def read_shard(path: Path) -> Shard:
+    """A shard that ``make_features`` wrote."""
     with np.load(path) as file:
         total, upper = torch.from_numpy(file["total"]), file["outer"]
         outer = np.zeros((len(total), len(total)))

@@ -1,4 +1,4 @@
-"""Where a benchmark keeps what it makes, and the check that it was made from the same config."""
+"""Where a benchmark keeps what it makes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from s4s.errors import Error
 from s4s.files import write_text
 from s4s.stages.cells import Cell
 
@@ -51,17 +50,3 @@ class Folder:
 def write_json(path: Path, data: Any) -> None:
     """Write JSON whole or not at all."""
     write_text(path, json.dumps(data, indent=2) + "\n")
-
-
-def expect(path: Path, found: Any, wanted: Any, where: str = "") -> None:
-    """Raise, naming the first key that differs, unless a result was made from this config."""
-    if found == wanted:
-        return
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in sorted({*found, *wanted}):
-            expect(path, found.get(key), wanted.get(key), f"{where}.{key}" if where else key)
-        return
-    raise Error(
-        f"{path}: made from another config ({where} = {found!r} there, {wanted!r} in this one);"
-        " run snakemake to renew it, or choose another benchmark name"
-    )

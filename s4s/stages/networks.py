@@ -28,12 +28,12 @@ def train_network(bench: Bench, kind: str) -> Path:
     path = bench.folder.model(kind)
     extra = {} if kind == "denoiser" else {"accuracy": train.accuracy(net)}
     weights.save(net, path, made_from=made_from(bench.config, "train"), **extra)
+    bench.chain.note(path, "train", {})
     return path
 
 
 def network(bench: Bench, kind: str) -> Any:
     """A trained network of this config."""
     path = bench.folder.model(kind)
-    net = weights.load(path, NETWORKS[kind])
-    bench.require_trained(path)
-    return net
+    bench.chain.read(path)
+    return weights.load(path, NETWORKS[kind])

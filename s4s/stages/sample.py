@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 
 from s4s.errors import Error
-from s4s.files import replacing, sha256
+from s4s.files import replacing
 from s4s.learn.teacher import generate
 from s4s.score.features import to_uint8
 from s4s.solver import Solver
 from s4s.stages.bench import Bench
-from s4s.stages.cells import Cell, made_from, uint8_rule
-from s4s.stages.files import expect
+from s4s.stages.cells import Cell, uint8_rule
 from s4s.stages.fit import solver_of
 
 SHOWN = 16  # images of a shard that are there to look at, where not all of them are kept
@@ -63,9 +62,7 @@ def make_samples(bench: Bench, cell: Cell, first: int, last: int) -> Samples:
     images, states = draw(bench, solver_of(bench, cell), first, last, cell.name)
     facts = {
         "seconds": time.perf_counter() - started,
-        "solver_sha256": sha256(bench.folder.solver(cell)),
-        "made_from": made_from(bench.config, "sample"),
-        "model": bench.model.facts_of(range(bench.config["sample"]["n"])),
+        "model": dict(bench.model.facts),
         "device": bench.device_name,
         "sigma_range": [bench.process.sigma_max, bench.process.sigma_min],
     }
@@ -80,12 +77,14 @@ def _images(bench: Bench, x: Tensor, rule: str) -> Tensor:
 
 def sample_cell(bench: Bench, cell: Cell, first: int, last: int) -> Path:
     """Keep samples ``first`` to ``last - 1`` of a cell: 8-bit images, or last states if the protocol wants floats."""
+    reads = bench.reads(bench.folder.solver(cell))
     samples = make_samples(bench, cell, first, last)
     arrays: dict[str, Any] = {"images": samples.images.numpy()}
     if samples.states is not None:
         arrays["states"] = samples.states.numpy()
     with replacing(path := bench.folder.samples(cell, first, last)) as temporary:
         np.savez(temporary, **arrays, record=json.dumps(samples.facts))
+    bench.chain.note(path, "sample", reads)
     return path
 
 
@@ -93,10 +92,10 @@ def read_samples(bench: Bench, cell: Cell, first: int, last: int) -> Samples:
     """The samples that ``sample_cell`` kept.
 
     Raises:
-        Error: the file is missing, damaged, or of another config or solver.
+        Error: the file is missing, damaged, or of another config, network or solver.
     """
-    solver_of(bench, cell)
     path, floats = bench.folder.samples(cell, first, last), uint8_rule(bench.config) == "none"
+    bench.chain.read(path)
     try:
         with np.load(path) as file:
             images = torch.from_numpy(file["images"])
@@ -104,9 +103,6 @@ def read_samples(bench: Bench, cell: Cell, first: int, last: int) -> Samples:
             made = Samples(images, states, json.loads(str(file["record"])))
     except UNREADABLE as error:
         raise Error(f"{path}: cannot read the samples ({error}); run `s4s sample` again") from error
-    expect(path, made.facts["made_from"], made_from(bench.config, "sample"))
-    if made.facts["solver_sha256"] != sha256(bench.folder.solver(cell)):
-        raise Error(f"{path}: these samples are not of the present solver file; run `s4s sample` again")
     if len(made.scored) != last - first:
         raise Error(f"{path}: holds {len(made.scored)} samples, not {last - first}; run `s4s sample` again")
     return made

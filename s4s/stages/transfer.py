@@ -11,8 +11,9 @@ from s4s.files import sha256
 from s4s.solver import Solver, load_solver
 from s4s.stages.bench import Bench
 from s4s.stages.cells import Cell, shards
+from s4s.stages.chain import outside
 from s4s.stages.evaluate import Scorer
-from s4s.stages.features import Shard, shard_of
+from s4s.stages.features import Shard, extractor_files, shard_of
 from s4s.stages.files import write_json
 from s4s.stages.provenance import provenance
 from s4s.stages.sample import Samples, draw
@@ -28,6 +29,7 @@ def evaluate_solver(bench: Bench, path: Path) -> tuple[Path, dict[str, Any]]:
     Raises:
         Error: not a solver file, or one for other noise levels than the model's.
     """
+    reads = bench.reads(*extractor_files(bench)[0])
     solver = load_solver(path)
     _require_levels(bench, solver, path)
     model = bench.model.facts_of(range(bench.config["sample"]["n"]))
@@ -53,6 +55,7 @@ def evaluate_solver(bench: Bench, path: Path) -> tuple[Path, dict[str, Any]]:
     }
     out = bench.folder.root / "transfers" / f"{path.stem}-{digest[:8]}.json"
     write_json(out, made)
+    bench.chain.note(out, "transfer", reads, scorer.files | outside(path))
     return out, made
 
 

@@ -63,8 +63,7 @@ def test_a_sample_has_the_same_features_in_any_shard(tmp_path: Path, monkeypatch
     torch.manual_seed(0)
     weights.save(Classifier(), Path("classifier.safetensors"), made_from={})
     bench = Bench(config.load(Path(__file__).parents[1] / "tiny" / "config.yaml"), Path("results"))
-    monkeypatch.setattr("s4s.stages.features.network", lambda *_: None)
-    monkeypatch.setattr(bench.folder, "model", lambda _: Path("classifier.safetensors"))
+    monkeypatch.setattr("s4s.stages.features.extractor_files", lambda _: ([], [Path("classifier.safetensors")]))
     images = torch.randint(256, (600, 1, 8, 8), dtype=torch.uint8)
     whole = extract(bench, images, 0)
     assert whole.dtype == torch.float64 and extractor_of(bench).chunk == 250
@@ -132,7 +131,7 @@ def test_images_are_kept_when_asked_and_change_nothing(made: dict[str, Any]) -> 
     kept = keep.folder.samples(chosen, 15, 30)
     assert np.array_equal(arrays(kept)["images"], without["images"])
     kept.write_bytes(kept.read_bytes()[:-100])
-    with pytest.raises(s4s.Error, match="cannot read the samples"):
+    with pytest.raises(s4s.Error, match="has changed since it was made"):
         make_features(keep, chosen, 15, 30)
     assert same(arrays(make_features(bench, chosen, 15, 30)), without), "which keeps none, and needs none"
 
@@ -159,6 +158,9 @@ def test_features_of_another_solver_are_not_used(made: dict[str, Any]) -> None:
     old = json.loads(evaluate_cell(bench, chosen).read_text())
     path = bench.folder.solver(chosen)
     s4s.load_solver(path).replace(weight=s4s.load_solver(path).weight * 0.9).save(path)
+    with pytest.raises(s4s.Error, match=r"has changed since it was made: SHA-256 .* run `s4s fit` again"):
+        evaluate_cell(bench, chosen)
+    bench.chain.note(path, "textbook", bench.reads())
     assert json.loads(evaluate_cell(bench, chosen).read_text())["fid"] != old["fid"]
     assert len(teachers(bench.config)) == 1 and cell(bench.config, chosen.name) == chosen
     sample_cell(bench, chosen, 0, 15)

@@ -47,7 +47,7 @@ def test_killed_jobs_and_files_that_are_damaged(unbroken: Run, again: Run) -> No
     assert status != 0 and "Exiting because a job execution failed" in output, output
     assert list(again.results.glob("solvers/.*")), "half of a file, under a name of its own"
     again.marker.unlink()
-    refused_and_removed(again, "teacher/000000-*", "cannot read the teacher set")
+    refused_and_removed(again, "teacher/000000-*", "has changed since it was made")
     (sums,) = again.results.glob("features/classical_*/000060-*")
     truncate(sums)
     again.forget("metrics/classical_*")
@@ -73,7 +73,7 @@ def test_clocks_that_differ_and_a_damaged_network(unbroken: Run, again: Run) -> 
     status, output = again()
     assert status != 0 and "could indicate a clock skew problem" in output, output
     ahead.touch()
-    refused_and_removed(again, "models/denoiser*", "cannot read the weights")
+    refused_and_removed(again, "models/denoiser*", "has changed since it was made")
     again.finish()
     assert again.made() == unbroken.made()
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from s4s.stages import cells as asked, config as benchmark
+from s4s.stages.chain import Chain, given as files_given
 from s4s.errors import Error
 from s4s.files import require_place
 
@@ -29,11 +30,13 @@ except Error as error:
 CELLS = {cell.name: cell for cell in asked.cells(CONFIG)}
 JOBS, SCORED = asked.jobs(CONFIG), asked.jobs(CONFIG, per_nfe=asked.needs_features(CONFIG))
 FIXED = [name for name, cell in CELLS.items() if not cell.learned]
+SEARCHED = any(CELLS[name].schedule == "gits" for name in FIXED)  # grids that need the network
 LEARNED = [name for name, cell in CELLS.items() if cell.learned]
 SHARDS = [f"{first:06d}-{last:06d}" for first, last in asked.shards(CONFIG)]
 KEEP = CONFIG["sample"]["keep_images"]
 TRAINED = CONFIG["model"]["type"] == "digits"
 GPU = 0 if TRAINED else 1
+CHAIN = Chain(CONFIG, Path(FOLDER))
 NETWORK = [f"{FOLDER}/{name}" for name in asked.network_files(CONFIG)]
 
 # The effective config, command-line changes included: what every command reads. It is no rule's input: rules name the
@@ -43,6 +46,7 @@ CONFIG_FILE = f"{FOLDER}/config.yaml"
 
 onstart:
     benchmark.save(CONFIG, CONFIG_FILE)
+    CHAIN.note(Path(CONFIG_FILE), "config", {})
 
 
 def note_own_time():
@@ -65,6 +69,21 @@ onerror:
 def depends_on(stage):
     """Hash of the part of the config that a stage's result depends on."""
     return benchmark.digest(asked.made_from(CONFIG, stage))
+
+
+def given(stage):
+    """Hash of the files of your own that a stage reads: a model folder, prompts, a reference."""
+    return benchmark.digest(files_given(CONFIG, stage))
+
+
+def broken_links(wildcards):
+    """A file that is written when a run starts on results that no longer follow, which nothing else may make again: after
+    --touch, with --rerun-triggers mtime, or where an older file was put in place. The table, whose input it is, then
+    looks at every link, and stops."""
+    path = CHAIN.root / "records" / "broken.json"
+    if workflow.is_main_process and workflow.executor_plugin and not (workflow.dryrun or workflow.touch):
+        CHAIN.mark_broken(path)
+    return [str(path)] if path.exists() else []
 
 
 def teacher_set(wildcards):

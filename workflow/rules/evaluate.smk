@@ -24,6 +24,7 @@ for of, (patterns, kinds) in SCORED.items():
             config=CONFIG_FILE,
             cells=cells_of(patterns),
             depends_on=depends_on("score"),
+            given=given("score"),
         shell:
             "s4s evaluate {params.config} {params.cells} > {log} 2>&1"
 

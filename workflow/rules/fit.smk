@@ -1,7 +1,7 @@
 rule textbook:
     """The textbook solvers, those of the teacher among them."""
     input:
-        [] if TRAINED else NETWORK,
+        [] if TRAINED and not SEARCHED else NETWORK,
     output:
         expand(f"{FOLDER}/solvers/{{cell}}.json", cell=FIXED),
     log:
@@ -24,7 +24,7 @@ rule fit:
     """One learned solver."""
     input:
         NETWORK,
-        f"{FOLDER}/models/perceptual.safetensors" if TRAINED else [],
+        f"{FOLDER}/models/perceptual.safetensors" if "feature" in CONFIG["learned"]["distance"] else [],
         teacher_set,
     output:
         f"{FOLDER}/solvers/{{cell}}.json",

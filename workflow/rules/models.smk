@@ -35,5 +35,6 @@ else:
         params:
             config=CONFIG_FILE,
             depends_on=depends_on("train"),
+            given=given("train"),
         shell:
             "s4s download {params.config} > {log} 2>&1"

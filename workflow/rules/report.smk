@@ -12,6 +12,7 @@ rule table:
     """The table of all scores, and the tables of the page."""
     input:
         expand(f"{FOLDER}/metrics/{{cell}}.json", cell=list(CELLS)),
+        broken_links,
     output:
         report(f"{FOLDER}/fid.csv", category="Tables"),
         report(expand(f"{FOLDER}/tables/{{table}}.csv", table=["fid", "summary"]), category="Tables"),
@@ -24,6 +25,7 @@ rule table:
         "../../environment.yml"
     params:
         config=CONFIG_FILE,
+        depends_on=benchmark.digest(CONFIG),
     shell:
         "s4s table {params.config} > {log} 2>&1"
 
@@ -46,5 +48,6 @@ rule figure:
         "../../environment.yml"
     params:
         config=CONFIG_FILE,
+        depends_on=benchmark.digest(CONFIG),
     shell:
         "s4s figure {params.config} > {log} 2>&1"

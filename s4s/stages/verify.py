@@ -1,0 +1,63 @@
+"""``s4s verify``: which numbers no longer follow from what they were made from, and which link broke."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from s4s.errors import Error
+from s4s.stages.chain import Chain
+from s4s.stages.config import load
+
+SCORES = ("metrics/[!.]*.json", "transfers/[!.]*.json")
+MADE_OF_SCORES = ("fid.csv", "tables/[!.]*.*", "figures/[!.]*.*", "report.html")
+
+
+def report(folder: Path) -> tuple[list[str], bool]:
+    """Lines about the numbers of a folder of results, and whether all follow.
+
+    Raises:
+        Error: no numbers there.
+    """
+    scores, pages = _names(folder, SCORES), _names(folder, MADE_OF_SCORES)
+    if not scores:
+        raise Error(f"{folder}: holds no numbers (metrics/*.json); give the folder of a benchmark, as results/digits")
+    chain, lines = _chain(folder)
+    walk, broken = chain.walk(strict=True), 0
+    for name in scores:
+        faults = walk.faults(name)
+        broken += bool(faults)
+        lines += [f"{_number(folder, name)}: {fault}" for fault in faults.values()]
+    said = {fault for name in scores for fault in walk.faults(name)}
+    for name in pages:
+        faults = walk.faults(name)
+        lines += [f"{name}: {fault}" for key, fault in faults.items() if key not in said]
+        said |= set(faults)
+    follow = not lines
+    lines += [f"not checked, for it is not on this machine: {name}" for name in sorted(walk.absent)]
+    lines.append(f"{folder}: {len(scores) - broken} of {len(scores)} numbers follow from all that they were made from")
+    return lines, follow
+
+
+def _names(folder: Path, patterns: tuple[str, ...]) -> list[str]:
+    return [path.relative_to(folder).as_posix() for pattern in patterns for path in sorted(folder.glob(pattern))]
+
+
+def _chain(folder: Path) -> tuple[Chain, list[str]]:
+    """The results with the config that Snakemake left there, if it did and it can be read."""
+    path = folder / "config.yaml"
+    if not path.exists():
+        return Chain(None, folder), []
+    try:
+        return Chain(load(path), folder), []
+    except ValueError as error:  # Error among them
+        return Chain(None, folder), [f"{path.name}: cannot be read, so nothing is compared with it ({error})"]
+
+
+def _number(folder: Path, name: str) -> str:
+    """A cell and its score, as far as its file can be read."""
+    try:
+        made = json.loads((folder / name).read_text(encoding="utf-8"))
+        return f"{Path(name).stem} ({made['fid_label']} {made['fid']:.4g})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return Path(name).stem
