@@ -117,6 +117,7 @@ def test_an_older_file_of_sums_about_0_is_read(made: dict[str, Any]) -> None:
     rows = held["features"].astype(float)
     held |= {"total": rows.sum(0), "outer": (rows.T @ rows)[np.triu_indices(rows.shape[1])]}
     np.savez(path, **held)
+    bench.chain.note(path, "features", bench.reads(bench.folder.solver(chosen)))
     written = path.read_bytes()
     assert json.loads(evaluate_cell(bench, chosen).read_text())["fid"] == pytest.approx(fid, rel=1e-9)
     assert path.read_bytes() == written
