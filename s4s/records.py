@@ -47,8 +47,10 @@ class Record:
     outside: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, root: Path, name: str) -> None:
-        """Write the record of the file ``name`` of a folder of results."""
-        write_text(path_of(root, name), self._text())
+        """Write the record of the file ``name`` of a folder of results, unless it says the same."""
+        path = path_of(root, name)
+        if not path.exists() or path.read_bytes() != self._text().encode():
+            write_text(path, self._text())
 
     def _text(self) -> str:
         body = json.loads(json.dumps(asdict(self)))
