@@ -88,7 +88,7 @@ def load(spec: Mapping[str, Any], weights: Path | None, *, device: str = "cpu", 
     chosen = settings(spec, DEFAULTS)
     pipeline = _pipeline(_root(chosen, weights, offline))
     dtype, path = DTYPES[chosen["dtype"]], pipeline.place(NETWORKS[pipeline.network])
-    hub.check_variant(chosen["variant"], pipeline.root, pipeline.parts)
+    hub.check_weights(pipeline.root, pipeline.parts, chosen["variant"])
     process, prediction, scale = pipeline.process(chosen)
     shape = _shape(pipeline, chosen["sample_size"])
     net = hub.component(getattr(diffusers, pipeline.network), path, dtype, chosen["variant"])
@@ -116,7 +116,7 @@ def check(spec: Mapping[str, Any], root: Path) -> None:
     """Raise what ``load`` would raise of a folder, but for what its weights hold."""
     chosen = settings(spec, DEFAULTS)
     pipeline = _pipeline(root)
-    hub.check_variant(chosen["variant"], root, pipeline.parts)
+    hub.check_weights(root, pipeline.parts, chosen["variant"])
     pipeline.process(chosen)
     _shape(pipeline, chosen["sample_size"])
 

@@ -81,9 +81,14 @@ def _networks(root: Path) -> list[Path]:
     return [*root.glob("*/config.json")] or [*root.glob("config.json")]
 
 
-def check_variant(variant: str | None, root: Path, parts: Sequence[str]) -> None:
-    """Raise if no network of a folder has weights of a variant that was asked for."""
-    if variant and not any((_weights(place(root, part), variant) or "  ")[1] == variant for part in parts):
+def check_weights(root: Path, parts: Sequence[str], variant: str | None) -> None:
+    """Raise if a network of a folder has no weights that are to be read, or none has the variant asked for."""
+    nets = [net for net in dict.fromkeys(place(root, part) for part in parts) if (net / "config.json").is_file()]
+    found = {net: _weights(net, variant) for net in nets}
+    for net, kind in found.items():
+        if kind is None:
+            raise Error(f"{net}: {_instead(net)}")
+    if variant and not any(kind and kind[1] == variant for kind in found.values()):
         raise Error(f"{root}: no weights of the variant {variant!r}; leave variant out, or give the one in their names")
 
 
@@ -158,7 +163,7 @@ def component(make: Any, path: Path, dtype: torch.dtype, variant: str | None = N
     options: dict[str, Any] = {"local_files_only": True, "output_loading_info": True}
     options["torch_dtype" if library == "diffusers" else "dtype"] = dtype
     if (found := _weights(path, variant, [library])) is None:
-        raise Error(f"{path}: {_instead(path, library)}")
+        raise Error(f"{path}: {_instead(path, [library])}")
     options |= {"use_safetensors": found[0] == "safetensors"} | ({"variant": found[1]} if found[1] else {})
     try:
         for file in path.glob("*.bin") if found[0] == "bin" else ():
@@ -185,16 +190,16 @@ def revision_of(path: Path) -> str | None:
     return path.name if path.parent.name == "snapshots" else None
 
 
-def _instead(path: Path, library: str) -> str:
+def _instead(path: Path, libraries: Sequence[str] = tuple(STEMS)) -> str:
     """What to say of a folder without the weights that were asked for."""
-    stems = set(STEMS[library].values())
+    files = [f"{STEMS[library][kind]}.{kind}" for library in libraries for kind in KINDS]
+    stems = {file.split(".")[0] for file in files}
     names = {p.name.removesuffix(".json").removesuffix(".index") for p in path.iterdir()}
     dots = [name.split(".") for name in names if name.split(".")[0].split("-0")[0] in stems]
     kept = sorted({part.split("-0")[0] for parts in dots for part in parts[1:]} - {*KINDS, "index", "msgpack"})
     if kept:
         return f"holds weights of the variant {' and '.join(kept)} alone: set variant: {kept[0]} in the model section"
-    wanted = " or ".join(f"{STEMS[library][kind]}.{kind}" for kind in KINDS)
-    return f"holds no weights and configuration that can be read ({wanted}); save or fetch the model again"
+    return f"holds no weights that can be read ({', '.join(dict.fromkeys(files))}); save or fetch the model again"
 
 
 def trial(make: Any, config: Mapping[str, Any], call: Callable[[Any], Any], path: Path) -> None:

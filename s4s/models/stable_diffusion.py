@@ -124,7 +124,7 @@ def _read(root: Path, chosen: Mapping[str, Any]) -> tuple[Process, str, tuple[in
     index = hub.read_json(root / "model_index.json")
     if reason := unfit(root, index):
         raise Error(f"{root}: {index.get('_class_name')}: {reason}")
-    hub.check_variant(chosen["variant"], root, PARTS)
+    hub.check_weights(root, PARTS, chosen["variant"])
     scheduler = hub.read_json(hub.place(root, "scheduler") / "scheduler_config.json")
     kind = index["scheduler"][1] if isinstance(index.get("scheduler"), list) else scheduler.get("_class_name")
     process, prediction, _ = schedule(str(kind), scheduler, chosen["t_min"], chosen["t_max"])

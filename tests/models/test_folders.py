@@ -73,8 +73,9 @@ def test_every_way_of_saving_is_read(case: str, tmp_path: Path) -> None:
     diffusers_model.check(spec, root)
     assert any(name.startswith(f"unet/{STEM}") for name in model.facts["files_sha256"])
     if variant:
-        with pytest.raises(Error, match=f"of the variant {variant} alone: set variant: {variant} in the model"):
-            load_model({"type": "diffusers", "path": str(root)})
+        for read in (lambda spec: load_model(spec), lambda spec: diffusers_model.check(spec, root)):
+            with pytest.raises(Error, match=f"of the variant {variant} alone: set variant: {variant} in the model"):
+                read({"type": "diffusers", "path": str(root)})
 
 
 def test_a_variant_is_taken_where_there_is_one(tmp_path: Path) -> None:
@@ -197,8 +198,9 @@ def test_stable_diffusion_of_other_sizes_and_variants(stable: Any, tmp_path: Pat
     assert load_model(spec | {"sample_size": [16, 8]}).shape == (4, 16, 8)
     pipe.save_pretrained(half := tmp_path / "half", variant="fp16")
     named = spec | {"path": str(half)}
-    with pytest.raises(Error, match="of the variant fp16 alone: set variant: fp16"):
-        load_model(named)
+    for read in (load_model, lambda spec: stable_diffusion.check(spec, half)):
+        with pytest.raises(Error, match="of the variant fp16 alone: set variant: fp16"):
+            read(named)
     two = [load_model(named | {"variant": "fp16"}), load_model(spec | {"path": str(stable[0])})]
     z = states(2, 4)
     assert torch.equal(*(m.condition(range(2)) for m in two))
