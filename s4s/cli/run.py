@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,48 +14,54 @@ import click
 from s4s.errors import Error
 from s4s.stages import plan
 from s4s.stages.cells import cells
-from s4s.stages.config import load
+from s4s.stages.config import check, read
 
-DEFAULT = "config/digits.yaml"
 MOST = 4  # processes that time at once
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.option("--configfile", help="The same as CONFIG.")
-@click.option("--cores", "-c", default="all", show_default=True, help="How many jobs run at once.")
-@click.option("--directory", "-d", default=".", help="Where results and logs go; default here.")
-@click.option("--dry-run", "-n", is_flag=True, help="Say what would run.")
 @click.argument("arguments", metavar="[CONFIG] [SNAKEMAKE OPTION]...", nargs=-1, type=click.UNPROCESSED)
-def run(arguments: Sequence[str], configfile: str | None, cores: str, directory: str, dry_run: bool) -> None:
+def run(arguments: Sequence[str]) -> None:
     """Run a benchmark: `snakemake` with its plan said first, its progress shown, and its headline last.
 
-    Without CONFIG: the digits. What was done before stays done; other options go to Snakemake.
+    Without CONFIG: the digits. What was done before stays done. Options are Snakemake's: -n says what would run,
+    --cores how many jobs run at once (default all).
 
     Example: s4s run config/digits-full.yaml --cores 4
     """
-    given = list(arguments)
-    named = given.pop(0) if given and Path(given[0]).suffix in (".yaml", ".yml") else None
-    path = configfile or named or DEFAULT
-    if cores != "all" and not cores.isdigit():
-        raise Error(f"--cores {cores}: must be a number, or all")
-    if not Path("Snakefile").exists():
-        raise Error("no Snakefile here: `s4s run` works in a checkout of the project")
-    loaded = load(Path(path))
-    n = (
-        int(cores)
-        if cores != "all"
-        else len(os.sched_getaffinity(0))
-        if sys.platform == "linux"
-        else os.cpu_count() or 1
-    )
-    click.echo("timing this machine ...", err=True)
-    options = ["--configfile", path, "--cores", cores, "--directory", directory, *["--dry-run"] * dry_run, *given]
-    code = snakemake(options, loaded, job_seconds(loaded, n), n)
-    if code == 0 and not dry_run:
-        say_results(loaded, Path(directory) / "results")
-    if code and not dry_run:
-        click.echo("not finished: what is done stays, and the same command goes on from there", err=True)
+    from snakemake.cli import get_argument_parser, parse_cores
+
+    options = list(arguments)
+    if options and Path(options[0]).suffix in (".yaml", ".yml"):
+        options = [*options[1:], "--configfile", options[0]]
+    asked = get_argument_parser().parse_args(options)
+    elsewhere = asked.profile or asked.executor  # where jobs run on other machines, this one's time says nothing
+    if not elsewhere and asked.cores is None:
+        options += ["--cores", "all"]
+    loaded = effective(asked)
+    cores = 1 if elsewhere else parse_cores(asked.cores or "all")
+    each: dict[str, float] = {}
+    if not elsewhere and loaded["model"]["type"] == "digits":
+        click.echo("timing this machine ...", err=True)
+        each = job_seconds(loaded, cores)
+    code = snakemake(options, loaded, each, cores)
+    if not asked.dryrun:
+        say_end(loaded, Path(asked.directory or ".") / "results", code)
     sys.exit(code)
+
+
+def effective(asked: Any) -> dict[str, Any]:
+    """The config as Snakemake makes it of files and values on the command line, checked."""
+    from snakemake.cli import parse_config
+    from snakemake.settings.types import ConfigSettings
+
+    pipeline = Path(asked.snakefile or "Snakefile")
+    if not pipeline.exists():
+        raise Error("no Snakefile here: `s4s run` works in a checkout of the project, or with --snakefile")
+    files = asked.configfile or [pipeline.parent / "config" / "digits.yaml"]
+    for path in files:
+        read(path)
+    return check(ConfigSettings(config=parse_config(asked.config), configfiles=files).overwrite_config)
 
 
 def snakemake(options: list[str], config: Mapping[str, Any], each: Mapping[str, float], cores: int) -> int:
@@ -77,12 +82,7 @@ def snakemake(options: list[str], config: Mapping[str, Any], each: Mapping[str, 
 
 
 def job_seconds(config: Mapping[str, Any], cores: int) -> dict[str, float]:
-    """CPU seconds of a job, by stage, timed in as many processes as jobs run at once.
-
-    Empty, and the plan has no time, for published models and where the timing fails.
-    """
-    if config["model"]["type"] != "digits":
-        return {}
+    """CPU seconds of a job, by stage, timed in as many processes as jobs run at once; empty where that fails."""
     command = [sys.executable, "-m", "s4s.stages.pace", json.dumps(config)]  # torch stays out of this process
     runs = [Popen(command, stdout=PIPE, stderr=DEVNULL, text=True) for _ in range(max(min(cores, MOST), 1))]
     said = [run.communicate()[0] for run in runs]
@@ -92,11 +92,13 @@ def job_seconds(config: Mapping[str, Any], cores: int) -> dict[str, float]:
     return {stage: sum(each[stage] for each in found) / len(found) for stage in found[0]}
 
 
-def say_results(config: Mapping[str, Any], results: Path) -> None:
+def say_end(config: Mapping[str, Any], results: Path, code: int) -> None:
     """The headline's numbers, and where the report is; nothing where a part of the benchmark was asked for."""
     folder = results / config["benchmark"]
     files = [folder / "metrics" / f"{cell.name}.json" for cell in cells(config)]
-    if all(path.exists() for path in [*files, folder / "report.html"]):
+    if code:
+        click.echo("not finished: what is done stays, and the same command goes on from there", err=True)
+    elif all(path.exists() for path in [*files, folder / "report.html"]):
         from s4s.report import say_headline
 
         click.echo(say_headline(files))

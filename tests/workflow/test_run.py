@@ -188,7 +188,7 @@ def test_run_hands_options_on_and_ends_with_the_headline(
         with pytest.raises(SystemExit) as end:
             main(["run", str(TINY), "--forceall", "--directory", str(tmp_path), "--cores", "3"])
         assert end.value.code == status
-    assert seen[0] == ["--configfile", str(TINY), "--cores", "3", "--directory", str(tmp_path), "--forceall"]
+    assert seen[0] == ["--forceall", "--directory", str(tmp_path), "--cores", "3", "--configfile", str(TINY)]
     printed = capsys.readouterr()
     assert printed.err.splitlines()[-1].startswith("not finished: ")
     out = printed.out.splitlines()
@@ -200,7 +200,42 @@ def test_run_hands_options_on_and_ends_with_the_headline(
     assert capsys.readouterr().out == ""
 
 
-def test_cores_are_a_number(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ([], {"benchmark": "digits"}),
+        (["-n", "--config", "benchmark=mine", "sample={n: 300}"], {"benchmark": "mine", "sample": 300}),
+        ([str(TINY), "--config", "sample={n: 300}"], {"benchmark": "tiny", "sample": 300}),
+        (["--configfile", "config/digits.yaml", str(TINY)], {"benchmark": "tiny", "sample": 200}),
+    ],
+)
+def test_the_plan_is_of_the_config_that_snakemake_sees(
+    options: list[str], expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    seen: list[Any] = []
+    monkeypatch.setattr(command, "snakemake", lambda *given: seen.append(given) or 1)
+    monkeypatch.setattr(command, "job_seconds", lambda *_: {})
     with pytest.raises(SystemExit):
-        main(["run", "--cores", "many"])
-    assert capsys.readouterr().err == "s4s: --cores many: must be a number, or all\n"
+        main(["run", *options])
+    ((_, config, _, _),) = seen
+    assert config["benchmark"] == expected["benchmark"]
+    assert config["sample"]["n"] == expected.get("sample", 5000)
+
+
+def test_elsewhere_nothing_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    seen: list[Any] = []
+    monkeypatch.setattr(command, "snakemake", lambda *given: seen.append(given) or 1)
+    with pytest.raises(SystemExit):
+        main(["run", "--profile", "workflow/profiles/slurm"])
+    assert seen[0][0] == ["--profile", "workflow/profiles/slurm"] and seen[0][2] == {}
+
+
+def test_outside_a_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main(["run"])
+    assert capsys.readouterr().err.startswith("s4s: no Snakefile here")
