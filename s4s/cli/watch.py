@@ -41,7 +41,8 @@ class LogHandler(LogHandlerBase):
         self.progress: Progress | None = None
         self.live: Live | None = None
         self.over = threading.Event()
-        self.planned = 0
+        self.last: list[str] = []  # of a dry run: its plan, so that it is what one sees
+        self.quiet = any(str(value).lower().endswith("rules") for value in self.common_settings.quiet or ())
         self.on: dict[Any, Callable[[Any], None]] = {
             None: self._message,
             LogEvent.ERROR: self._message,
@@ -63,6 +64,8 @@ class LogHandler(LogHandlerBase):
         self.over.set()
         if self.live is not None:
             self.live.stop()
+        self._say(*self.last)
+        self.last = []
         super().close()
 
     def _say(self, *lines: str) -> None:
@@ -77,14 +80,12 @@ class LogHandler(LogHandlerBase):
             self._say(text)
 
     def _plan(self, record: Any) -> None:
-        """Before the first job; in a dry run after the last, so that it is what one sees."""
-        self.planned += 1
-        if self.common_settings.dryrun and self.planned == 1:
-            return
         left = plan.by_stage(record.stats)
-        self._say(*type(self).describe(left))
-        if self.common_settings.dryrun or not left:
+        lines = type(self).describe(left)
+        if self.common_settings.dryrun:
+            self.last = lines
             return
+        self._say(*lines)
         self.progress = Progress(left, self.each, self.cores, time.monotonic())
         if self.console.is_terminal:
             self.live = Live(get_renderable=self._moving, console=self.console, refresh_per_second=2, transient=True)
@@ -107,7 +108,7 @@ class LogHandler(LogHandlerBase):
         name = " ".join(log.with_suffix("").parts[2:])
         if self.common_settings.dryrun:
             reason = str(record.reason).split(":")[0].strip().lower()
-            self._say(f"would run {name}: {reason}")
+            self._say(*[f"would run {name}: {reason}"] * (not self.quiet))
         elif self.progress:
             stage = record.rule_name.split("_")[0]
             self.progress.running[record.jobid] = Job(stage, name, str(log), time.monotonic())

@@ -44,7 +44,7 @@ def test_dry_run_says_every_job_then_the_plan(tmp_path: Path) -> None:
     for stage, n in counts.items():
         assert any(line.split()[:2] == [str(n), stage] for line in lines), stage
     assert any(line.startswith("about ") and "timed on this machine" in line for line in lines)
-    assert not (tmp_path / "results").exists() and made.stdout == ""
+    assert lines[-1].startswith("results in ") and not (tmp_path / "results").exists() and made.stdout == ""
 
 
 def test_bad_config_is_one_line_before_any_timing(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def handler(monkeypatch: pytest.MonkeyPatch) -> LogHandler:
     """One that writes to memory, as where there is no terminal."""
     for name, value in {"describe": lambda left: [f"plan of {left}"], "each": {"fit": 9.0}, "cores": 1}.items():
         monkeypatch.setattr(LogHandler, name, staticmethod(value) if callable(value) else value, raising=False)
-    made = LogHandler(SimpleNamespace(dryrun=False), None)  # type: ignore[arg-type]
+    made = LogHandler(SimpleNamespace(dryrun=False, quiet=None), None)  # type: ignore[arg-type]
     made.console = Console(file=io.StringIO(), highlight=False, markup=False, emoji=False)
     return made
 
