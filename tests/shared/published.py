@@ -67,18 +67,22 @@ def shipped(name: str) -> dict[str, Any]:
 
 
 def scaled(name: str, folder: Path, url: str, stable: Path) -> dict[str, Any]:
-    """A shipped config on tiny files, which are written into ``folder``: few samples, one NFE, two fits.
+    """A shipped config on tiny files, which are written into ``folder``: few samples, one NFE.
 
-    One textbook solver, each time another, and all of them on CIFAR-10.
+    One textbook solver and one start of a fit, each time another; on CIFAR-10 all the solvers and two starts.
     """
     config = shipped(name)
     config["model"] |= {"batch": 10} | MODELS[config["model"]["type"]](name, folder, url, stable)
+    if "path" in config["model"]:
+        config["model"] = {key: value for key, value in config["model"].items() if key not in ("id", "revision")}
     config["teacher"] |= {"train": 24, "validation": 8, "shard_size": 20}
     config["nfe"] = [4]
-    solvers, turn = config["classical"]["solvers"], NAMES.index(name)
-    config["classical"]["solvers"] = solvers[turn % len(solvers) :][:1] if turn else solvers
+    turn = NAMES.index(name)
+    solvers, starts = (every[turn % len(every) :][:1] if turn else every
+                       for every in (config["classical"]["solvers"], config["learned"]["starts"][:2]))  # fmt: skip
+    config["classical"]["solvers"] = solvers
     config["classical"]["schedules"] = ["logsnr", "gits" if config["teacher"]["schedule"] == "gits" else "dmn"]
-    config["learned"] |= {"methods": ["s4s-alt"], "starts": config["learned"]["starts"][:2], "rounds": 1}
+    config["learned"] |= {"methods": ["s4s-alt"], "starts": starts, "rounds": 1}
     config["sample"] |= {"n": 40, "shard_size": 15}
     config["score"] |= scoring(config, folder, url)
     return config
