@@ -221,7 +221,7 @@ def test_autocast_is_the_same_in_both_passes() -> None:
 def test_freed_memory_stays_with_the_process() -> None:
     program = """
 import resource, torch
-from s4s.memory import keep_freed
+from s4s import keep_freed
 assert keep_freed()
 faults = []
 for k in range(40):
