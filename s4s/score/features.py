@@ -174,7 +174,7 @@ def check_extractor(name: str, weights: object, layer: str | None = None) -> str
     usable = registry.keys() - (theirs - set(UNPICKLED))
     if name in registry and name not in usable:
         raise Error(
-            f"feature extractor {name!r}: torch-fidelity's loader of it executes code from a download; s4s reads"
+            f"feature extractor {name!r}: torch-fidelity's loader of it executes code that it fetches; s4s reads"
             f" weights as data only. Choose one of: {', '.join(sorted(usable))}, or register your own"
         )
     if name not in usable:
@@ -231,7 +231,12 @@ def open_weights(name: str, path: Path | None) -> tuple[Any, str | None]:
     """What torch-fidelity may read the weights of an extractor from, and their SHA-256."""
     if path is None:
         return None, None
-    return plain_weights(path) if name in UNPICKLED else (str(path), sha256(path))
+    if name in UNPICKLED:
+        return plain_weights(path)
+    try:
+        return str(path), sha256(path)
+    except OSError as error:
+        raise Error(f"{path}: cannot read the weights ({error.strerror or error})") from error
 
 
 def plain_weights(path: Path) -> tuple[io.BytesIO, str]:

@@ -93,6 +93,39 @@ def test_every_table_rescaled_to_pure_noise_falls_and_starts_at_4096(kind: str, 
     assert ours(kind, config, t_max=0.5)[0].sigma_max == process.level(0.5).item()
 
 
+def net(x: Tensor, t: Any) -> Tensor:
+    """Stands for a network: of the state and of the time, which must be the one that it was trained with."""
+    time = torch.as_tensor(t, dtype=x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+    return torch.tanh(1.7 * x) + torch.cos(time / 300) * x.flip(-1)
+
+
+@pytest.mark.parametrize(("kind", "betas"), [
+    *((kind, betas) for kind in ("DDPM", "DDIM", "DDPMParallel", "DDIMParallel") for betas in ({}, ZERO, V)),
+    *((kind, {"beta_schedule": name}) for kind in ("DDPM", "DDPMParallel") for name in ("sigmoid", "laplace")),
+])  # fmt: skip
+def test_denoise_is_what_the_schedulers_step_predicts(kind: str, betas: dict[str, Any]) -> None:
+    scheduler = getattr(diffusers, f"{kind}Scheduler")(clip_sample=False, **betas)
+    process, table, prediction = ours(kind, dict(scheduler.config), t_max=1.0)
+    scheduler.set_timesteps(1000)
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for index in (5, 400, 990):
+        expected = scheduler.step(net(x, index), index, x).pred_original_sample
+        found = process.denoiser(net, prediction)(x / table[index].sqrt(), process.level((index + 1) / 1000))
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["EulerDiscrete", "EulerAncestralDiscrete"])
+def test_denoise_at_pure_noise_is_what_the_schedulers_step_predicts(kind: str) -> None:
+    config = ZERO | {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    scheduler = getattr(diffusers, f"{kind}Scheduler")(timestep_spacing="trailing", **config)
+    process, _, prediction = ours(kind, dict(scheduler.config))
+    scheduler.set_timesteps(4)
+    x = 4096 * torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    for t, sigma in zip(scheduler.timesteps, scheduler.sigmas[:-1], strict=True):
+        expected = scheduler.step(net(scheduler.scale_model_input(x, t), t), t, x).pred_original_sample
+        torch.testing.assert_close(process.denoiser(net, prediction)(x, sigma), expected, rtol=1e-3, atol=2e-3)
+
+
 def test_a_class_that_ignores_zero_snr_is_read_as_it_runs() -> None:
     for kind in ("HeunDiscrete", "DEISMultistep", "LMSDiscrete"):
         agree(ours(kind, ZERO)[1], theirs(kind, ZERO))

@@ -69,7 +69,7 @@ def test_loaders_that_run_code_are_refused(
     for loader in ("torch.hub.load", "torch.jit.load", "torch.hub.load_state_dict_from_url"):
         monkeypatch.setattr(loader, lambda *_, **__: pytest.fail("a loader was called"))
     torch.save({"fc.bias": torch.zeros(3)}, tmp_path / "weights.pth")
-    with pytest.raises(s4s.Error, match=f"{name}.*executes code from a download.*Choose one of: .*vgg16") as caught:
+    with pytest.raises(s4s.Error, match=f"{name}.*executes code that it fetches.*Choose one of: .*vgg16") as caught:
         extractor(name, tmp_path / "weights.pth" if given else None)
     one_line(caught)
 
@@ -77,6 +77,10 @@ def test_loaders_that_run_code_are_refused(
 def test_extractors_need_their_weights_and_know_their_layers(tmp_path: Path) -> None:
     with pytest.raises(s4s.Error, match="'vgg16' needs its weights; give their file"):
         extractor("vgg16")
+    for path, reason in ((tmp_path / "gone", "No such file"), (tmp_path, "Is a directory")):
+        for name in ("vgg16", "digits"):
+            with pytest.raises(s4s.Error, match=f"cannot read the weights .{reason}"):
+                extractor(name, path)
     with pytest.raises(s4s.Error, match="unknown layer of the feature extractor 'digits' '65'; choose one of: 64"):
         extractor("digits", tmp_path / "weights.safetensors", "65")
     with pytest.raises(s4s.Error, match="'inception-v3-compat' '2049'; choose one of: 192, 2048, 64, 768"):

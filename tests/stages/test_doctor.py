@@ -277,7 +277,7 @@ def test_extractor_and_reference(cache: Path, scored: None) -> None:
     assert "gone: no such file (score.extractor.weights)" in items(benchmark(spec, own))["extractor"].text
     own["extractor"] = {"name": "dinov2-vit-s-14", "layer": "dinov2"}
     found = items(benchmark(spec, own))["extractor"]
-    assert found.state == "missing" and "executes code from a download" in found.text
+    assert found.state == "missing" and "executes code that it fetches" in found.text
 
 
 def test_lpips_that_is_there(cache: Path, scored: None) -> None:
