@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from s4s.errors import Error
 from s4s.files import at_home, require_place
 from s4s.stages.cells import cell as find_cell
 from s4s.stages.cells import shards
@@ -45,11 +46,24 @@ def open_bench(config: Any, results: Path) -> Any:
     return Bench(config, results)
 
 
+def open_model(config: Any, results: Path) -> Any:
+    """The same with its network, which need not have been fetched before where it is on this machine."""
+    bench = open_bench(config, results)
+    if not bench.trained and not bench.folder.weights.exists():
+        from s4s.stages.download import download_network
+
+        try:
+            download_network(bench, offline=True)
+        except Error as error:
+            raise Error(f"{error}; or run `s4s download CONFIG` where there is a network") from error
+    return bench
+
+
 def on_cells(stage: Callable[..., Path], config: Path, names: Sequence[str], results: Path) -> None:
     """Run one stage on some cells, in order."""
     loaded = load(config)
     chosen = [find_cell(loaded, name) for name in names]
-    bench = open_bench(loaded, results)
+    bench = open_model(loaded, results)
     for cell in chosen:
         click.echo(stage(bench, cell))
 
@@ -66,7 +80,7 @@ def on_shards(
     loaded = load(config)
     ranges = shards(loaded) if first is last is None else [(first or 0, last or loaded["sample"]["n"])]
     chosen = [find_cell(loaded, name) for name in names]
-    bench = open_bench(loaded, results)
+    bench = open_model(loaded, results)
     for cell in chosen:
         for a, b in ranges:
             click.echo(stage(bench, cell, a, b))

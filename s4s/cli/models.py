@@ -9,6 +9,8 @@ import click
 from s4s.cli.common import CONFIG, RESULTS, open_bench
 from s4s.stages.config import load
 
+PARTS = ("network", "scoring")
+
 
 @click.command()
 @CONFIG
@@ -28,14 +30,18 @@ def train(config: Path, network: str, results: Path) -> None:
 @CONFIG
 @RESULTS
 @click.option("--offline", is_flag=True, help="Never touch the network; say what is missing.")
-def download(config: Path, results: Path, offline: bool) -> None:
-    """Fetch and check what a config needs: weights, feature extractor, reference statistics, prompts.
+@click.option("--part", type=click.Choice(PARTS), help="The network, or what samples are scored with; default both.")
+def download(config: Path, results: Path, offline: bool, part: str | None) -> None:
+    """Fetch and check what a config needs: weights and prompts, then feature extractor and reference statistics.
 
     Files go to $S4S_CACHE, by default ~/.cache/s4s (hub repositories to the hub's own cache); what is there is not
     fetched again. The weights are converted without executing anything in them.
 
     Example: s4s download config/cifar10.yaml
     """
-    from s4s.stages.download import download_model
+    from s4s.stages.download import download_network, download_scoring
 
-    click.echo(download_model(open_bench(load(config), results), offline=offline))
+    bench = open_bench(load(config), results)
+    for stage, name in zip((download_network, download_scoring), PARTS, strict=True):
+        if part in (None, name):
+            click.echo(stage(bench, offline=offline))

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from s4s.cli.common import CONFIG, RESULTS, on_cells, on_shards, open_bench, shard_options
+from s4s.cli.common import CONFIG, RESULTS, on_cells, on_shards, open_model, shard_options
 from s4s.errors import Error
 from s4s.stages.config import load
 
@@ -60,6 +60,6 @@ def evaluate(config: Path, names: Sequence[str], solver: Path | None, results: P
         return
     from s4s.stages.transfer import evaluate_solver
 
-    path, made = evaluate_solver(open_bench(load(config), results), solver)
+    path, made = evaluate_solver(open_model(load(config), results), solver)
     click.echo(f"{made['solver']}  {made['nfe']} NFE  {made['fid_label']} {made['fid']:.2f}")
     click.echo(path)

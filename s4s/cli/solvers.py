@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from s4s.cli.common import CELLS, CONFIG, RESULTS, on_cells, open_bench
+from s4s.cli.common import CELLS, CONFIG, RESULTS, on_cells, open_model
 from s4s.errors import Error
 from s4s.stages.cells import teacher_files, teachers
 from s4s.stages.config import load
@@ -34,7 +34,7 @@ def teacher(config: Path, results: Path, nfe: int | None, first: int | None) -> 
     ]
     if not jobs:
         raise Error(f"{config}: no teacher has {nfe or 'any'} evaluations and a shard that starts at {first or 0}")
-    bench = open_bench(loaded, results)
+    bench = open_model(loaded, results)
     for cell, a, b in jobs:
         click.echo(make_teacher(bench, cell, a, b))
 

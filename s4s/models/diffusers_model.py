@@ -99,7 +99,7 @@ def load(spec: Mapping[str, Any], weights: Path | None, *, device: str = "cpu", 
             getattr(diffusers, pipeline.decoder), pipeline.place(pipeline.decoder_part), dtype, chosen["variant"]
         )
         decode = hub.decoder(freeze(vae, device), dtype, shifted=pipeline.kind not in UNSHIFTED)
-    numbers, guidance = _classes(net, chosen, spec)
+    numbers, guidance = _classes(pipeline.network, net.config, chosen, spec)
     network = running(_network(net, scale, conditional=bool(numbers)), chosen)
     plan = classes(chosen["classes"], numbers, chosen["class_seed"]) if numbers else unconditional
     return Model(
@@ -112,13 +112,18 @@ def load(spec: Mapping[str, Any], weights: Path | None, *, device: str = "cpu", 
     )
 
 
-def check(spec: Mapping[str, Any], root: Path) -> None:
-    """Raise what ``load`` would raise of a folder, but for what its weights hold."""
+def check(spec: Mapping[str, Any], root: Path) -> Process:
+    """The process of a folder; raises what ``load`` would raise, but for what its weights hold."""
+    import diffusers
+
     chosen = settings(spec, DEFAULTS)
     pipeline = _pipeline(root)
     hub.check_weights(root, pipeline.parts, chosen["variant"])
-    pipeline.process(chosen)
+    process, _, _ = pipeline.process(chosen)
     _shape(pipeline, chosen["sample_size"])
+    sizes = hub.sizes(getattr(diffusers, pipeline.network), pipeline.place(NETWORKS[pipeline.network]))
+    _classes(pipeline.network, sizes, chosen, spec)
+    return process
 
 
 def _root(chosen: Mapping[str, Any], weights: Path | None, offline: bool) -> Path:
@@ -163,10 +168,12 @@ def _network(net: Any, scale: float, *, conditional: bool) -> Network:
     return network
 
 
-def _classes(net: Any, chosen: Mapping[str, Any], spec: Mapping[str, Any]) -> tuple[list[int], Guidance | None]:
-    """Classes to sample, and guidance towards them."""
-    config, scale, null = net.config, chosen["guidance"], chosen["null_class"]
-    if type(net).__name__ == "DiTTransformer2DModel":  # its embedding has one more row, for "no class"
+def _classes(
+    network: str, config: Any, chosen: Mapping[str, Any], spec: Mapping[str, Any]
+) -> tuple[list[int], Guidance | None]:
+    """Classes to sample, and guidance towards them, of a network's configuration."""
+    scale, null = chosen["guidance"], chosen["null_class"]
+    if network == "DiTTransformer2DModel":  # its embedding has one more row, for "no class"
         count = config.num_embeds_ada_norm
         if null not in (None, count):
             raise Error(f"null_class = {null}: for this network it is {count}, the row after its classes; leave it out")

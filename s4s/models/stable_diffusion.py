@@ -90,9 +90,9 @@ def load(spec: Mapping[str, Any], weights: Path | None, *, device: str = "cpu", 
     )
 
 
-def check(spec: Mapping[str, Any], root: Path) -> None:
-    """Raise what ``load`` would raise of a folder, but for what its weights hold."""
-    _read(root, settings(spec, DEFAULTS))
+def check(spec: Mapping[str, Any], root: Path) -> Process:
+    """The process of a folder; raises what ``load`` would raise, but for what its weights hold."""
+    return _read(root, settings(spec, DEFAULTS))[0]
 
 
 def unfit(root: Path, index: Mapping[str, Any]) -> str | None:

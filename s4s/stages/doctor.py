@@ -17,7 +17,7 @@ from s4s.errors import Error
 from s4s.stages import costs
 from s4s.stages.config import load
 from s4s.stages.passes import Pass, passes
-from s4s.stages.present import Item, network, scoring, version
+from s4s.stages.present import Item, channels, network, scoring, solvers, version
 from s4s.version import __version__
 
 Config = Mapping[str, Any]
@@ -90,6 +90,8 @@ def benchmark(config: Config, results: Path, tflops: float | None = None) -> Ite
     """What one config needs: files, packages, disk, memory, time."""
     items, root = network(config, results / config["benchmark"] / "models" / "denoiser.safetensors")
     yield from items
+    if all(item.state != "missing" for item in items):
+        yield solvers(config, root)
     yield from scoring(config)
     yield from _costs(config, root, results, tflops)
 
@@ -104,6 +106,7 @@ def _costs(config: Config, root: Path, results: Path, tflops: float | None) -> I
     if not found:
         yield Item("", "costs", "counted once the network's sizes are known: import it, or set score.data")
         return
+    yield channels(config, found)
     digits, dtype = config["model"]["type"] == "digits", config["model"].get("dtype", "float32")
     yield _disk(config, found, results)
     size, rows = costs.memory(config, found)

@@ -8,6 +8,7 @@ import shutil
 import sys
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,18 +21,27 @@ from s4s.learn import lpips
 from s4s.models import captions, convert, hub, ldm, ldm_convert, stable_diffusion
 from s4s.models.diffusers_model import PARTS
 from s4s.score import reference
-from s4s.score.features import inception_weights
+from s4s.score.features import inception_weights, require_channels
+from s4s.stages.agree import require_seen
 from s4s.stages.bench import Bench
 from s4s.stages.cells import made_from
 from s4s.stages.chain import outside
 from s4s.stages.features import protocol_of
 from s4s.stages.files import write_json
+from s4s.stages.passes import passes
 
 MAX_MEMBER_BYTES = 16 << 30
 
 
 def download_model(bench: Bench, *, offline: bool = False) -> Path:
-    """Fetch the network, what it is scored with and what it is compared by; returns the record of the weights.
+    """Fetch the network and what it is scored with, in this order; returns the record of the weights."""
+    path = download_network(bench, offline=offline)
+    download_scoring(bench, offline=offline)
+    return path
+
+
+def download_network(bench: Bench, *, offline: bool = False) -> Path:
+    """Fetch all that teachers and fits take: the network, its prompts, and LPIPS; returns the record of the weights.
 
     Files that are there already are not fetched again, only checked. ``offline`` never touches the network.
 
@@ -51,6 +61,29 @@ def download_model(bench: Bench, *, offline: bool = False) -> Path:
     return bench.folder.weights
 
 
+def download_scoring(bench: Bench, *, offline: bool = False) -> Path:
+    """Fetch what samples are scored with, extractor and reference; returns the record of them.
+
+    Raises:
+        Error: as ``download_network``; or they take other images than those of the network, which is to be there.
+    """
+    chosen, source = protocol_of(bench.config), protocol_of(bench.config).reference
+    weights = bench.folder.weights
+    record = json.loads(weights.read_text(encoding="utf-8")) if weights.exists() else {}
+    root = Path(record["folder"]) if "folder" in record else bench.folder.model("denoiser")
+    with suppress(ImportError):  # of what only some models need; theirs is the line that says so
+        require_seen(bench.config, passes(bench.config, root), chosen.extractor)
+    found: dict[str, Any] = {"extractor": chosen.extractor, "reference": source and source.where}
+    if chosen.weights is not None:
+        found["extractor_sha256"] = sha256(inception_weights(weights=chosen.weights, offline=offline))
+    if source is not None and source.kind == "npz":
+        found["reference_sha256"] = sha256(reference.fetch(source, offline=offline))
+    elif source is not None:
+        require_channels(chosen.extractor, next(reference.images(source, 1, offline)).shape[1])
+    write_json(bench.folder.scoring, found)
+    return bench.folder.scoring
+
+
 def _is_there(bench: Bench) -> bool:
     """Whether an earlier call has done all of it: files that do not change do not make later stages run again."""
     if not all(map(bench.chain.follows, bench.network_files)):
@@ -60,18 +93,11 @@ def _is_there(bench: Bench) -> bool:
 
 
 def _beside(bench: Bench, offline: bool) -> None:
-    """Feature extractor, reference, LPIPS and prompts, into the cache."""
+    """LPIPS and prompts, into the cache."""
     model = bench.config["model"]
     if model["type"] == "stable-diffusion":
         settings = stable_diffusion.DEFAULTS | model
         captions.prompts(settings["prompts"], settings["n_prompts"], offline=offline)
-    chosen = protocol_of(bench.config)
-    if chosen.weights is not None:
-        inception_weights(weights=chosen.weights, offline=offline)
-    if chosen.reference is not None and chosen.reference.kind == "npz":
-        reference.fetch(chosen.reference, offline=offline)
-    elif chosen.reference is not None:
-        next(reference.images(chosen.reference, 1, offline))
     if bench.config["learned"]["methods"] and "lpips" in bench.config["learned"]["distance"]:
         lpips.load(offline=offline)
 

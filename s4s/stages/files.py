@@ -27,6 +27,11 @@ class Folder:
         """Record of the weights that were fetched."""
         return self.root / "models" / "weights.json"
 
+    @property
+    def scoring(self) -> Path:
+        """Record of what samples are scored with."""
+        return self.root / "models" / "scoring.json"
+
     def solver(self, cell: Cell) -> Path:
         return self.root / "solvers" / f"{cell.name}.json"
 

@@ -21,7 +21,7 @@ def job_counts(config: Config) -> dict[str, int]:
     sampling = len(at) * len(shards(config))
     trained = config["model"]["type"] == "digits"
     counts = {
-        "train" if trained else "download": 3 if trained else 1,
+        "train" if trained else "download": 3 if trained else 2,
         "teacher": sum(len(teacher_files(config, cell)) for cell in teachers(config)),
         "textbook": 1,
         "fit": sum(cell.learned for cell in all_cells),

@@ -7,7 +7,7 @@ that function's own error line, which names the address, the place to put the fi
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +17,15 @@ from s4s.download import cache_dir
 from s4s.errors import Error
 from s4s.files import at_home, sha256
 from s4s.learn import lpips
-from s4s.models import captions, diffusers_model, hub, stable_diffusion
+from s4s.models import captions, diffusers_model, hub, ldm, stable_diffusion
 from s4s.score import reference
-from s4s.score.features import check_extractor, inception_weights
+from s4s.score.features import check_extractor, inception_weights, require_channels
 from s4s.score.protocol import Protocol
-from s4s.score.reference import Source
+from s4s.stages.agree import require_seen, require_solvers
 from s4s.stages.bench import FETCHING
 from s4s.stages.download import published
 from s4s.stages.features import protocol_of
+from s4s.stages.passes import Pass
 
 Config = Mapping[str, Any]
 WEIGHTS = (".safetensors", ".bin")
@@ -61,9 +62,40 @@ def scoring(config: Config) -> Iterator[Item]:
     """What the samples are scored with and, while fitting, compared by."""
     chosen = protocol_of(config)
     yield _extractor(chosen, config["score"])
-    yield _check("reference", lambda: _found(chosen.reference))
+    yield _check("reference", lambda: _found(chosen))
     if "lpips" in config["learned"].get("distance", ""):
         yield _check("LPIPS", _lpips)
+
+
+def solvers(config: Config, root: Path) -> Item:
+    """Whether every textbook solver can be made on the grids of the model, whose files are in ``root``."""
+    spec, ends = config["model"], {key: value for key, value in config["process"].items() if key != "type"}
+
+    def find() -> str:
+        process = None
+        if spec["type"] in CHECKS:
+            process = CHECKS[spec["type"]](_settings(spec) | ends, root)
+        elif spec["type"] == "ldm":
+            process = ldm.process(**ends)
+        require_solvers(config, process)
+        return "each can be made on its grid"
+
+    return _check("solvers", find)
+
+
+def channels(config: Config, found: Sequence[Pass]) -> Item:
+    """Whether extractor and LPIPS take the images of the network whose passes were counted."""
+
+    def find() -> str:
+        require_seen(config, found, protocol_of(config).extractor)
+        return f"{found[-1].shape[0]} an image"
+
+    return _check("channels", find)
+
+
+def _settings(spec: Config) -> dict[str, Any]:
+    """Those of a model that are its loader's."""
+    return {key: value for key, value in spec.items() if key not in FETCHING}
 
 
 def _check(name: str, find: Callable[[], str]) -> Item:
@@ -122,9 +154,8 @@ def _snapshot(spec: Config, nowhere: Path) -> tuple[Item, Path]:
 
 def _saved(spec: Config, root: Path) -> str:
     """The folder, its configurations checked, with the hash of its largest file."""
-    known = {key: value for key, value in spec.items() if key not in FETCHING}
     with suppress(ImportError):  # which has a line of its own
-        CHECKS[spec["type"]](known, root)
+        CHECKS[spec["type"]](_settings(spec), root)
     files = [path for where in (root, *root.glob("*/")) for path in where.glob("*") if path.suffix in WEIGHTS]
     if not files:
         raise Error(f"{root}: holds no weights (.safetensors or .bin); save or fetch the model again")
@@ -164,7 +195,8 @@ def _hashed(path: Path) -> str:
     return f"{path}, SHA-256 {sha256(path)}"
 
 
-def _found(source: Source | None) -> str:
+def _found(chosen: Protocol) -> str:
+    source = chosen.reference
     if source is None:
         raise Error("the protocol has no reference for this data; set score.data or score.reference")
     if source.kind == "npz":
@@ -172,6 +204,7 @@ def _found(source: Source | None) -> str:
         found = reference.load_npz(path, source.sha256, source.count)
         return f"{path}, SHA-256 {found.record['sha256']}{'' if source.sha256 else ', none published'}"
     first = next(reference.images(source, 1, offline=True))
+    require_channels(chosen.extractor, first.shape[1])
     return f"{source.kind} {source.where}, images of {list(first.shape[1:])}"
 
 

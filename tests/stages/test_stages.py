@@ -93,7 +93,7 @@ def test_downloads_that_are_refused(world: tuple[Path, str]) -> None:
         return {**made, "model": {**made["model"], "weights": weights}}
 
     line = refused(under(**given), offline=True)
-    assert "statistics.npz: cannot fetch http" in line and "offline mode is on" in line and str(Path.cwd()) in line
+    assert "ffhq.pkl: cannot fetch http" in line and "offline mode is on" in line and str(Path.cwd()) in line
     assert "has SHA-256" in refused(under(**given | {"sha256": "0" * 64}))
     line = refused(under(url=given["url"]))
     assert "no SHA-256 to check it against" in line and given["sha256"] in line and "model.weights.sha256" in line

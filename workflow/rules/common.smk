@@ -38,6 +38,7 @@ TRAINED = CONFIG["model"]["type"] == "digits"
 GPU = 0 if TRAINED else 1
 CHAIN = Chain(CONFIG, Path(FOLDER))
 NETWORK = [f"{FOLDER}/{name}" for name in asked.network_files(CONFIG)]
+SCORING = [] if TRAINED else [f"{FOLDER}/models/scoring.json"]
 
 # The effective config, command-line changes included: what every command reads. It is no rule's input: rules name the
 # part they depend on in their params, so that a changed value re-runs only what it touches.

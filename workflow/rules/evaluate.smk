@@ -7,6 +7,7 @@ for of, (patterns, kinds) in SCORED.items():
             f"evaluate_{of}"
         input:
             f"{FOLDER}/models/features.safetensors" if TRAINED else NETWORK,
+            ancient(SCORING),
             expand(f"{FOLDER}/features/{{cell}}/{{shard}}.npz", cell=patterns, shard=SHARDS),
         output:
             expand(f"{FOLDER}/metrics/{{cell}}.json", cell=patterns),

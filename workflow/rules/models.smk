@@ -22,7 +22,7 @@ else:
 
     # What it fetches stays in the cache directory; by hand, or without a network: `s4s download --offline CONFIG`.
     rule download:
-        """What is published: weights, feature extractor, reference, prompts."""
+        """The network: weights and prompts, and LPIPS where fits compare by it."""
         output:
             NETWORK,
         log:
@@ -37,4 +37,23 @@ else:
             depends_on=depends_on("train"),
             given=given("train"),
         shell:
-            "s4s download {params.config} > {log} 2>&1"
+            "s4s download {params.config} --part network > {log} 2>&1"
+
+    rule download_scoring:
+        """What samples are scored with, which fits do without: feature extractor and reference."""
+        input:
+            NETWORK,
+        output:
+            SCORING,
+        log:
+            f"logs/{CONFIG['benchmark']}/download_scoring.log",
+        benchmark:
+            f"logs/{CONFIG['benchmark']}/download_scoring.tsv"
+        priority: 100
+        conda:
+            "../../environment.yml"
+        params:
+            config=CONFIG_FILE,
+            depends_on=depends_on("score"),
+        shell:
+            "s4s download {params.config} --part scoring > {log} 2>&1"

@@ -37,6 +37,7 @@ for of, (patterns, kinds) in JOBS.items():
             f"features_{of}"
         input:
             NETWORK,
+            ancient(SCORING),
             f"{FOLDER}/models/features.safetensors" if TRAINED else [],
             expand(f"{FOLDER}/solvers/{{cell}}.json", cell=patterns),
             expand(f"{FOLDER}/samples/{{cell}}/{{{{shard}}}}.npz", cell=patterns) if KEEP else [],
