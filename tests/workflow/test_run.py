@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +47,19 @@ def test_dry_run_says_every_job_then_the_plan(tmp_path: Path) -> None:
         assert any(line.split()[:2] == [str(n), stage] for line in lines), stage
     assert any(line.startswith("about ") and "timed on this machine" in line for line in lines)
     assert lines[-1].startswith("results in ") and not (tmp_path / "results").exists() and made.stdout == ""
+
+
+def test_a_run_that_goes_on_ends_with_the_headline(finished: Path, tmp_path: Path) -> None:
+    """Where only the page is left: a plan of one job, and then the numbers that the page begins with."""
+    shutil.copytree(finished, tmp_path / "copy")
+    page = tmp_path / "copy/results/tiny/report.html"
+    page.unlink()
+    made = s4s_run(str(TINY), "--directory", str(tmp_path / "copy"))
+    assert made.returncode == 0, made.stderr
+    assert re.search(r"^tiny: 7 solvers to score, 1 of \d+ jobs, the others are done$", made.stderr, re.MULTILINE)
+    headline, protocol, path = made.stdout.splitlines()
+    assert headline in page.read_text() and len(re.findall(r"\d+\.\d\d\b(?!×)", headline)) == 3
+    assert protocol.startswith("FID@200") and path == str(page)
 
 
 def test_bad_config_is_one_line_before_any_timing(tmp_path: Path) -> None:
