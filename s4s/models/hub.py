@@ -44,22 +44,26 @@ def folder(
     from huggingface_hub import snapshot_download
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    def fetch(names: str, skip: list[str]) -> Path:
-        below = [f"{part}/{name}" for part in parts for name in (names, "*.json", "*.txt")]
+    others = [f"*.{kind}{end}" for kind in VARIANTS if kind != variant for end in (".*", "-*")]
+
+    def fetch(names: str, lacking: Sequence[str]) -> Path:
+        below = [f"{part}/{name}" for part in parts for name in ("*.json", "*.txt")]
+        below += [f"{part}/{names}" for part in lacking]
         flat = [*FLAT, f"{STEMS['diffusers']['bin']}{names}", f"{STEMS['diffusers']['bin']}*.json"]
         allow = ["model_index.json", *flat, *below]
         return Path(
             snapshot_download(
-                id, revision=revision, allow_patterns=allow, ignore_patterns=skip, local_files_only=offline
+                id, revision=revision, allow_patterns=allow, ignore_patterns=others, local_files_only=offline
             )
         )
 
-    others = [f"*.{kind}{end}" for kind in VARIANTS if kind != variant for end in (".*", "-*")]
-    wanted = [f"*.{variant}*.{kind}" for kind in KINDS] if variant else []
+    wanted, lacking = [f"*.{variant}*.{kind}" for kind in KINDS] if variant else [], parts
     try:
         for names in [*wanted, *(f"*.{kind}" for kind in KINDS)]:
-            found = fetch(names, others)
-            if all(_weights(net.parent, variant) for net in _networks(found)):
+            found = fetch(names, lacking)
+            without = [net.parent for net in _networks(found) if not _weights(net.parent, variant)]
+            lacking = [part for part in parts if place(found, part) in without]
+            if not lacking:
                 break
         return found
     except Exception as error:  # requests, hub and file errors of several libraries

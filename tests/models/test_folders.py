@@ -154,6 +154,20 @@ def test_every_layout_is_fetched_by_id(case: str, tmp_path: Path, monkeypatch: p
         assert [name for name in fetched[0] if STEM in name] == [f"unet/{STEM}.safetensors"] and len(fetched) == 1
 
 
+def test_only_what_has_no_variant_is_fetched_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "remote"
+    diffusers.DiTPipeline(transformer(), autoencoder(), ddim()).save_pretrained(root)
+    transformer().save_pretrained(root / "transformer", variant="fp16")
+    (root / "config.json").write_text("{}")  # which some repositories have, of something else
+    fetched = remote(monkeypatch, root, tmp_path / "cache")
+    load_model({"type": "diffusers", "id": "a/b", "variant": "fp16"})
+    weights = {name for names in fetched for name in names if STEM in name}
+    assert weights == {f"transformer/{STEM}.fp16.safetensors", f"vae/{STEM}.safetensors"} and len(fetched) == 3
+    fetched.clear()
+    load_model({"type": "diffusers", "id": "a/b"})
+    assert len(fetched) == 1
+
+
 def test_what_is_fetched_of_a_repository_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: 1 / 0)
     with pytest.raises(Error, match="cannot be fetched: division by zero; fetch the folders unet"):
