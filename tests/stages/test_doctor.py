@@ -244,8 +244,22 @@ def test_a_folder_of_your_own(tmp_path: Path) -> None:
     found = items(config)
     assert missing(config) == set() and "1 files of weights; unet/" in found["weights"].text
     assert "network evaluations of 0.0" in found[""].text and "GPU hours" in found["time"].text
-    Path("mine/unet/config.json").write_text("{")
+    for size, shown in (([8, 16], "0.0"), (None, "does not say its sample_size")):
+        net.register_to_config(sample_size=size)
+        net.save_config("mine/unet")
+        assert shown in items(config)["" if size else "weights"].text
+    given = items(benchmark({"type": "diffusers", "path": "mine", "sample_size": 8}))
+    assert given["weights"].state == "ok" and given["disk"] == found["disk"]
+    for part in ("unet", "scheduler"):  # a flat folder
+        for file in Path("mine", part).iterdir():
+            file.rename(Path("mine", file.name))
+        Path("mine", part).rmdir()
+    flat = items(benchmark({"type": "diffusers", "path": "mine", "sample_size": 8}))
+    assert flat["disk"] == found["disk"] and "; diffusion_pytorch_model.safetensors has SHA" in flat["weights"].text
+    Path("mine/config.json").write_text("{")
     assert "cannot be counted" in items(config)["costs"].text
+    Path("mine/config.json").write_text('{"_class_name": "UNet7DModel"}')
+    assert "its unet cannot be traced" in items(config)["costs"].text
 
 
 def test_packages_that_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
