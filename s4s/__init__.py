@@ -45,6 +45,7 @@ _HOME = {
     "recompute": "learn.memory",
     "keep_freed": "learn.memory",
     "load_model": "models",
+    "pipeline_denoiser": "models.pipeline",
     "protocol": "score.protocol",
     "Error": "errors",
 }
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from s4s.learn.teacher import TeacherSet as TeacherSet
     from s4s.learn.teacher import teacher_set as teacher_set
     from s4s.models import load_model as load_model
+    from s4s.models.pipeline import pipeline_denoiser as pipeline_denoiser
     from s4s.noise import Start as Start
     from s4s.noise import noise as noise
     from s4s.paths import Cosine as Cosine

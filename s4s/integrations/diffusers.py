@@ -164,6 +164,9 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             raise Error(f"no solver for num_inference_steps={num_inference_steps} here, only for {there}")
         self._plan = self._plans[num_inference_steps]
         self._rows = self._plan.rows()
+        flow = self.config.prediction_type == NAMES["flow"]
+        levels = [s if flow else s / a for a, s in zip(self._plan.alpha, self._plan.noise, strict=True)]
+        self.sigmas = torch.tensor([*levels, 0.0], dtype=torch.float32)  # some pipelines report them
         self.num_inference_steps = num_inference_steps
         self.timesteps = torch.tensor(self._plan.times, dtype=torch.float32, device=device)
         self._forget()

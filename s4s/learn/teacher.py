@@ -58,11 +58,12 @@ class TeacherSet:
 
 def teacher_set(
     solver: Solver,
-    denoise: Denoise,
+    denoise: Denoise | Callable[[Tensor], Denoise],
     n: int,
     shape: tuple[int, ...],
     seed: int = 0,
     *,
+    condition: Callable[[range], Tensor] | None = None,
     mean: Numbers | None = None,
     scale: Numbers | None = None,
     **options: Any,
@@ -75,6 +76,8 @@ def teacher_set(
         n: number of pairs.
         shape: of one sample, without the batch.
         seed: of the noises.
+        condition: sample indices -> what the network is given with them, a row each; ``denoise`` is then the function
+            of such rows that gives the network, as ``model.denoiser`` and ``model.condition`` are.
         mean, scale: of the starting noise ``x_T``, in EDM coordinates (a state of the process divided by alpha):
             numbers or arrays that broadcast against one sample; by default 0 and the solver's first level, or as the
             solver has it. Solvers fitted to the set keep them, in their files too.
@@ -83,9 +86,14 @@ def teacher_set(
     n, seed = whole(n, "n, the samples of a teacher set,"), whole(seed, "seed", 0)
     if mean is not None or scale is not None:
         solver = solver.replace(noise=Start(0.0 if mean is None else mean, solver.sigma[0] if scale is None else scale))
-    y = generate(solver, lambda _: denoise, range(n), shape, seed, **options)
+    given = None if condition is None else condition(range(n))
+
+    def network(rows: range) -> Denoise:
+        return denoise if condition is None else denoise(condition(rows))  # type: ignore[call-arg,return-value]
+
+    y = generate(solver, network, range(n), shape, seed, **options)
     record = {"name": solver.name, "nfe": solver.nfe} | dict(solver.provenance)
-    return TeacherSet(y, seed, solver.sigma[0].item(), provenance=record, noise=solver.noise)
+    return TeacherSet(y, seed, solver.sigma[0].item(), provenance=record, condition=given, noise=solver.noise)
 
 
 def generate(

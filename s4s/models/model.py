@@ -104,7 +104,7 @@ def make_denoiser(
 
         def net(x: Tensor, model_time: Tensor) -> Tensor:
             placed, null = on(x.device)
-            rows, given = _stacked(placed, x), x.to(dtype or x.dtype)
+            rows, given = stacked(placed, x), x.to(dtype or x.dtype)
             if guidance is None or guidance.scale == 1 or rows is None or null is None:
                 return network(given, model_time, rows).to(x.dtype)
             both = torch.cat([null.to(rows.dtype).expand_as(rows), rows])
@@ -122,7 +122,7 @@ def _copies(*tensors: Tensor | None) -> Callable[[torch.device], tuple[Tensor | 
     return cache(lambda device: tuple(None if value is None else value.to(device) for value in tensors))
 
 
-def _stacked(condition: Tensor | None, x: Tensor) -> Tensor | None:
+def stacked(condition: Tensor | None, x: Tensor) -> Tensor | None:
     """One row of the condition for each row of x, which holds k copies of the batch one after the other."""
     if condition is None:
         return None

@@ -94,8 +94,10 @@ def test_pipelines_give_what_sample_gives(name: str, make: Callable[..., s4s.Sol
     out = case(4)
     assert len(steps) == 4
     require_equal(case, made, steps)
-    own = case.process.model_time(made.sigma_eval) * (1000 if case.prediction == "flow" and not case.flux else 1)
-    torch.testing.assert_close(torch.tensor(told, dtype=torch.float64), own, rtol=1e-6, atol=1e-4)
+    own = case.process.model_time(made.sigma_eval)
+    own = own if case.prediction != "flow" else 1000 * own if case.told is None else case.told(own)
+    once = told[:: len(told) // 4]  # some call their network once for each half of the guidance
+    torch.testing.assert_close(torch.tensor(once, dtype=torch.float64), own, rtol=1e-6, atol=1e-4)
     if case.call["output_type"] == "latent":
         close(torch.as_tensor(out[0]), steps[-1][2])
 

@@ -29,11 +29,11 @@ def transformer(**options: Any) -> Any:
     return net.eval().requires_grad_(False)
 
 
-def autoencoder() -> Any:
+def autoencoder(**options: Any) -> Any:
     torch.manual_seed(2)
     sizes = {"block_out_channels": (8, 8), "norm_num_groups": 4, "latent_channels": 4, "sample_size": 16}
     kinds = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    return diffusers.AutoencoderKL(**sizes, **kinds).eval().requires_grad_(False)
+    return diffusers.AutoencoderKL(**sizes, **kinds, **options).eval().requires_grad_(False)
 
 
 def ddim(**options: Any) -> Any:

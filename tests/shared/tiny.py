@@ -28,7 +28,7 @@ class Case:
     prediction: str = "eps"
     call: dict[str, Any] = field(default_factory=dict)
     latents: tuple[int, ...] | None = None
-    flux: bool = False  # gives its network a time from 0 to 1
+    told: Callable[[Tensor], Tensor] | None = None  # of a flow's time: what its network is told; else 1000 times it
 
     def __call__(self, steps: int, **options: Any) -> Any:
         if self.latents is not None:
@@ -88,7 +88,7 @@ def sd3() -> Case:
         pos_embed_max_size=8,
     ).eval()  # fmt: skip
     pipe = diffusers.StableDiffusion3Pipeline(
-        net, diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), autoencoder(), *[None] * 6
+        net, diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), autoencoder(shift_factor=0.1), *[None] * 6
     )
     call = {"prompt_embeds": embeddings(2, 5, 8), "negative_prompt_embeds": embeddings(2, 5, 8, seed=8),
             "pooled_prompt_embeds": embeddings(2, 8), "negative_pooled_prompt_embeds": embeddings(2, 8, seed=8),
@@ -102,12 +102,11 @@ def flux() -> Case:
         in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=2,
         joint_attention_dim=8, pooled_projection_dim=8, axes_dims_rope=(2, 2, 4),
     ).eval()  # fmt: skip
-    pipe = diffusers.FluxPipeline(
-        diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True), autoencoder(), *[None] * 4, net
-    )
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
+    pipe = diffusers.FluxPipeline(scheduler, autoencoder(shift_factor=0.1), *[None] * 4, net)
     call = {"prompt_embeds": embeddings(2, 5, 8), "pooled_prompt_embeds": embeddings(2, 8), "height": 16, "width": 16,
             "output_type": "latent"}  # fmt: skip
-    return Case(pipe, net, s4s.Flow(), "flow", call, (2, 16, 16), flux=True)
+    return Case(pipe, net, s4s.Flow(), "flow", call, (2, 16, 16), told=lambda t: t)
 
 
 def pixart() -> Case:
@@ -135,6 +134,68 @@ def sana() -> Case:
     return Case(pipe, net, s4s.Flow(), "flow", with_masks(32), (2, 4, 16, 16))
 
 
+def wan() -> Case:
+    torch.manual_seed(10)
+    net = diffusers.WanTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=4, text_dim=8, freq_dim=8, ffn_dim=16,
+        num_layers=1, rope_max_seq_len=32,
+    ).eval()  # fmt: skip
+    vae = diffusers.AutoencoderKLWan(
+        base_dim=4, z_dim=4, dim_mult=[1, 1], num_res_blocks=1, temperal_downsample=[False], latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4, scale_factor_temporal=4, scale_factor_spatial=2,
+    ).eval()  # fmt: skip
+    pipe = diffusers.WanPipeline(None, None, vae, diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), net)
+    call = {"prompt_embeds": embeddings(2, 5, 8), "negative_prompt_embeds": embeddings(2, 5, 8, seed=8), "height": 16,
+            "width": 16, "num_frames": 1, "guidance_scale": 3.0, "output_type": "latent"}  # fmt: skip
+    return Case(pipe, net, s4s.Flow(), "flow", call, (2, 4, 1, 8, 8))
+
+
+def ltx() -> Case:
+    torch.manual_seed(11)
+    net = diffusers.LTXVideoTransformer3DModel(
+        in_channels=8, out_channels=8, num_attention_heads=2, attention_head_dim=8, cross_attention_dim=16,
+        num_layers=1, caption_channels=8,
+    ).eval()  # fmt: skip
+    vae = diffusers.AutoencoderKLLTXVideo(
+        latent_channels=8, block_out_channels=(8, 8, 8, 8), decoder_block_out_channels=(8, 8, 8, 8),
+        layers_per_block=(1,) * 5, decoder_layers_per_block=(1,) * 5,
+    ).eval()  # fmt: skip
+    pipe = diffusers.LTXPipeline(diffusers.FlowMatchEulerDiscreteScheduler(), vae, None, None, net)
+    call = with_masks(64) | {"num_frames": 9}
+    del call["use_resolution_binning"]
+    return Case(pipe, net, s4s.Flow(), "flow", call, (2, 8, 8))
+
+
+def qwen() -> Case:
+    torch.manual_seed(12)
+    net = diffusers.QwenImageTransformer2DModel(
+        in_channels=16, out_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=8, axes_dims_rope=(2, 2, 4),
+    ).eval()  # fmt: skip
+    vae = diffusers.AutoencoderKLQwenImage(
+        base_dim=4, z_dim=4, dim_mult=[1, 1], num_res_blocks=1, temperal_downsample=[False], latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4,
+    ).eval()  # fmt: skip
+    pipe = diffusers.QwenImagePipeline(diffusers.FlowMatchEulerDiscreteScheduler(), vae, None, None, net)
+    masks = {"prompt_embeds_mask": torch.ones(2, 5).long(), "negative_prompt_embeds_mask": torch.ones(2, 5).long()}
+    call = {"prompt_embeds": embeddings(2, 5, 8), "negative_prompt_embeds": embeddings(2, 5, 8, seed=8), "height": 16,
+            "width": 16, "true_cfg_scale": 3.0, "output_type": "latent"}  # fmt: skip
+    return Case(pipe, net, s4s.Flow(), "flow", call | masks, (2, 16, 16), told=lambda t: t)
+
+
+def zimage() -> Case:
+    torch.manual_seed(13)
+    net = diffusers.ZImageTransformer2DModel(
+        in_channels=4, dim=16, n_layers=1, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=8,
+        axes_dims=[2, 2, 4], axes_lens=[64, 32, 32],
+    ).eval()  # fmt: skip
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    pipe = diffusers.ZImagePipeline(scheduler, autoencoder(shift_factor=0.1), None, None, net)
+    call = {"prompt_embeds": list(embeddings(2, 5, 8)), "negative_prompt_embeds": list(embeddings(2, 5, 8, seed=8)),
+            "height": 16, "width": 16, "guidance_scale": 3.0, "output_type": "latent"}  # fmt: skip
+    return Case(pipe, net, s4s.Flow(), "flow", call, (2, 4, 8, 8), told=lambda t: 1 - t)
+
+
 def with_masks(size: int) -> dict[str, Any]:
     """Embeddings as PixArt and Sana take them."""
     masks = {"prompt_attention_mask": torch.ones(2, 5), "negative_prompt_attention_mask": torch.ones(2, 5)}
@@ -144,5 +205,6 @@ def with_masks(size: int) -> dict[str, Any]:
 
 
 TINY: dict[str, Callable[[], Case]] = {
-    "DDPM": ddpm, "LDM": ldm, "DiT": dit, "SDXL": sdxl, "SD3": sd3, "Flux": flux, "PixArt": pixart, "Sana": sana
+    "DDPM": ddpm, "LDM": ldm, "DiT": dit, "SDXL": sdxl, "SD3": sd3, "Flux": flux, "PixArt": pixart, "Sana": sana,
+    "Wan": wan, "LTX": ltx, "Qwen-Image": qwen, "Z-Image": zimage,
 }  # fmt: skip

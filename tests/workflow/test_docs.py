@@ -26,7 +26,14 @@ from s4s.stages.config import check
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-SMALLER = {"n=1400": "n=24", "(3, 32, 32)": "(1, 3, 3)", "nfe=40": "nfe=8", "[4, 5, 6, 8]": "[4, 5]"}
+SMALLER = {
+    "n=1400": "n=24",
+    "(3, 32, 32)": "(1, 3, 3)",
+    "nfe=40": "nfe=8",
+    "n=64": "n=8",
+    "rounds=6": "rounds=1",
+    "[4, 5, 6, 8]": "[4, 5]",
+}
 
 
 def blocks(page: Path, kind: str) -> list[str]:
@@ -56,6 +63,22 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     }
 
 
+def text_pipeline() -> Any:
+    """A pipeline of random weights, with embeddings drawn for any prompts."""
+    pytest.importorskip("diffusers")
+    from tiny import TINY, embeddings
+
+    pipe = TINY["SDXL"]().pipe
+    pipe.set_progress_bar_config(disable=True)
+
+    def encode(prompt: Any, **_: Any) -> tuple[Tensor, ...]:
+        n = 1 if isinstance(prompt, str) else len(prompt)
+        return embeddings(n, 5, 8), embeddings(n, 5, 8, seed=8), embeddings(n, 8), embeddings(n, 8, seed=8)
+
+    pipe.encode_prompt = encode
+    return pipe
+
+
 def host(path: Path) -> Any:
     """A pipeline of random weights, and a bundle for it on disk."""
     diffusers = pytest.importorskip("diffusers")
@@ -76,7 +99,9 @@ def test_python_blocks_run_on_public_names(page: Path, given: dict[str, Any]) ->
         from pipelines import ddim, ddpm_folder, unet
 
         ddpm_folder(Path("my-model"), unet(num_class_embeds=11), ddim())
-    if "pipe." in page.read_text():
+    if "pipeline_denoiser" in page.read_text():
+        given["pipe"] = text_pipeline()
+    elif "pipe." in page.read_text():
         given["pipe"] = host(Path("solvers.json"))
     if "sample_s4s" in page.read_text():
         given |= {"model": lambda x, sigma, cond: x / (1 + sigma.reshape(-1, 1, 1, 1) ** 2), "cond": None}
