@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any, Literal, get_args, get_type_hints
 
 import torch
@@ -133,7 +134,10 @@ def _check_options(name: str, options: dict[str, Any], steps: int) -> None:
         if key not in known:
             raise Error(f"solver {name!r} has no option {key!r}; its options: {', '.join(known) or 'none'}")
         choices = known[key].get("choices")
-        if choices is not None and (value not in choices or isinstance(value, bool) != isinstance(choices[0], bool)):
+        if choices is None:
+            continue
+        fraction = isinstance(value, Real) and not isinstance(value, Integral)  # 2.0 is among 1, 2, 3
+        if value not in choices or fraction or isinstance(value, bool) != isinstance(choices[0], bool):
             raise choose(f"{key} of solver {name!r}", value, choices)
     order = options.get("order", known["order"]["default"]) if "order" in known else 1
     if options.get("singlestep"):

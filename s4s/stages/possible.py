@@ -17,6 +17,7 @@ OF_STATISTICS = ("edm", "adm", "ld3-latent")  # protocols whose known references
 OF_RGB = ("inception", "vgg", "clip", "dinov2")  # how the names of torch-fidelity's own extractors begin
 OF_FLOATS = "inception-v3-pytorch-fid"  # the extractor that takes floats; all others take 8-bit images
 UNCONDITIONAL = ("lsun_bedroom",)  # kinds of latent diffusion without classes
+OF_TABLES, STEPS = ("ldm", "stable-diffusion"), 1000  # models with a table of so many training steps
 LEAST = {"fid": 2, "kid": 2, "precision-recall": 4}  # samples that a metric needs
 GITS_SEED, GITS_STEPS = 0, 60  # of the noises that GITS searches its grid on; steps of the path it chooses from
 OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {  # what each solver takes; a test holds it to the registry
@@ -46,6 +47,7 @@ def require_possible(config: Config) -> None:
         low, high = (config["process"].get(f"{name}_{end}") for end in ("min", "max"))
         if low is not None and high is not None and low >= high:
             raise Error(f"process.{name}_min: {low:g} must be below {name}_max, which is {high:g}")
+    _require_times(config)
     _require_published(config["model"])
     _require_classes(config["model"])
     _require_scored(config)
@@ -53,6 +55,18 @@ def require_possible(config: Config) -> None:
     _require_learned(config["learned"])
     _require_cells(config)
     _require_apart(config)
+
+
+def _require_times(config: Config) -> None:
+    """Times that the table of training steps has, where it is known."""
+    if config["model"]["type"] not in OF_TABLES:
+        return
+    first = 1 / STEPS
+    for key, least in (("t_min", 0 < config["process"].get("t_min", 0) < first * (1 - 1e-9)),
+                       ("t_max", config["process"].get("t_max", 1) <= first)):  # fmt: skip
+        if least:
+            raise Error(f"process.{key}: {config['process'][key]:g} is below what the model has, {STEPS} times from "
+                        f"{first:g} to 1")  # fmt: skip
 
 
 def _require_cells(config: Config) -> None:
@@ -222,7 +236,9 @@ def _require_pixels(config: Config) -> None:
 
 def _require_learned(learned: Mapping[str, Any]) -> None:
     """Every method has a start, and settings of times have times to act on."""
-    names = []
+    names, weights = [], learned["distance"]
+    if isinstance(weights, Mapping) and not any(weights.values()):
+        raise Error("learned.distance: all weights are 0, so there is nothing to fit; give one of them a weight")
     for entry in learned["methods"]:
         spec = {"name": entry} if isinstance(entry, str) else entry
         names.append(spec["name"])

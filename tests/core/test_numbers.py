@@ -86,6 +86,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "a fraction": (lambda: s4s.grid("edm", s4s.EDM(), 4.0), "nfe = 4.0 must be a whole number"),
     "numpy's fraction": (lambda: s4s.grid("edm", s4s.EDM(), np.float64(4)), "must be a whole number"),
     "zero": (lambda: s4s.grid("edm", s4s.EDM(), np.int64(0)), "must be a whole number of at least 1"),
+    "an order with a fraction": (lambda: s4s.solver("dpmpp", FALLING, order=2.0), "unknown order of solver"),
     "several": (lambda: s4s.grid("edm", s4s.EDM(), torch.tensor([4, 5])), "must be a whole number"),
 }  # fmt: skip
 

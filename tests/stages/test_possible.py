@@ -11,6 +11,8 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
 from s4s import search
 from s4s.errors import Error
+from s4s.models import ldm
+from s4s.models.scheduler import betas
 from s4s.score import features, metrics, registered
 from s4s.stages import bench, possible
 from s4s.stages import cells as asked
@@ -53,6 +55,10 @@ NO_EFFECT: list[tuple[str, dict[str, Any], str]] = [
     ("digits", {"sample.seed": 100}, "sample.seed: 100 is teacher.seed too"),
     ("digits", {"teacher.seed": 200}, "sample.seed: 200 is teacher.seed too"),
     ("cifar10", {"sample.seed": 0}, "sample.seed: 0 is the seed of the noises that gits searches its grid on"),
+    # times that the table does not have
+    ("mscoco", {"process.t_min": 0.0001}, "process.t_min: 0.0001 is below what the model has, 1000 times"),
+    ("imagenet256", {"process": {"t_max": 0.0005}}, "process.t_max: 0.0005 is below what the model has"),
+    ("digits", {"learned.distance": {"l2": 0, "l1": 0.0}}, "learned.distance: all weights are 0"),
     # methods and what they start from
     ("digits", {"learned.starts": []}, "learned.starts: method ld3 has nothing to start from"),
     ("digits", {"learned.methods": ["s4s", {"name": "joint", "starts": []}]}, "method joint has nothing to start from"),
@@ -183,3 +189,4 @@ def test_the_rules_are_those_of_what_they_speak_of() -> None:
     k = metrics.precision_recall.__kwdefaults__ or {"k": metrics.precision_recall.__defaults__[-1]}  # type: ignore[index]
     assert possible.LEAST["precision-recall"] == k["k"] + 1
     assert bench.GITS_SEED == possible.GITS_SEED
+    assert len(betas(ldm.SCHEDULE)) == possible.STEPS
