@@ -20,6 +20,9 @@ PROTOCOLS: dict[str, tuple[str, tuple[str, ...]]] = {  # rounding rule and data 
     "digits": ("edm", ("digits",)),
 }
 
+CODE = {"train": 1, "textbook": 1, "teacher": 1, "fit": 1, "sample": 1, "features": 1, "score": 1}
+"""Of each stage; one more with a change of the code that changes its results, so that older ones are made again."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -177,7 +180,7 @@ def uint8_rule(config: Mapping[str, Any]) -> str:
 
 
 def made_from(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
-    """The part of the config that a stage's result depends on."""
+    """The part of the config that a stage's result depends on, and the state of the code."""
     model, process = {"model": config["model"]}, {"process": config["process"]}
     trained = config["model"]["type"] == "digits"
     pairs = model | process | {"teacher": {k: v for k, v in config["teacher"].items() if k != "shard_size"}}
@@ -195,7 +198,7 @@ def made_from(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
         "sample": sampled,
         "features": sampled | extractor | {"kept": needs_features(config)},
         "score": {"score": config["score"]},
-    }[stage]
+    }[stage] | {"code": CODE[stage]}
 
 
 def _learned(learned: Mapping[str, Any], nfe: int) -> Iterator[Cell]:
