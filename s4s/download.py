@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from s4s import files
 from s4s.errors import Error
+from s4s.files import cache_dir as cache_dir
 
 try:
     import fcntl
@@ -30,13 +31,6 @@ CHUNK = 1 << 18
 HEADWAY = 1 << 20  # an attempt that brings this much further starts the count of retries again
 WAIT = 1.0  # seconds before the first retry; doubles up to a minute
 PATIENT = frozenset({408, 425, 429, 500, 502, 503, 504})  # HTTP statuses that may pass
-
-
-def cache_dir() -> Path:
-    """Where downloads go: ``$S4S_CACHE``, else ``$XDG_CACHE_HOME/s4s``, else ``~/.cache/s4s``."""
-    if os.environ.get("S4S_CACHE"):
-        return files.at_home(os.environ["S4S_CACHE"])
-    return files.at_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "s4s"
 
 
 def download(

@@ -33,6 +33,13 @@ def at_home(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def cache_dir() -> Path:
+    """Where downloads go: ``$S4S_CACHE``, else ``$XDG_CACHE_HOME/s4s``, else ``~/.cache/s4s``."""
+    if os.environ.get("S4S_CACHE"):
+        return at_home(os.environ["S4S_CACHE"])
+    return at_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "s4s"
+
+
 def read_text(path: Path) -> str:
     """The text of a file, as ``decoded`` has it.
 

@@ -15,9 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from s4s.download import cache_dir
 from s4s.errors import Error
-from s4s.files import at_home, sha256, write_text
+from s4s.files import at_home, cache_dir, sha256, write_text
 
 FOLDER = "records"
 OF_CONFIG = "config of "  # begins the name of the fault of a result that the config does not ask for

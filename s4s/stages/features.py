@@ -148,17 +148,12 @@ def _smallest(features: Tensor) -> Tensor:
     return small if torch.equal(small.double(), features) else features
 
 
-def cell_features(bench: Bench, cell: Cell) -> list[Shard]:
+def feature_files(bench: Bench, cell: Cell) -> list[Path]:
     """Features of all samples of a cell, in order; shards that are missing, or do not follow, are made anew.
 
     Raises:
         Error: the samples or the solver are missing, or of another config; as are the shards that are there.
     """
-    return [read_shard(path) for path in feature_files(bench, cell)]
-
-
-def feature_files(bench: Bench, cell: Cell) -> list[Path]:
-    """The shards of ``cell_features``, made where need be."""
     solver_of(bench, cell)
     return [_present(bench, cell, first, last) for first, last in shards(bench.config)]
 

@@ -22,7 +22,7 @@ from s4s.stages.bench import Bench
 from s4s.stages.cells import Cell, cell, cells, shards, teachers
 from s4s.stages.download import download_model
 from s4s.stages.evaluate import evaluate_cell
-from s4s.stages.features import cell_features, extract, extractor_of, make_features
+from s4s.stages.features import extract, extractor_of, feature_files, make_features, read_shard
 from s4s.stages.fit import fit_cell
 from s4s.stages.sample import sample_cell
 
@@ -83,7 +83,7 @@ def test_any_order_and_any_cut_give_the_same_statistics(made: dict[str, Any]) ->
         make_features(bench, chosen, a, b)
         assert same(arrays(path), before)
         files.append(before)
-    parts = cell_features(bench, chosen)
+    parts = [read_shard(path) for path in feature_files(bench, chosen)]
     features = torch.cat([part.features for part in parts if part.features is not None])
     whole, merged = metrics.Moments.of(features), metrics.Moments.merge(part.moments for part in parts)
     assert merged.count == whole.count == 40
@@ -104,7 +104,7 @@ def test_features_are_kept_for_the_metrics_that_need_them(made: dict[str, Any]) 
     assert arrays(path)["features"].dtype == np.float32 and arrays(path)["images"].shape[0] == 15
     only = bench_of(made, score={"metrics": ["fid"], "bootstrap": 0})
     with pytest.raises(s4s.Error, match=r"made from another config \(kept = True there, False in this one\)"):
-        cell_features(only, chosen)
+        feature_files(only, chosen)
     assert arrays(make_features(only, chosen, 0, 15)).keys() == {"count", "total", "shift", "outer", "images"}
 
 
