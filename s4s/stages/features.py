@@ -123,7 +123,7 @@ def make_features(bench: Bench, cell: Cell, first: int, last: int) -> Path:
     with replacing(path := bench.folder.features(cell, first, last)) as temporary:
         np.savez(temporary, **arrays, record=json.dumps(facts))
     bench.chain.note(path, "features", reads, outside(*elsewhere))
-    _tidy(bench, path.parent)
+    _tidy(bench, cell, path.parent)
     return path
 
 
@@ -135,10 +135,15 @@ def _kept(bench: Bench, cell: Cell, first: int, last: int) -> list[Path]:
     return [path] if bench.config["sample"]["keep_images"] or bench.chain.follows(path) else []
 
 
-def _tidy(bench: Bench, folder: Path) -> None:
-    """Remove shards of an older config, network or solver: nobody can use them, and a picture must not show them."""
-    for path in folder.glob("[!.]*.npz"):
-        if not bench.chain.follows(path):
+def _tidy(bench: Bench, cell: Cell, folder: Path) -> None:
+    """Remove what an older config, network or solver left: nobody can use it, and a picture must not show it.
+
+    Files that this config asks for stay, and those whose record is not theirs: another job may be writing them.
+    """
+    asked = {bench.folder.features(cell, first, last) for first, last in shards(bench.config)}
+    for path in {*folder.glob("[!.]*.npz")} - asked:
+        name = bench.chain.name(path)
+        if (faults := bench.chain.walk().faults(name)) and name not in faults:
             path.unlink(missing_ok=True)
 
 
