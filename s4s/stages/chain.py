@@ -111,7 +111,7 @@ class Chain:
 
     def _part(self, stage: str, name: str) -> dict[str, Any] | None:
         """What the config asks of a result, as JSON reads it back; None where it says nothing."""
-        if self.config is None or stage == "config":
+        if self.config is None or stage in ("config", "scoring"):
             return None
         cell, part = self._cells.get(PurePosixPath(name).stem), dict(self.config)
         if stage in ("textbook", "fit", "score") and cell is None:

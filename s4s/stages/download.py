@@ -81,6 +81,7 @@ def download_scoring(bench: Bench, *, offline: bool = False) -> Path:
     elif source is not None:
         require_channels(chosen.extractor, next(reference.images(source, 1, offline)).shape[1])
     write_json(bench.folder.scoring, found)
+    bench.chain.note(bench.folder.scoring, "scoring", {})
     return bench.folder.scoring
 
 

@@ -92,8 +92,8 @@ class Scorer:
 def evaluate_cell(bench: Bench, cell: Cell) -> Path:
     """Score a cell's samples and write its metrics with the full protocol."""
     folder, files = bench.folder, feature_files(bench, cell)
-    fits = [folder.fit(cell)] * cell.learned
-    reads = bench.chain.read(*files, folder.solver(cell), *fits)
+    beside = [folder.fit(cell)] * cell.learned + [folder.scoring] * folder.scoring.exists()
+    reads = bench.chain.read(*files, folder.solver(cell), *beside)
     shards = [read_shard(path) for path in files]
     facts = [shard.facts for shard in shards]
     count = sum(shard.moments.count for shard in shards)
