@@ -174,16 +174,19 @@ def test_memory_does_not_grow_with_the_number_of_evaluations() -> None:
 
 
 def test_bytes_of_the_published_cifar10_network() -> None:
-    """55.7 million parameters, batch 24, 10 evaluations, float32: exact counts without memory behind them."""
+    """55.7 million parameters, batch 24, float32: exact counts without memory behind them.
+
+    Of 5 evaluations where every one adds as much, of 4 and 10 where they should not.
+    """
     net = skeleton(CIFAR10).eval().requires_grad_(False)
     x_T = torch.empty(24, 3, 32, 32, device="meta")
-    stock, flat_alone = (most_kept(each, 10, x_T) / GIB for each in (net, recompute(net)))
+    stock, flat_alone = (most_kept(each, 5, x_T) / GIB for each in (net, recompute(net)))
     lean(net)
     thin, both, both_4 = (
-        most_kept(each, nfe, x_T) / GIB for each, nfe in ((net, 10), (recompute(net), 10), (recompute(net), 4))
+        most_kept(each, nfe, x_T) / GIB for each, nfe in ((net, 5), (recompute(net), 10), (recompute(net), 4))
     )
-    assert 26 < stock < 28 and flat_alone < stock / 9
-    assert thin <= 10
+    assert 26 < 2 * stock < 28 and flat_alone < 2 * stock / 9
+    assert 2 * thin <= 10
     assert bytes_of_one(net, x_T) / GIB < both <= 1.2
     assert both <= 1.15 * both_4
 

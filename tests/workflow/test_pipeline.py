@@ -102,7 +102,7 @@ def test_jobs_find_their_program_by_themselves(finished: Path, tmp_path: Path) -
 
 def test_a_killed_fit_goes_on(copied: Path, commands: Commands) -> None:
     """Killed by the system after a round, in the middle of another; then once more from the start."""
-    config, folder = changed(copied, "rounds: 1", "rounds: 12"), copied / "results" / "tiny"
+    config, folder = changed(copied, "rounds: 1", "rounds: 4"), copied / "results" / "tiny"
     unfinished, fit = folder / "fits" / f"{S4S_ALT}.unfinished.safetensors", ["fit", config, S4S_ALT]
     with subprocess.Popen([sys.executable, "-m", "s4s", *fit], cwd=copied, stderr=subprocess.DEVNULL) as job:
         while not unfinished.exists() and job.poll() is None:
