@@ -54,27 +54,13 @@ class FitResult:
 
 @with_derivatives
 def fit(
-    solver: Solver,
-    denoise: Denoise | Callable[[Tensor], Denoise],
-    teacher: TeacherSet,
-    method: str = "s4s-alt",
-    *,
-    distance: str | Mapping[str, float] | Distance = "l2",
-    radius: float = 0.0,
-    moments: float = 0.0,
-    family: str | None = None,
-    order: int | None = None,
-    convert: str | None = None,
-    seed: int = 0,
-    rounds: int = 12,
-    patience: int = 5,
-    validation: int | None = None,
-    microbatch: int | None = None,
-    perturbation: float = PERTURBATION,
-    checkpoint: bool | None = None,
-    progress: str | None = None,
-    resume: str | os.PathLike[str] | None = None,
-) -> FitResult:
+    solver: Solver, denoise: Denoise | Callable[[Tensor], Denoise], teacher: TeacherSet, method: str = "s4s-alt", *,
+    distance: str | Mapping[str, float] | Distance = "l2", radius: float = 0.0, moments: float = 0.0,
+    family: str | None = None, order: int | None = None, convert: str | None = None,
+    seed: int = 0, rounds: int = 12, patience: int = 5, validation: int | None = None,
+    microbatch: int | None = None, perturbation: float = PERTURBATION, checkpoint: bool | None = None,
+    progress: str | None = None, resume: str | os.PathLike[str] | None = None,
+) -> FitResult:  # fmt: skip
     """Learn a few-step solver that imitates a teacher, starting from ``solver``.
 
     Args:
@@ -85,15 +71,13 @@ def fit(
         method: a key of ``METHODS``.
         distance: a name, a sum ``{name: weight}`` or a ``Distance``; see ``s4s.distance``.
         radius: r of the relaxed objective, in units of sigma_T; 0 is the plain objective.
-        moments: weight of the gap between the batch's moments, student to teacher, over the features of the distance;
-            the paper has none. Moved noises, and a phase before the last, follow the distance alone. See
-            ``s4s.learn.moments``.
-        family: of solvers: ``lms``, ``pc``, ``ss``, ``guided`` or ``full``, for S4S, S4S-Alt and joint; the others have
-            their own. By default ``lms``. See ``s4s.learn.family``.
+        moments: weight of the gap between the batch's moments, see ``s4s.learn.moments``; the paper has none. Moved
+            noises, and a phase before the last, follow the distance alone.
+        family: of solvers, see ``s4s.learn.family``: ``lms`` (default), ``pc``, ``ss``, ``guided`` or ``full``, for
+            S4S, S4S-Alt and joint; the others have their own.
         order: outputs a step may use (``lms``, the predictor of ``pc``) or stages of a step (``ss``); by default what
             the start uses.
-        convert: with decoupled times, where a noise prediction becomes data, ``eval`` or ``grid``; see
-            ``s4s.learn.family``.
+        convert: with decoupled times, where a noise prediction becomes data, ``eval`` or ``grid``.
         seed: of the batches.
         rounds: times each phase's cycle of blocks is gone through, one Levenberg-Marquardt step a block.
         patience: stop after this many rounds without a gain of half a percent on validation.
@@ -105,41 +89,60 @@ def fit(
             of an unbroken one; a file of another fit is ignored, with a ``Notice``. ``microbatch`` may change.
 
     Raises:
-        Error: unknown method, family or distance, shapes or levels that do not fit the teacher, a start the family
-            cannot hold.
+        Error: unknown method, family or distance, or a start, levels or settings that do not fit each other.
     """
-    specs = phases(method, is_textbook(solver), family)
-    for name, value in {"radius": radius, "moments": moments}.items():
-        if not value >= 0:
-            raise Error(f"{name} = {value} must not be negative")
-    if moments and microbatch is not None:
-        raise Error("moments are of whole batches: leave out microbatch, or moments")
-    if solver.sigma[0].item() != teacher.sigma_max:
-        raise Error(
-            f"the solver starts at level {solver.sigma[0].item():.9g}, the teacher's noises at {teacher.sigma_max:.9g}"
-        )
-    if solver.noise is not None and not solver.noise.same(teacher.noise):
-        raise Error("the solver starts from another mean or scale of noise than the teacher set")
+    _check(solver, teacher, radius, moments, microbatch)
+    specs, held_out = phases(method, is_textbook(solver), family), _held_out(validation, len(teacher))
     options: dict[str, Any] = {"order": order, "convert": convert or solver.provenance.get("convert", "eval")}
     _family(solver, specs[-1].family, **options)  # raises now, not after a first phase
-    held_out = min(len(teacher) // 4, 512) if validation is None else validation
-    if not 1 <= held_out < len(teacher):
-        raise Error(f"validation = {held_out} must leave some of the teacher's {len(teacher)} samples to train on")
-    if microbatch is not None and microbatch < 1:
-        raise Error(f"microbatch = {microbatch} must be at least 1")
     network = Frozen(row_levels(denoise, teacher), microbatch, perturbation, checkpoint)
     fitter = Fitter(solver, specs, options, network, teacher, held_out, _distance(distance), radius, moments, seed)
-    record = {"method": method, "start": solver.name, "start_provenance": dict(solver.provenance),
-              "family": specs[-1].family, "distance": fitter.d.name, "radius": radius, "moments": moments, "seed": seed,
-              "teacher": dict(teacher.provenance), "teacher_samples": len(teacher) - held_out,
-              "start_loss": fitter.start_loss, "source": specs[-1].source} | options  # fmt: skip
+    record = _record(fitter, teacher, method, {"radius": radius, "moments": moments, "seed": seed})
     settings = {"rounds": rounds, "patience": patience, "perturbation": perturbation}
     unfinished = Unfinished(resume, {} if resume is None else record | settings | _contents(solver, teacher))
     fitter.run(rounds, patience, progress, unfinished)
+    unfinished.remove()
+    return _result(fitter, record, teacher)
+
+
+def _check(solver: Solver, teacher: TeacherSet, radius: float, moments: float, microbatch: int | None) -> None:
+    """Raise where the start does not fit the teacher, or settings do not fit each other."""
+    for name, value in {"radius": radius, "moments": moments}.items():
+        if not value >= 0:
+            raise Error(f"{name} = {value} must not be negative")
+    if microbatch is not None and microbatch < 1:
+        raise Error(f"microbatch = {microbatch} must be at least 1")
+    if moments and microbatch is not None:
+        raise Error("moments are of whole batches: leave out microbatch, or moments")
+    first = solver.sigma[0].item()
+    if first != teacher.sigma_max:
+        raise Error(f"the solver starts at level {first:.9g}, the teacher's noises at {teacher.sigma_max:.9g}")
+    if solver.noise is not None and not solver.noise.same(teacher.noise):
+        raise Error("the solver starts from another mean or scale of noise than the teacher set")
+
+
+def _held_out(validation: int | None, samples: int) -> int:
+    """Samples of the teacher that are held out."""
+    held_out = min(samples // 4, 512) if validation is None else validation
+    if not 1 <= held_out < samples:
+        raise Error(f"validation = {held_out} must leave some of the teacher's {samples} samples to train on")
+    return held_out
+
+
+def _record(fitter: Fitter, teacher: TeacherSet, method: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """What was fitted, and from what: the provenance of the solver to come, and the identity of an unfinished fit."""
+    start, spec = fitter.start, fitter.specs[-1]
+    head = {"method": method, "start": start.name, "start_provenance": dict(start.provenance),
+            "family": spec.family, "distance": fitter.d.name}  # fmt: skip
+    data = {"teacher": dict(teacher.provenance), "teacher_samples": len(fitter.y), "start_loss": fitter.start_loss}
+    return head | settings | data | {"source": spec.source} | fitter.options
+
+
+def _result(fitter: Fitter, record: dict[str, Any], teacher: TeacherSet) -> FitResult:
     found: dict[str, Any] = {"val_loss": fitter.best.loss, "start_loss": fitter.start_loss,
                              "evaluations": fitter.evaluations}  # fmt: skip
-    fitted = fitter.solver.replace(name=f"{method}({solver.name})", provenance=record | found, noise=teacher.noise)
-    unfinished.remove()
+    name = f"{record['method']}({fitter.start.name})"
+    fitted = fitter.solver.replace(name=name, provenance=record | found, noise=teacher.noise)
     return FitResult(fitted.detach(), **found, seconds=fitter.seconds, history=fitter.history)
 
 

@@ -19,7 +19,7 @@ import s4s
 from s4s.files import sha256
 from s4s.stages import config
 from s4s.stages.bench import Bench
-from s4s.stages.cells import cell, cells, teacher_files, teachers
+from s4s.stages.cells import cells, teacher_files, teachers
 from s4s.stages.download import download_model
 from s4s.stages.evaluate import evaluate_cell
 from s4s.stages.fit import distance_of, fit_cell
@@ -189,7 +189,7 @@ def test_a_diffusers_model_of_your_own(world: tuple[Path, str]) -> None:
     for teacher in teachers(bench.config):
         for first, last in teacher_files(bench.config, teacher).values():
             make_teacher(bench, teacher, first, last)
-    chosen = cell(bench.config, "s4s-alt_dpmpp3_quadratic_nfe4_seed0")
+    chosen = next(c for c in cells(bench.config) if c.method == "s4s-alt" and c.nfe == 4)
     fit_cell(bench, chosen)
     for first, last in ((0, 15), (15, 30), (30, 40)):
         sample_cell(bench, chosen, first, last)

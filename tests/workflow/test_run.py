@@ -72,9 +72,6 @@ def test_timing_covers_every_stage_of_the_plan() -> None:
     found = pace.job_seconds(load(TINY))
     assert found.keys() == plan.job_counts(load(TINY)).keys()
     assert all(seconds > 0 for seconds in found.values())
-    longer = load(TINY)
-    longer["model"] = longer["model"] | {"steps": 6000}
-    assert pace.job_seconds(longer)["train"] > 10 * found["train"]
 
 
 def test_a_timing_that_fails_leaves_the_plan_without_time() -> None:
