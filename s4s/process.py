@@ -142,8 +142,8 @@ def _as_many(net: Network) -> Network:
 
 
 def _marked(denoise: Denoise, process: Process) -> Denoise:
-    """With the levels that the network knows, which ``s4s.sample`` compares with a solver's."""
-    denoise.levels = process.levels  # type: ignore[attr-defined]
+    """With its process, whose levels ``s4s.sample`` compares with a solver's."""
+    denoise.process = process  # type: ignore[attr-defined]
     return any_levels(denoise)
 
 

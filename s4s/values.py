@@ -48,10 +48,10 @@ def plain(value: Any) -> Any:
 
 def require_known(levels: Tensor, denoise: Any) -> None:
     """Raise unless levels [N] are within those that a denoiser made by ``Process.denoiser`` knows."""
-    known = getattr(denoise, "levels", None)
-    if known is not None:
+    process = getattr(denoise, "process", None)
+    if process is not None:
         low, high = levels.detach().aminmax()
-        require_between(low.item(), high.item(), *known)
+        require_between(low.item(), high.item(), *process.levels)
 
 
 def require_between(low: float, high: float, lowest: float, highest: float) -> None:

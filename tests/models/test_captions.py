@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from s4s.errors import Error
-from s4s.models import captions, hub
+from s4s.files import sha256
+from s4s.models import captions
 
 
 def test_captions_are_the_first_in_file_order_and_have_a_hash(tmp_path: Path) -> None:
@@ -21,8 +22,8 @@ def test_captions_are_the_first_in_file_order_and_have_a_hash(tmp_path: Path) ->
     text = tmp_path / "list.txt"
     text.write_bytes(b"caption 0 \ncaption 1 \ncaption 2 \n")
     assert captions.prompts(str(text), 3) == found
-    assert captions.sha256(found) == hub.sha256(text)
-    assert captions.facts("x", found)["sha256"] == hub.sha256(text)
+    assert captions.sha256(found) == sha256(text)
+    assert captions.facts("x", found)["sha256"] == sha256(text)
 
 
 def test_the_coco_list_is_fetched_and_checked(tmp_path: Path, monkeypatch: Any) -> None:
@@ -68,7 +69,7 @@ def test_files_of_other_programs_hold_the_same_prompts(tmp_path: Path, encoding:
 def test_a_published_list_keeps_its_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("S4S_CACHE", str(tmp_path))
     (tmp_path / "list.txt").write_bytes(b"a\r\nb\n")
-    known = captions.CaptionList("https://localhost/list.txt", hub.sha256(tmp_path / "list.txt"), 2)
+    known = captions.CaptionList("https://localhost/list.txt", sha256(tmp_path / "list.txt"), 2)
     monkeypatch.setattr(captions, "COCO_30K", known)
     found = captions.prompts("coco", 2, offline=True)
     assert captions.facts("coco", found)["known_as"]
