@@ -75,7 +75,15 @@ def arrays(name: str, grid: Tensor, sigma_eval: Tensor | None = None, convert: s
     end_at_zero = name == "heun" and bool(grid[-1] == 0)
     nfe = evaluations(name, len(grid) - 1, end_at_zero=end_at_zero, **options)
     trace = Trace(grid, nfe, sigma_eval, convert)
-    return trace.arrays(SOLVERS[name](trace, grid, **options), grid[-1])
+    try:
+        last = SOLVERS[name](trace, grid, **options)
+    except IndexError as error:
+        if trace.left >= 0:
+            raise
+        raise Error(
+            f"{name} calls the network more than {nfe} times on this grid; `evaluations` says how often"
+        ) from error
+    return trace.arrays(last, grid[-1])
 
 
 def evaluations(name: str, steps: int, *, end_at_zero: bool = False, **options: Any) -> int:
@@ -122,7 +130,7 @@ def _options(name: str) -> dict[str, dict[str, Any]]:
     _, _, *parameters = inspect.signature(SOLVERS[name]).parameters.values()
     hints = get_type_hints(SOLVERS[name])
     choices = {p.name: [True, False] if hints[p.name] is bool else list(get_args(hints[p.name])) for p in parameters}
-    listed = {key: value for key, value in choices.items() if key not in ("orders", "inner")}
+    listed = {key: value for key, value in choices.items() if value and key not in ("orders", "inner")}
     return {
         p.name: {"default": p.default} | ({"choices": listed[p.name]} if p.name in listed else {}) for p in parameters
     }

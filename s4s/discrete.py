@@ -35,7 +35,7 @@ class VPDiscrete(Variance, Process):
             ``quantize`` have it; alpha and sigma stay exact.
     """
 
-    alphas_cumprod: Sequence[float] | Tensor
+    alphas_cumprod: Sequence[float] | Tensor = field(repr=False)
     t_min: float = 0.0
     t_max: float = math.nan
     rounded: bool = False

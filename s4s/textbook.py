@@ -3,7 +3,6 @@
 A state is a row [1 + nfe]: its coefficients over ``(x_T, D[0], ..., D[nfe-1])``. The published update run on rows
 instead of images gives the solver's table. Levels are ``sigma`` in EDM coordinates (alpha = 1), ``h`` a positive step
 in ``lam = -log sigma``, ``m`` a model output (``D`` or ``eps``). Adding a solver: one function, one row in ``SOLVERS``.
-
 No function looks at the grid's values, so all are differentiable and work under ``torch.func``.
 """
 
@@ -30,8 +29,8 @@ class Trace:
         like: tensor whose dtype and device the rows take.
         nfe: number of network evaluations the solver will make.
         sigma_eval: [nfe] level the network is given, where it differs from the node's own (decoupled times).
-        convert: where a noise prediction becomes data: at the level the network saw (``eval``, LD3) or at the node's
-            own level (``grid``, GAS). Only solvers of the data prediction with decoupled times can tell.
+        convert: with decoupled times, whether a noise prediction becomes data at the level the network saw (``eval``,
+            LD3) or at the node's own (``grid``, GAS).
     """
 
     def __init__(self, like: Tensor, nfe: int, sigma_eval: Tensor | None = None, convert: str = "eval") -> None:

@@ -240,3 +240,16 @@ def test_every_solver_ends_at_level_0_or_says_in_one_line_that_it_cannot() -> No
                 assert s4s.solver(name, grid, **options).sigma[-1] == 0
             except s4s.Error as error:
                 assert "\n" not in str(error)
+
+
+def test_a_solver_of_more_evaluations_than_it_says_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def twice(trace: textbook.Trace, grid: Tensor, share: float = 0.5) -> Tensor:
+        x = trace.x_T
+        for s in grid[:-1]:
+            x = share * trace.denoise(x, s) + (1 - share) * trace.denoise(x, s)
+        return x
+
+    monkeypatch.setitem(textbook.SOLVERS, "twice", twice)
+    assert s4s.solvers()["twice"] == {"share": {"default": 0.5}}
+    with pytest.raises(s4s.Error, match="twice calls the network more than 3 times on this grid"):
+        s4s.solver("twice", [8.0, 4.0, 2.0, 1.0], share=0.25)
