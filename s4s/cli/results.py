@@ -42,7 +42,9 @@ def table(config: Path, results: Path) -> None:
     report.write_fid_csv(report.collect(files), folder / "fid.csv")
     chain.note(folder / "fid.csv", "table", reads)
     reads = chain.read(folder / "fid.csv")
-    for path in report.write_tables(files, folder / "tables"):
+    made = report.write_tables(files, folder / "tables")
+    chain.tidy(folder / "tables", made)
+    for path in made:
         chain.note(path, "table", reads)
         click.echo(path)
     click.echo(folder / "fid.csv")
@@ -70,6 +72,7 @@ def figure(config: Path, results: Path) -> None:
         made += report.draw_samples(choice, folder / "features", figures / "samples")
         made += report.draw_loss(files, figures / "loss_vs_fid")
         made += report.draw_radius(files, figures / "radius") if report.has_radii(files) else []
+    chain.tidy(figures, made)
     report.write_report(files, [path for path in made if path.suffix == ".png"], folder / "report.html", links)
     for path in [*made, folder / "report.html"]:
         chain.note(path, "figure", reads)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -89,6 +89,14 @@ class Chain:
     def forget(self, path: Path) -> None:
         """Remove the record of what is unfinished no more."""
         records.path_of(self.root, self.name(path)).unlink(missing_ok=True)
+
+    def tidy(self, folder: Path, made: Iterable[Path]) -> None:
+        """Remove what an earlier config left in a folder of results and this one does not make; other files stay."""
+        kept = set(made)
+        for path in folder.glob("*"):
+            if path not in kept and records.path_of(self.root, self.name(path)).exists():
+                path.unlink()
+                self.forget(path)
 
     def mark_broken(self, path: Path) -> None:
         """Write down, if there are any, the links that broke between the table and all it was made from."""

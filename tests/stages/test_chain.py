@@ -32,8 +32,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the results of every stage, the table and the figures; nobody writes there."""
     where = tmp_path_factory.mktemp("chain")
     run(made := bench(where / "results"))
-    config.save(made.config, made.folder.root / "config.yaml")
-    made.chain.note(made.folder.root / "config.yaml", "config", {})
+    noted(made)
     for command in ("table", "figure"):
         typed(command, made)
     return where
@@ -45,6 +44,12 @@ def made(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ben
     shutil.copytree(finished, tmp_path / "copy", copy_function=shutil.copyfile)
     monkeypatch.chdir(tmp_path / "copy")
     return bench()
+
+
+def noted(made: Bench) -> None:
+    """The config in the folder of results, as Snakemake writes it there."""
+    config.save(made.config, made.folder.root / "config.yaml")
+    made.chain.note(made.folder.root / "config.yaml", "config", {})
 
 
 def typed(command: str, made: Bench) -> str:
@@ -173,6 +178,20 @@ def test_results_under_another_name_are_of_that_name(made: Bench) -> None:
     other = bench(benchmark="other")
     assert "benchmark = 'small' there, 'other' in this one" in typed("table", other)
     evaluate_cell(other, textbook(other))
+
+
+def test_figures_and_tables_of_an_older_config_go_and_other_files_stay(made: Bench) -> None:
+    figures = made.folder.root / "figures"
+    (figures / "mine.png").write_bytes(b"")
+    assert (figures / "loss_vs_fid.png").exists()
+    fewer = bench(learned={"methods": [], "starts": []})
+    noted(fewer)
+    for command in ("table", "figure"):
+        assert not typed(command, fewer)
+    assert sorted(path.name for path in figures.iterdir()) == ["fid_vs_nfe.pdf", "fid_vs_nfe.png", "mine.png"]
+    (figures / "mine.png").unlink()
+    lines, follows = report(made.folder.root)
+    assert follows, lines
 
 
 def test_pictures_are_of_what_was_scored(made: Bench) -> None:
