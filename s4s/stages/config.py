@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cache
@@ -21,6 +22,7 @@ from s4s.files import at_home, read_text, write_text
 from s4s.stages.possible import require_possible
 
 SCHEMA = Path(__file__).with_name("config.schema.yaml")
+MISREAD = re.compile(r"[-+]?(0[0-9_]+$|[0-9_]+:)")  # as octal, or in base 60
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -46,7 +48,7 @@ def read(path: str | Path) -> Any:
         loader = yaml.SafeLoader(read_text(at_home(path)))
         try:
             node = loader.get_single_node()
-            _require_once(node, set())
+            _require_clear(node, set())
             return None if node is None else loader.construct_document(node)
         finally:
             loader.dispose()
@@ -60,9 +62,15 @@ def read(path: str | Path) -> Any:
         raise Error(f"{path}: not YAML: {' '.join(str(error).split())}") from error
 
 
-def _require_once(node: Any, seen: set[int]) -> None:
-    """Raise for a key that stands twice in one mapping: YAML would take the last and drop the others."""
-    if node is None or id(node) in seen or isinstance(node, yaml.ScalarNode):
+def _require_clear(node: Any, seen: set[int]) -> None:
+    """Raise for what YAML reads as something else: a key that stands twice in one mapping, of which it takes the last,
+    and numbers that it takes for octal (010 is 8) or for minutes and seconds (3:20 is 200)."""
+    if node is None or id(node) in seen:
+        return
+    if isinstance(node, yaml.ScalarNode):
+        if node.tag.endswith((":int", ":float")) and MISREAD.match(node.value):
+            raise Error(f"line {node.start_mark.line + 1}: YAML reads {node.value} as another number; write it without"
+                        " leading zeros and colons, or as text in quotes")  # fmt: skip
         return
     seen.add(id(node))
     keys: dict[str, int] = {}
@@ -73,7 +81,7 @@ def _require_once(node: Any, seen: set[int]) -> None:
             if key.value in keys:
                 raise Error(f"key {key.value!r} stands twice, in lines {keys[key.value]} and {line}; remove one")
             keys[key.value] = line
-        _require_once(value, seen)
+        _require_clear(value, seen)
 
 
 def check(config: Any) -> dict[str, Any]:

@@ -73,19 +73,14 @@ def _require_cells(config: Config) -> None:
     """Options per solver, orders the NFE leaves room for, no cell twice."""
     seen: set[str] = set()
     for made in cells(config):
+        nfe = f"{'teacher.' * (made.method == 'teacher')}nfe: {made.nfe}"
         _require_options(made)
         if made.options.get("order", 1) > made.nfe:
-            raise Error(
-                f"nfe: {made.nfe} is too few for {made.start}: an order above the number of steps has no history"
-            )
+            raise Error(f"{nfe} is too few for {made.start}: an order above the number of steps has no history")
         if made.solver == "heun" and made.nfe % 2:
-            raise Error(
-                f"nfe: {made.nfe} is odd, and heun spends two evaluations a step; choose an even one or drop heun"
-            )
+            raise Error(f"{nfe} is odd, and heun spends two evaluations a step; choose an even one or drop heun")
         if made.nfe % _evaluations(made):
-            raise Error(
-                f"nfe: {made.nfe} is no multiple of {_evaluations(made)}, the evaluations of a step of {made.start}"
-            )
+            raise Error(f"{nfe} is no multiple of {_evaluations(made)}, the evaluations of a step of {made.start}")
         if made.schedule == "ays" and config["model"]["type"] != "stable-diffusion":
             raise Error("schedule ays: its table is of Stable Diffusion 1.x, so it needs model.type stable-diffusion")
         if made.schedule == "gits" and made.nfe // _evaluations(made) > GITS_STEPS:

@@ -180,6 +180,8 @@ BAD: list[tuple[list[Any], Any, str]] = [
     (["classical", "schedules"], ["ays"], "schedule ays: its table is of Stable Diffusion 1.x, so it needs model.type"),
     (["process", "sigma_min"], 100.0, "process.sigma_min: 100 must be below sigma_max, which is 80"),
     (["sample", "n"], "many", "sample.n: 'many' is not of type 'integer'"),
+    (["benchmark"], "x\n", "does not match"),
+    (["teacher", "nfe"], 2, "teacher.nfe: 2 is too few for dpmpp3"),
     (["benchmark"], "../up", "benchmark: '../up' does not match"),
     (["teacher"], None, "teacher: None is not of type 'object'"),
 ]

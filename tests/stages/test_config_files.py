@@ -56,10 +56,12 @@ def test_what_is_no_text_or_no_yaml_is_one_line(tmp_path: Path, data: bytes, mes
         (TEXT + '"nfe": [6]\n', "key 'nfe' stands twice"),
         (TEXT.replace("{name: ddim}, {name", "{name: ddim, name: ipndm}, {name"), "key 'name' stands twice"),
         ('{"benchmark": "a", "benchmark": "a"}', "key 'benchmark' stands twice, in lines 1 and 1"),
+        (TEXT.replace("n: 200", "n: 0200"), "line 17: YAML reads 0200 as another number"),
+        (TEXT.replace("steps: 60", "steps: 3:20"), "line 2: YAML reads 3:20 as another number"),
         ("sample:\n  n: 10\n  seed: 1\n  n: 10\n", "key 'n' stands twice, in lines 2 and 4"),
     ],
 )
-def test_a_key_that_stands_twice_is_refused_at_any_depth(tmp_path: Path, text: str, message: str) -> None:
+def test_what_yaml_reads_as_something_else_is_refused_at_any_depth(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(Error, match=message):
         load(tmp_path / "c.yaml")
