@@ -12,6 +12,7 @@ from typing import Any
 from s4s.download import download
 from s4s.errors import Error
 from s4s.files import at_home, decoded
+from s4s.values import whole
 
 LICENCE = "CC BY 4.0, COCO Consortium"
 MAX_BYTES = 256 << 20
@@ -56,9 +57,9 @@ def prompts(source: str, n: int, *, offline: bool = False) -> list[str]:
     text = _text(path)
     lines = text if source == "coco" else text.replace("\r\n", "\n")  # what is published has its hash to keep
     try:
-        return select(
-            _annotated(text) if path.suffix == ".json" else lines.removesuffix("\n").split("\n") if lines else [], n
-        )
+        if path.suffix.lower() == ".json":
+            return select(_annotated(text), n)
+        return select(lines.removesuffix("\n").split("\n") if lines else [], n)
     except Error as error:
         raise Error(f"{path}: {error}") from error
 
@@ -72,9 +73,13 @@ def place(source: str, *, offline: bool = False) -> Path:
 
 def select(captions: Sequence[str], n: int) -> list[str]:
     """The selection rule: the first ``n`` in file order."""
-    if n < 1 or n > len(captions):
+    if whole(n, "n_prompts", 0) < 1 or n > len(captions):
         raise Error(f"holds {len(captions):,} captions; {n:,} are asked for")
-    return list(captions[:n])
+    chosen = list(captions[:n])
+    blank = next((i for i, caption in enumerate(chosen, 1) if not caption.strip()), None)
+    if blank:
+        raise Error(f"caption {blank} is blank, which would be sampled as the prompt of no text; remove it")
+    return chosen
 
 
 def sha256(captions: Sequence[str]) -> str:

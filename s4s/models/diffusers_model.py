@@ -175,14 +175,15 @@ def _classes(
     scale, null = chosen["guidance"], chosen["null_class"]
     if network == "DiTTransformer2DModel":  # its embedding has one more row, for "no class"
         count = config.num_embeds_ada_norm
+        require_classes(spec, count)
         if null not in (None, count):
             raise Error(f"null_class = {null}: for this network it is {count}, the row after its classes; leave it out")
         null = count
     else:
         count = config.num_class_embeds or 0
-        if count and null is not None and not 0 <= null < count:
+        require_classes(spec, count)
+        if null is not None and not 0 <= null < count:
             raise Error(f"null_class = {null}: the classes are 0 to {count - 1}; name the one that means 'none'")
-    require_classes(spec, count)
     numbers = [c for c in range(count) if c != null]
     if count and not numbers:
         raise Error(f"null_class = {null}: it is the network's only class, so there is none to sample")
@@ -190,7 +191,7 @@ def _classes(
         return numbers, None
     if null is None:
         raise Error("guidance needs a class-conditional model and 'null_class', the class number that means 'none'")
-    return numbers, Guidance(float(scale), torch.tensor([null]))
+    return numbers, Guidance(scale, torch.tensor([null]))
 
 
 def _shape(pipeline: _Pipeline, given: Any) -> tuple[int, int, int]:

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import inspect
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -221,6 +222,9 @@ def trial(make: Any, config: Mapping[str, Any], call: Callable[[Any], Any], path
 def decoder(vae: Any, dtype: torch.dtype, *, shifted: bool = True) -> Callable[[Tensor], Tensor]:
     """Latents -> images, a few at a time; undoes the scaling and, if ``shifted``, the shift of the training."""
     scale, shift = vae.config.scaling_factor, getattr(vae.config, "shift_factor", None) or 0.0
+    for key, value in {"scaling_factor": scale, "shift_factor": shift}.items():
+        if type(value) not in (int, float) or not math.isfinite(value) or (key == "scaling_factor" and not value > 0):
+            raise Error(f"the decoder's {key} = {value!r} must be a number, as in its config.json when it was saved")
     offset = shift if shifted else 0.0
     return in_chunks(lambda z: vae.decode(z / scale + offset).sample, DECODE_BATCH, dtype)
 

@@ -156,7 +156,7 @@ def load(spec: Mapping[str, Any], weights: Path | None, *, device: str = "cpu", 
     require_classes(spec, count)
     guidance = None
     if count and chosen["guidance"] is not None:
-        guidance = Guidance(float(chosen["guidance"]), torch.tensor([count]))
+        guidance = Guidance(chosen["guidance"], torch.tensor([count]))
 
     def network(x: Tensor, model_time: Tensor, labels: Tensor | None) -> Tensor:
         context = {} if labels is None else {"encoder_hidden_states": nets["classes"](labels)[:, None]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from s4s.errors import Error, choose
 from s4s.process import Process
 from s4s.solver import Denoise
+from s4s.values import whole
 
 DTYPES = {"float32": torch.float32, "tf32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 RUN: dict[str, Any] = {
@@ -77,6 +79,14 @@ class Guidance:
 
     scale: float
     null: Tensor
+
+    def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "scale", float(self.scale))
+        except (TypeError, ValueError):
+            object.__setattr__(self, "scale", math.nan)
+        if not math.isfinite(self.scale):
+            raise Error("guidance must be a finite number: 1 is the conditional model alone")
 
 
 def make_denoiser(
@@ -156,6 +166,11 @@ def require_classes(spec: Mapping[str, Any], count: int) -> None:
         raise Error(
             f"{given} = {spec[given]} needs a class-conditional model; this one has no classes, so leave it out"
         )
+    for key in ("null_class", "class_seed"):
+        if spec.get(key) is not None:
+            whole(spec[key], key, 0)
+    if spec.get("class_seed") is not None and spec.get("classes") != "random":
+        raise Error(f"class_seed = {spec['class_seed']} has no effect unless classes is random; leave it out")
 
 
 def _drawn(index: int, count: int, seed: int) -> int:

@@ -79,7 +79,7 @@ def load(spec: Mapping[str, Any], weights: Path | None, *, device: str = "cpu", 
         out: Tensor = unet(x, model_time, encoder_hidden_states=embeddings.to(x.dtype)).sample
         return out
 
-    guidance = None if chosen["guidance"] is None else Guidance(float(chosen["guidance"]), embed([""]))
+    guidance = None if chosen["guidance"] is None else Guidance(chosen["guidance"], embed([""]))
     return Model(
         process,
         shape,

@@ -80,3 +80,21 @@ def test_an_empty_list_holds_no_prompt(tmp_path: Path) -> None:
         (tmp_path / name).write_text("" if name == "e.txt" else '{"annotations": []}')
         with pytest.raises(Error, match="holds 0 captions; 1 are asked for"):
             captions.prompts(str(tmp_path / name), 1)
+
+
+def test_a_blank_prompt_among_the_first_n_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("a cat\n\na dog\n")
+    with pytest.raises(Error, match="caption 2 is blank"):
+        captions.prompts(str(tmp_path / "p.txt"), 3)
+    assert captions.prompts(str(tmp_path / "p.txt"), 1) == ["a cat"]
+
+
+def test_the_ending_of_a_name_may_be_in_capitals(tmp_path: Path) -> None:
+    (tmp_path / "C.JSON").write_text(json.dumps({"annotations": [{"caption": "a cat"}]}))
+    assert captions.prompts(str(tmp_path / "C.JSON"), 1) == ["a cat"]
+
+
+def test_a_fraction_of_a_prompt_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("a cat\na dog\n")
+    with pytest.raises(Error, match=r"n_prompts = 1\.5 must be a whole number"):
+        captions.prompts(str(tmp_path / "p.txt"), 1.5)  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from hostile import CANARY, Gadget
 from pipelines import (
     close,
     diffusers,
+    edit_json,
     listed,
     states,
 )
@@ -84,6 +85,18 @@ def test_more_samples_than_prompts_are_on_record(stable: Any, tmp_path: Path) ->
         )
         assert json.loads(json.dumps(facts)) == facts
     assert "prompts_repeat" not in model.facts
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("scaling_factor", None), ("scaling_factor", "0.18"), ("scaling_factor", 0.0), ("shift_factor", "0.1")],
+)
+def test_a_decoder_without_its_scale_is_refused(stable: Any, tmp_path: Path, key: str, value: Any) -> None:
+    root = Path(shutil.copytree(stable[0], tmp_path / "folder"))
+    edit_json(root / "vae" / "config.json", **{key: value})
+    prompts = str(listed(tmp_path, 1))
+    with pytest.raises(Error, match=f"decoder's {key} = {value!r} must be a number"):
+        load_model({"type": "stable-diffusion", "prompts": prompts, "n_prompts": 1}, root)
 
 
 def test_stable_diffusion_says_what_it_is(stable: Any, tmp_path: Path) -> None:
