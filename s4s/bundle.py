@@ -6,12 +6,11 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from textwrap import indent
 from typing import Any
 
 from s4s.errors import Error
-from s4s.files import write_text
+from s4s.files import at_home, write_text
 from s4s.solver import SCHEMA as SOLVER_SCHEMA
 from s4s.solver import Solver, dumps, read_json, solver_from_dict
 
@@ -77,7 +76,7 @@ class Bundle(Mapping[int, Solver]):
         solvers = ",\n".join(indent(dumps(solver).rstrip(), "    ") for solver in data.pop("solvers"))
         lines = [f"  {json.dumps(key)}: {json.dumps(value, sort_keys=True)}" for key, value in data.items()]
         lines.insert(-1, f'  "solvers": [\n{solvers}\n  ]')
-        write_text(Path(path), "{\n" + ",\n".join(lines) + "\n}\n")
+        write_text(at_home(path), "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def load_bundle(path: str | os.PathLike[str]) -> Bundle:

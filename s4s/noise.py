@@ -23,6 +23,8 @@ def noise(seed: int, indices: Iterable[int], shape: tuple[int, ...]) -> Tensor:
     the number of shards, the device or the machine. ``solver.x_T(noise)`` is the start made of it: ``sigma[0]`` times
     it, unless the solver says otherwise.
     """
+    if not isinstance(shape, Iterable) or not isinstance(indices, Iterable):
+        raise Error(f"shape = {shape!r} and indices = {indices!r} must be whole numbers in a row, such as (3, 32, 32)")
     size = int(np.prod(shape))
     rows = [np.random.Generator(np.random.Philox(key=[seed, i])).standard_normal(size) for i in indices]
     return torch.from_numpy(np.stack(rows) if rows else np.empty((0, size))).reshape(-1, *shape)

@@ -6,6 +6,7 @@ state is divided by alpha and the level is ``sigma(t) / alpha(t)``. Here, and on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -279,8 +280,12 @@ def _like(value: Tensor, x: Tensor) -> Tensor:
 
 
 def check_range(low_name: str, low: float, high_name: str, high: float) -> None:
-    if not 0 < low < high:
-        raise Error(f"needs 0 < {low_name} < {high_name}, got {low_name} = {low} and {high_name} = {high}")
+    try:
+        rising = 0 < low < high < math.inf
+    except TypeError:  # text
+        rising = False
+    if not rising:
+        raise Error(f"needs 0 < {low_name} < {high_name}, got {low_name} = {low!r} and {high_name} = {high!r}")
 
 
 def interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:

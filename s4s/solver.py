@@ -15,16 +15,15 @@ import os
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from s4s.errors import Error
-from s4s.files import read_text, write_text
+from s4s.files import at_home, read_text, write_text
 from s4s.noise import Start
-from s4s.values import doubles, plain, require_known
+from s4s.values import doubles, plain, require_floats, require_known
 
 SCHEMA = "s4s-solver"
 SCHEMA_VERSION = 1
@@ -115,7 +114,7 @@ class Solver:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write as JSON, one matrix row a line. The file appears whole or not at all."""
-        write_text(Path(path), dumps(self.to_dict()))
+        write_text(at_home(path), dumps(self.to_dict()))
 
 
 def load_solver(path: str | os.PathLike[str]) -> Solver:
@@ -134,7 +133,7 @@ def load_solver(path: str | os.PathLike[str]) -> Solver:
 def read_json(path: str | os.PathLike[str]) -> Any:
     """What a solver file holds, unchecked."""
     try:
-        return json.loads(read_text(Path(path)))
+        return json.loads(read_text(at_home(path)))
     except OSError as error:
         raise Error(f"{path}: cannot read the solver file: {error.strerror}") from error
     except Error as error:
@@ -188,6 +187,7 @@ def sample(
         Error: a network output has the wrong shape, or is not finite, or the solver evaluates outside the levels that
             ``denoise`` says it knows; names the step and the level.
     """
+    require_floats(x_T, "x_T")
     if check:
         require_known(solver.sigma_eval, denoise)
     sigma_eval, start, weight = (

@@ -41,6 +41,13 @@ def whole(value: Any, what: str, least: int = 1) -> int:
     return number
 
 
+def require_floats(value: Any, what: str) -> None:
+    """Raise unless a state is a tensor of floating point numbers."""
+    if not (isinstance(value, Tensor) and value.is_floating_point()):
+        kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise Error(f"{what} must be a tensor of floating point numbers, got {kind}")
+
+
 def plain(value: Any) -> Any:
     """What JSON does not know in a record, as it does: numpy's numbers, arrays and tensors; text for the rest."""
     return value.tolist() if isinstance(value, np.generic | np.ndarray | Tensor) else str(value)

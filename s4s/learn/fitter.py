@@ -23,6 +23,7 @@ from s4s.learn.relaxed import descend, pull
 from s4s.learn.teacher import TeacherSet
 from s4s.learn.unfinished import State, Unfinished
 from s4s.solver import ARRAYS, Solver, sample
+from s4s.values import whole
 
 KEPT = ("start_loss", "evaluations", "damping", "history")  # of a fit's state, beside its tensors
 DIVERGED = 10.0  # of the start's validation loss: beyond it, a fit goes back to the best and takes smaller steps
@@ -119,6 +120,7 @@ class Fitter:
 
     def run(self, rounds: int, patience: int, progress: str | None, unfinished: Unfinished) -> None:
         """Go through the phases, from where the file left them."""
+        rounds, patience = whole(rounds, "rounds"), whole(patience, "patience")
         state = unfinished.load()
         at = None if state is None else self.restored(state)
         while True:

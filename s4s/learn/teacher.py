@@ -116,7 +116,7 @@ def generate(
     """
     if indices.step != 1 or len(indices) < 1 or indices.start < 0:
         raise Error(f"samples are made for a rising range of indices from 0 on, got {indices}")
-    first = indices.start - indices.start % batch
+    first = indices.start - indices.start % whole(batch, "batch")
     made = []
     for start in tqdm(range(first, indices.stop, batch), desc=progress, disable=progress is None, mininterval=2):
         rows = range(start, start + batch)

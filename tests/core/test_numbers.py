@@ -74,6 +74,21 @@ def test_solver_files_may_have_a_byte_order_mark(tmp_path: Path, mark: str) -> N
     assert torch.equal(s4s.load_solver(tmp_path / "s.json").weight, made.weight)
 
 
+START = s4s.solver("ddim", FALLING)
+
+
+def denoise(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    return x / (1 + sigma**2)
+
+
+def drawn(x_T: Any) -> torch.Tensor:
+    return s4s.sample(START, denoise, x_T)
+
+
+def teacher(**options: Any) -> s4s.TeacherSet:
+    return s4s.teacher_set(START, denoise, 8, (2,), **options)
+
+
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "text": (lambda: s4s.VPDiscrete(["0.9", "0.1"]), "alphas_cumprod is not a rectangular array of numbers"),
     "an array of text": (lambda: s4s.VPDiscrete(np.array(["0.9", "0.1"])), "alphas_cumprod is not a rect"),
@@ -87,6 +102,12 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "numpy's fraction": (lambda: s4s.grid("edm", s4s.EDM(), np.float64(4)), "must be a whole number"),
     "zero": (lambda: s4s.grid("edm", s4s.EDM(), np.int64(0)), "must be a whole number of at least 1"),
     "an order with a fraction": (lambda: s4s.solver("dpmpp", FALLING, order=2.0), "unknown order of solver"),
+    "states of whole numbers": (lambda: drawn(torch.ones(1, 2, dtype=torch.int64)), "x_T must be a tensor of floating"),
+    "states of numpy": (lambda: drawn(np.ones((1, 2))), "x_T must be a tensor of floating point numbers, got ndarray"),
+    "a count of noises": (lambda: s4s.noise(0, 2, (2,)), "must be whole numbers in a row"),
+    "a number for a shape": (lambda: s4s.noise(0, range(2), 2), "must be whole numbers in a row"),
+    "no batch": (lambda: teacher(batch=0), "batch = 0 must be a whole number of at least 1"),
+    "a fraction of a round": (lambda: s4s.fit(START, denoise, teacher(), rounds=1.5), "rounds = 1.5 must be a whole"),
     "several": (lambda: s4s.grid("edm", s4s.EDM(), torch.tensor([4, 5])), "must be a whole number"),
 }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -127,6 +128,9 @@ def test_own_coordinates_give_the_same_samples(process: Process) -> None:
 @pytest.mark.parametrize(("call", "message"), [
     (lambda: s4s.EDM(0.0, 80.0), "needs 0 < sigma_min < sigma_max, got sigma_min = 0.0"),
     (lambda: s4s.EDM(80.0, 0.002), "needs 0 < sigma_min < sigma_max"),
+    (lambda: s4s.EDM(sigma_max=math.inf), "needs 0 < sigma_min < sigma_max, got sigma_min = 0.002 and sigma_max = inf"),
+    (lambda: s4s.EDM(sigma_max=math.nan), "needs 0 < sigma_min < sigma_max"),
+    (lambda: s4s.EDM(sigma_max="80"), "sigma_max = '80'"),  # type: ignore[arg-type]
     (lambda: s4s.VPLinear(t_min=2.0), "needs 0 < t_min < t_max, got t_min = 2.0 and t_max = 1.0"),
     (lambda: s4s.Flow(t_max=1.0), "t_max = 1.0 must be below 1"),
     (lambda: s4s.VPDiscrete([0.5, 0.9]), "must be a falling sequence of at least two numbers between 0 and 1"),

@@ -210,3 +210,12 @@ def test_noise_is_standard_normal() -> None:
     assert s4s.noise(1, [], (5, 5)).shape == (0, 5, 5)
     assert not torch.equal(s4s.noise(2, [0], (5,)), s4s.noise(1, [0], (5,)))
     assert s4s.noise(0, [0], ()).shape == (1,)
+
+
+def test_a_file_may_be_named_by_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made = s4s.solver("ddim", s4s.grid("edm", s4s.EDM(), 3))
+    made.save("~/s.json")
+    s4s.Bundle({3: made}).save("~/b.json")
+    assert (tmp_path / "s.json").exists() and (tmp_path / "b.json").exists()
+    assert torch.equal(s4s.load_solver("~/s.json").weight, made.weight) and list(s4s.load_bundle("~/b.json")) == [3]
