@@ -1,7 +1,7 @@
 """What a result was made from, in a file of its own, and the walk from a result to all that it was made from.
 
-The record of ``solvers/x.json`` is ``records/solvers/x.json.json``: the file's own SHA-256, the part of the config, and
-the SHA-256 of everything that was read to make it. A walk hashes what is there now, and names every link that broke.
+The record of ``solvers/x.json`` is ``records/solvers/x.json.json``: the name and SHA-256 of the file, its config part,
+and the SHA-256 of all that was read to make it. A walk hashes what is there now, and names every broken link.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ class Record:
 
     def write(self, root: Path, name: str) -> None:
         """Write the record of the file ``name`` of a folder of results, unless it says the same."""
-        path = path_of(root, name)
-        if not path.exists() or path.read_bytes() != self._text().encode():
-            write_text(path, self._text())
+        path, text = path_of(root, name), self._text(name)
+        if not path.exists() or path.read_bytes() != text.encode():
+            write_text(path, text)
 
-    def _text(self) -> str:
-        body = json.loads(json.dumps(asdict(self)))
+    def _text(self, name: str) -> str:
+        body = {"file": name} | json.loads(json.dumps(asdict(self)))
         return _dumps(body | {"seal": _sha256(_dumps(body))})
 
 
@@ -65,21 +65,21 @@ def read(root: Path, name: str) -> Record | None:
     """The record of a file of results; None if it has none.
 
     Raises:
-        Error: a record that is not as it was written.
+        Error: a record that is not as it was written, or that of another file.
     """
     path = path_of(root, name)
     try:
         text = path.read_bytes().decode()
         body = json.loads(text)
-        del body["seal"]
+        del body["seal"], body["file"]
         found = Record(**body)
-        if found._text() == text:
+        if found._text(name) == text:
             return found
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError):
         pass
-    raise Error(f"{root / name}: its record {path} is not as it was written; make the file again")
+    raise Error(f"{root / name}: its record {path} is not as it was written, or is another file's; make the file again")
 
 
 def _dumps(body: Mapping[str, Any]) -> str:

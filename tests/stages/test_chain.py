@@ -244,6 +244,15 @@ def test_results_without_records_are_refused_in_one_line(made: Bench) -> None:
     assert not follow and len(lines) > 3
 
 
+def test_a_result_copied_with_its_record_is_not_another(made: Bench) -> None:
+    root, names = made.folder.root, sorted(path.name for path in (made.folder.root / "metrics").glob("*.json"))
+    for where in (root / "metrics", root / "records" / "metrics"):
+        suffix = ".json" if where.parent.name == "records" else ""
+        shutil.copyfile(where / f"{names[0]}{suffix}", where / f"{names[1]}{suffix}")
+    lines, follow = report(root)
+    assert not follow and any("or is another file's" in line and names[1] in line for line in lines)
+
+
 def test_files_of_results_that_are_gone(made: Bench) -> None:
     """Stages need what they read; `verify` says that the walk ends."""
     cell = learned(made)
