@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -32,8 +33,13 @@ def dmn(u: Tensor, process: Any, power: Literal[1, 2] = 2, truncation: int = 3) 
     """
     if power not in (1, 2):
         raise choose("power of grid 'dmn'", power, (1, 2))
-    first, last = process.sigma_max, process.sigma_min
-    logits = torch.zeros(max(len(u) - 2, 0), dtype=torch.float64, requires_grad=True)  # even steps in log level
+    found = _dmn(len(u), process.sigma_max, process.sigma_min, power, truncation)
+    return torch.tensor(found, dtype=torch.float64)
+
+
+@lru_cache(maxsize=256)  # every cell on this grid asks for it anew
+def _dmn(nodes: int, first: float, last: float, power: int, truncation: int) -> list[float]:
+    logits = torch.zeros(max(nodes - 2, 0), dtype=torch.float64, requires_grad=True)  # even steps in log level
     ends = torch.tensor([first, last], dtype=torch.float64)
     if len(logits):
         scale = dmn_objective(_falling(logits.detach(), ends), power, truncation)
@@ -44,7 +50,8 @@ def dmn(u: Tensor, process: Any, power: Literal[1, 2] = 2, truncation: int = 3) 
                 return dmn_objective(_falling(z, ends), power, truncation, rounding) / scale
 
             _minimise(smooth, logits)
-    return _falling(logits.detach(), ends)[: len(u)]
+    levels: list[float] = _falling(logits.detach(), ends)[:nodes].tolist()
+    return levels
 
 
 def dmn_objective(sigma: Tensor, power: int = 2, truncation: int = 3, rounding: Tensor | float = 0.0) -> Tensor:

@@ -34,14 +34,18 @@ class Commands:
         """An environment in which ``s4s`` is a function of bash, which runs the jobs of Snakemake."""
         return {"BASH_FUNC_s4s%%": f'() {{ {" ".join(self.call("s4s"))} "$@"; }}'}
 
+    def run(self, where: Path, *command: str) -> subprocess.CompletedProcess[str]:
+        """A program and its arguments, in a folder."""
+        call = [*self.call(command[0]), *command[1:]]
+        return subprocess.run(call, capture_output=True, text=True, cwd=where, env={**os.environ, **self.variables})
+
     def s4s(self, where: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A command in a folder."""
-        return subprocess.run([*self.call("s4s"), *arguments], capture_output=True, text=True, cwd=where)
+        return self.run(where, "s4s", *arguments)
 
     def snakemake(self, where: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         """The workflow in a folder: tests never touch the checkout's results."""
-        command = [*self.call("snakemake"), "--snakefile", str(ROOT / "Snakefile"), "--cores", "2", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, cwd=where, env={**os.environ, **self.variables})
+        return self.run(where, "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2", *arguments)
 
 
 @pytest.fixture(scope="session")

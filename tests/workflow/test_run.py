@@ -6,13 +6,12 @@ import io
 import logging
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from commands import ROOT, Commands
 from rich.console import Console
 from snakemake_interface_logger_plugins.common import LogEvent
 
@@ -24,18 +23,12 @@ from s4s.stages import pace, plan
 from s4s.stages.cells import cells
 from s4s.stages.config import load
 
-ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "tests/tiny/config.yaml"
 
 
-def s4s_run(*options: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "s4s", "run", *options]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
-
-
-def test_dry_run_says_every_job_then_the_plan(tmp_path: Path) -> None:
+def test_dry_run_says_every_job_then_the_plan(commands: Commands, tmp_path: Path) -> None:
     """Snakemake's count of jobs is the plan's: all of them are left, so the plan names no others."""
-    made = s4s_run(str(TINY), "-n", "--directory", str(tmp_path))
+    made = commands.s4s(ROOT, "run", str(TINY), "-n", "--directory", str(tmp_path))
     assert made.returncode == 0, made.stderr
     lines = made.stderr.splitlines()
     counts = plan.job_counts(load(TINY))
@@ -49,12 +42,12 @@ def test_dry_run_says_every_job_then_the_plan(tmp_path: Path) -> None:
     assert lines[-1].startswith("results in ") and not (tmp_path / "results").exists() and made.stdout == ""
 
 
-def test_a_run_that_goes_on_ends_with_the_headline(finished: Path, tmp_path: Path) -> None:
+def test_a_run_that_goes_on_ends_with_the_headline(finished: Path, commands: Commands, tmp_path: Path) -> None:
     """Where only the page is left: a plan of one job, and then the numbers that the page begins with."""
     shutil.copytree(finished, tmp_path / "copy")
     page = tmp_path / "copy/results/tiny/report.html"
     page.unlink()
-    made = s4s_run(str(TINY), "--directory", str(tmp_path / "copy"))
+    made = commands.s4s(ROOT, "run", str(TINY), "--cores", "1", "--directory", str(tmp_path / "copy"))
     assert made.returncode == 0, made.stderr
     assert re.search(r"^tiny: 7 solvers to score, 1 of \d+ jobs, the others are done$", made.stderr, re.MULTILINE)
     headline, protocol, path = made.stdout.splitlines()
@@ -62,9 +55,9 @@ def test_a_run_that_goes_on_ends_with_the_headline(finished: Path, tmp_path: Pat
     assert protocol.startswith("FID@200") and path == str(page)
 
 
-def test_bad_config_is_one_line_before_any_timing(tmp_path: Path) -> None:
+def test_bad_config_is_one_line_before_any_timing(commands: Commands, tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("benchmark: bad\nmodel: {type: digits, step: 3}\n")
-    made = s4s_run(str(tmp_path / "bad.yaml"))
+    made = commands.s4s(ROOT, "run", str(tmp_path / "bad.yaml"))
     assert made.returncode == 1 and made.stderr.startswith("s4s: ") and len(made.stderr.splitlines()) == 1
 
 
