@@ -10,7 +10,7 @@ PYTEST := $(IN_VENV) OMP_NUM_THREADS=1 pytest -n logical --maxprocesses 4 --dist
 UV := uv==0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce check test lint test-slurm test-kills golden bench format lock clean
+.PHONY: help setup reproduce check test lint test-slurm test-kills golden bench format lock dist clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -58,13 +58,19 @@ format: $(STAMP) ## rewrite the code in the project's format
 lock: ## write requirements.lock and environment.yml from pyproject.toml (ARGS=--upgrade moves the pins)
 	dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
 	$(PYTHON) -m venv "$$dir" && "$$dir/bin/python" -m pip install -qq --disable-pip-version-check $(UV) packaging && \
-	"$$dir/bin/uv" pip compile pyproject.toml --quiet --all-extras --universal --python-version 3.11 \
+	"$$dir/bin/uv" pip compile pyproject.toml --quiet --all-extras --group dev --universal --python-version 3.11 \
 	    --fork-strategy fewest --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links \
 	    --custom-compile-command "make lock" --output-file requirements.lock $(ARGS) && \
 	"$$dir/bin/python" tools/environment.py
 
+dist: $(STAMP) ## build the wheel and the sdist into dist/
+	@mkdir -p dist && rm -f dist/s4s-*
+	@$(VENV)/bin/python -c 'from flit_core.buildapi import build_sdist, build_wheel; \
+	    print(*("dist/" + build("dist") for build in (build_sdist, build_wheel)), sep="\n")'
+	@chmod a+r dist/s4s-*
+
 clean: ## remove the environment and the tools' caches; results stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # The stamp is written last, so an interrupted install is tried again. -qq: errors only.
 $(STAMP): requirements.lock pyproject.toml

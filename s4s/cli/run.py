@@ -11,10 +11,10 @@ from typing import Any
 
 import click
 
-from s4s.errors import Error
+from s4s.errors import Error, extra
 from s4s.stages import plan
 from s4s.stages.cells import cells
-from s4s.stages.config import check, read
+from s4s.stages.config import check
 
 MOST = 4  # processes that time at once
 
@@ -29,7 +29,8 @@ def run(arguments: Sequence[str]) -> None:
 
     Example: s4s run config/digits-full.yaml --cores 4
     """
-    from snakemake.cli import get_argument_parser, parse_cores
+    with extra("workflow"):
+        from snakemake.cli import get_argument_parser, parse_cores
 
     options = list(arguments)
     if options and Path(options[0]).suffix in (".yaml", ".yml"):
@@ -52,8 +53,11 @@ def run(arguments: Sequence[str]) -> None:
 
 def effective(asked: Any) -> dict[str, Any]:
     """The config as Snakemake makes it of files and values on the command line, checked."""
-    from snakemake.cli import parse_config
-    from snakemake.settings.types import ConfigSettings
+    with extra("workflow"):
+        from snakemake.cli import parse_config
+        from snakemake.settings.types import ConfigSettings
+
+    from s4s.stages.written import read
 
     pipeline = Path(asked.snakefile or "Snakefile")
     if not pipeline.exists():
@@ -66,8 +70,9 @@ def effective(asked: Any) -> dict[str, Any]:
 
 def snakemake(options: list[str], config: Mapping[str, Any], each: Mapping[str, float], cores: int) -> int:
     """Snakemake's own command line in this process, with our logger. Returns its exit status."""
-    from snakemake.cli import main
-    from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
+    with extra("workflow"):
+        from snakemake.cli import main
+        from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
 
     from s4s.cli import watch
 

@@ -12,14 +12,16 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from typing import Any, ClassVar
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.text import Text
-from snakemake_interface_logger_plugins.base import LogHandlerBase
-from snakemake_interface_logger_plugins.common import LogEvent
-
 from s4s.cli.progress import Job, Progress, tail
+from s4s.errors import extra
 from s4s.stages import plan
+
+with extra("workflow"):
+    from rich.console import Console, Group
+    from rich.live import Live
+    from rich.text import Text
+    from snakemake_interface_logger_plugins.base import LogHandlerBase
+    from snakemake_interface_logger_plugins.common import LogEvent
 
 EVERY = 30.0  # seconds between lines where there is no terminal
 TAIL = 12  # lines of a failed job's log

@@ -18,19 +18,17 @@ from torch import Tensor
 
 from s4s.bundle import Bundle
 from s4s.discrete import VPDiscrete
-from s4s.errors import Error, Notice, choose
+from s4s.errors import Error, Notice, choose, extra
 from s4s.integrations.compare import mismatches
 from s4s.integrations.plan import Plan, plan, plan_from_dict, require_standard_start
 from s4s.process import PREDICTIONS, Flow, Process
 from s4s.solver import Solver, solver_from_dict
 from s4s.version import __version__
 
-try:
+with extra("diffusers"):
     from diffusers import ConfigMixin, SchedulerMixin
     from diffusers.configuration_utils import register_to_config
     from diffusers.schedulers.scheduling_utils import SchedulerOutput
-except ImportError as error:
-    raise Error("the diffusers scheduler needs diffusers: pip install 's4s[models]'") from error
 
 NAMES = {"eps": "epsilon", "x0": "sample", "v": "v_prediction", "flow": "flow_prediction"}
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s4s.errors import Error, choose
+from s4s.errors import Error, choose, extra
 from s4s.files import at_home
 from s4s.models import hub, stable_diffusion
 from s4s.models.model import (
@@ -83,7 +83,8 @@ class _Pipeline:
 
 def load(spec: Mapping[str, Any], weights: Path | None, *, device: str = "cpu", offline: bool = False) -> Model:
     """A pipeline folder as a ``Model``: ``path`` (or ``weights``) is a local folder, ``id`` a hub repository."""
-    import diffusers
+    with extra("diffusers"):
+        import diffusers
 
     chosen = settings(spec, DEFAULTS)
     pipeline = _pipeline(_root(chosen, weights, offline))
@@ -114,7 +115,8 @@ def load(spec: Mapping[str, Any], weights: Path | None, *, device: str = "cpu", 
 
 def check(spec: Mapping[str, Any], root: Path) -> Process:
     """The process of a folder; raises what ``load`` would raise, but for what its weights hold."""
-    import diffusers
+    with extra("diffusers"):
+        import diffusers
 
     chosen = settings(spec, DEFAULTS)
     pipeline = _pipeline(root)
@@ -196,7 +198,8 @@ def _classes(
 
 def _shape(pipeline: _Pipeline, given: Any) -> tuple[int, int, int]:
     """Of a state, from the networks' configurations, which must fit each other."""
-    import diffusers
+    with extra("diffusers"):
+        import diffusers
 
     make, path = getattr(diffusers, pipeline.network), pipeline.place(NETWORKS[pipeline.network])
     sizes = hub.sizes(make, path)

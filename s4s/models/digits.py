@@ -12,12 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from s4s.errors import extra
+
 SHAPE = (1, 8, 8)
 
 
 def digits() -> tuple[Tensor, Tensor]:
     """Images [1797, 1, 8, 8] float32 in [-1, 1], and labels [1797] int64."""
-    from sklearn.datasets import load_digits
+    with extra("benchmark"):
+        from sklearn.datasets import load_digits
 
     data = load_digits()
     return torch.from_numpy(data.images).float()[:, None] / 8 - 1, torch.from_numpy(data.target).long()

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s4s.errors import Error
+from s4s.errors import Error, extra
 from s4s.models import checkpoint
 from s4s.models.folder import hashes as hashes
 from s4s.models.model import in_chunks
@@ -43,8 +43,9 @@ def folder(
     Raises:
         Error: no network, no such repository or revision; says where to put the files by hand.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.constants import HF_HUB_CACHE
+    with extra("diffusers"):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.constants import HF_HUB_CACHE
 
     others = [f"*.{kind}{end}" for kind in VARIANTS if kind != variant for end in (".*", "-*")]
 
@@ -232,7 +233,8 @@ def decoder(vae: Any, dtype: torch.dtype, *, shifted: bool = True) -> Callable[[
 @contextlib.contextmanager
 def _quiet(library: str) -> Iterator[None]:
     """No progress bars and no warnings of a library: what it would warn of is raised by ``component``."""
-    log = importlib.import_module(f"{library}.utils.logging")
+    with extra("diffusers"):
+        log = importlib.import_module(f"{library}.utils.logging")
     level = log.get_verbosity()
     log.set_verbosity(log.CRITICAL)
     log.disable_progress_bar()

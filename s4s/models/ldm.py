@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from s4s.discrete import VPDiscrete
-from s4s.errors import Error
+from s4s.errors import Error, extra
 from s4s.files import sha256
 from s4s.models.hub import decoder, read_json
 from s4s.models.model import (
@@ -99,7 +99,8 @@ KINDS = {"lsun_bedroom": LSUN_BEDROOM, "imagenet256": IMAGENET256}
 
 def networks(config: LDMConfig) -> nn.ModuleDict:
     """``unet``, ``vae`` and, with classes, ``classes``: without memory behind their tensors."""
-    from diffusers import VQModel
+    with extra("diffusers"):
+        from diffusers import VQModel
 
     with torch.device("meta"):
         made = nn.ModuleDict({"unet": _unet(config)})
@@ -118,7 +119,8 @@ def networks(config: LDMConfig) -> nn.ModuleDict:
 
 
 def _unet(config: LDMConfig) -> nn.Module:
-    from diffusers import UNet2DConditionModel, UNet2DModel
+    with extra("diffusers"):
+        from diffusers import UNet2DConditionModel, UNet2DModel
 
     attention = "CrossAttn" if config.classes else "Attn"
     deeper = len(config.mult) - 1

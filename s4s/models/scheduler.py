@@ -5,7 +5,6 @@ Only that is read. How a scheduler samples (spacing, clipping, thresholding, Kar
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from s4s.discrete import VPDiscrete
-from s4s.errors import Error, choose
+from s4s.errors import Error, choose, extra
 from s4s.process import Flow, Process
 
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
@@ -60,7 +59,10 @@ def _as_run(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
         if config.get("trained_betas") is None and config.get("prediction_type") != "flow_prediction":
             raise Error(f"{kind}: its solver's process has no table of betas, so the model's own is not known")
         return dict(config)
-    signature = inspect.signature(getattr(importlib.import_module("diffusers"), kind).__init__)
+    with extra("diffusers"):
+        import diffusers
+
+    signature = inspect.signature(getattr(diffusers, kind).__init__)
     known = {key: found.default for key, found in signature.parameters.items() if key != "self"}
     return known | {key: value for key, value in config.items() if key in known}
 

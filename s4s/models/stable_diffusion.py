@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s4s.errors import Error
+from s4s.errors import Error, extra
 from s4s.files import at_home
 from s4s.models import captions, hub
 from s4s.models.model import DTYPES, RUN, Condition, Guidance, Model, freeze, make_denoiser, running, settings
@@ -59,7 +59,8 @@ def load(spec: Mapping[str, Any], weights: Path | None, *, device: str = "cpu", 
     ``prompts`` is ``coco``, or a text file with one prompt a line, or a COCO annotation file; sample ``i`` gets prompt
     ``i`` modulo their number.
     """
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    with extra("diffusers"):
+        from diffusers import AutoencoderKL, UNet2DConditionModel
 
     chosen = settings(spec, DEFAULTS)
     dtype = DTYPES[chosen["dtype"]]
@@ -97,7 +98,8 @@ def check(spec: Mapping[str, Any], root: Path) -> Process:
 
 def unfit(root: Path, index: Mapping[str, Any]) -> str | None:
     """Why a pipeline is not of this type, with what to do; None if it is."""
-    from diffusers import UNet2DConditionModel
+    with extra("diffusers"):
+        from diffusers import UNet2DConditionModel
 
     named = {part: value[1] for part, value in index.items() if isinstance(value, list) and value[1:] and value[1]}
     for part, classes in COMPONENTS.items():
@@ -119,7 +121,8 @@ def unfit(root: Path, index: Mapping[str, Any]) -> str | None:
 
 def _read(root: Path, chosen: Mapping[str, Any]) -> tuple[Process, str, tuple[int, int, int]]:
     """Process, prediction and shape of the state, from a folder's configurations, which must fit each other."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    with extra("diffusers"):
+        from diffusers import AutoencoderKL, UNet2DConditionModel
 
     index = hub.read_json(root / "model_index.json")
     if reason := unfit(root, index):
@@ -143,7 +146,8 @@ def _read(root: Path, chosen: Mapping[str, Any]) -> tuple[Process, str, tuple[in
 
 def text_encoder(root: Path, device: str, variant: str | None = None) -> Callable[[Sequence[str]], Tensor]:
     """Prompts -> the text encoder's last hidden states [n, tokens, width], float32, always computed by 16 prompts."""
-    from transformers import CLIPTextModel, CLIPTokenizer
+    with extra("diffusers"):
+        from transformers import CLIPTextModel, CLIPTokenizer
 
     try:
         tokenizer = CLIPTokenizer.from_pretrained(root / "tokenizer", local_files_only=True)

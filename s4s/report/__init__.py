@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+from s4s.errors import extra
+
+with extra("benchmark"):  # said once, for the whole wing
+    import jinja2  # noqa: F401
+    import markupsafe  # noqa: F401
+    import matplotlib  # noqa: F401
+    import pandas  # noqa: F401
+    import seaborn  # noqa: F401
+
 from s4s.report.anatomy import draw_solvers
 from s4s.report.choose import Choice, choose
 from s4s.report.curves import draw_fid, draw_loss

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from s4s.download import cache_dir, download
-from s4s.errors import Error, choose
+from s4s.errors import Error, choose, extra
 from s4s.files import sha256
 from s4s.models import checkpoint
 from s4s.score.registered import UNPICKLED, registered
@@ -68,7 +68,8 @@ def finite(x: Tensor) -> Tensor:
 
 def _torch_fidelity(image: Image.Image, size: int) -> Image.Image:
     """Smaller side to ``size`` (bilinear, antialiased), then the centre: torch-fidelity's samples_resize_and_crop."""
-    from torchvision.transforms.v2.functional import center_crop, resize
+    with extra("benchmark"):
+        from torchvision.transforms.v2.functional import center_crop, resize
 
     return center_crop(resize(image, [size]), [size, size])
 
@@ -150,7 +151,8 @@ def extractor(name: str, weights: Path | None = None, layer: str | None = None, 
 
     Weights that torch-fidelity would unpickle are read here, as plain tensors; it gets those and never sees the file.
     """
-    from torch_fidelity.utils import create_feature_extractor
+    with extra("benchmark"):
+        from torch_fidelity.utils import create_feature_extractor
 
     layer = check_extractor(name, weights, layer)
     source, digest = open_weights(name, weights)

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from PIL import Image
 from torch import Tensor
 
 from s4s.download import cache_dir, download, parse_sha256
-from s4s.errors import Error, Notice, choose
+from s4s.errors import Error, Notice, choose, extra
 from s4s.files import at_home, replacing
 from s4s.score.features import Extractor, Resize, pixels, to_uint8
 from s4s.score.metrics import Moments
@@ -237,13 +238,11 @@ def _compute(source: Source, extract: Extractor, offline: bool, record: Mapping[
 
 def _record(source: Source, extract: Extractor, offline: bool) -> dict[str, Any]:
     """Everything computed statistics depend on, with a hash of the images as the extractor gets them."""
-    import torch_fidelity
-
     content = hashlib.sha256()
     for batch in images(source, extract.chunk, offline):
         for image in batch:
             content.update(json.dumps(list(image.shape)).encode() + image.numpy().tobytes())
-    code = {"format": FORMAT, "torch_fidelity": torch_fidelity.__version__, "chunk": extract.chunk}
+    code = {"format": FORMAT, "torch_fidelity": version("torch-fidelity"), "chunk": extract.chunk}
     images_of = {"kind": source.kind, "images_sha256": content.hexdigest(), "resize": asdict(source.resize)}
     return images_of | extract.identity | code
 
@@ -277,8 +276,9 @@ def _folder_images(source: Source) -> Iterator[tuple[str, Tensor]]:
 
 def _dataset_images(source: Source, offline: bool) -> Iterator[tuple[str, Tensor]]:
     """Images of a data set registered with torch-fidelity."""
-    from torch_fidelity.registry import DATASETS_REGISTRY as registry
-    from torch_fidelity.registry import register_dataset
+    with extra("benchmark"):
+        from torch_fidelity.registry import DATASETS_REGISTRY as registry
+        from torch_fidelity.registry import register_dataset
 
     from s4s.models.digits import digits
 

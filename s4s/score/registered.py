@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from s4s.errors import Error
+from s4s.errors import Error, extra
 
 PYTORCH_FID = "inception-v3-pytorch-fid"
 UNPICKLED = ("inception-v3-compat", PYTORCH_FID, "vgg16")  # torch-fidelity reads their weights as a pickle
@@ -17,7 +17,8 @@ UNPICKLED = ("inception-v3-compat", PYTORCH_FID, "vgg16")  # torch-fidelity read
 
 def registered() -> dict[str, Any]:
     """Extractor classes by name, ours among them. Those of torch-fidelity whose loaders run code are there too."""
-    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY as registry
+    with extra("benchmark"):
+        from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY as registry
 
     _register_digits()
     _register_pytorch_fid()
@@ -27,8 +28,9 @@ def registered() -> dict[str, Any]:
 
 def _register_digits() -> None:
     """Register the digits classifier with torch-fidelity, once a process."""
-    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
+    with extra("benchmark"):
+        from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+        from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
     from s4s.models.digits import Classifier
     from s4s.models.weights import load
@@ -61,11 +63,13 @@ def _register_digits() -> None:
 
 def _register_pytorch_fid() -> None:
     """torch-fidelity's Inception fed as pytorch-fid does: float images in [0, 1], half-pixel bilinear, 2x - 1."""
-    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
+    with extra("benchmark"):
+        from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
     if PYTORCH_FID in FEATURE_EXTRACTORS_REGISTRY:
         return
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    with extra("benchmark"):
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     class PytorchFid(FeatureExtractorInceptionV3):  # type: ignore[misc]
         image_dtype = torch.float32

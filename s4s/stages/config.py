@@ -1,6 +1,6 @@
-"""One benchmark, one YAML file, one schema: reading it and checking it.
+"""One benchmark, one YAML file, one schema: what it may say, and what it says by default.
 
-Nothing here imports torch: Snakemake reads this on every start.
+Nothing here imports torch: Snakemake reads this on every start. YAML and JSON schemas load where a config is read.
 """
 
 from __future__ import annotations
@@ -8,21 +8,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from s4s.errors import Error
-from s4s.files import at_home, read_text, write_text
+from s4s.errors import Error, extra
 from s4s.stages.possible import require_possible
 
 SCHEMA = Path(__file__).with_name("config.schema.yaml")
-MISREAD = re.compile(r"[-+]?(0[0-9_]+$|[0-9_]+:)")  # as octal, or in base 60
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -31,6 +26,8 @@ def load(path: str | Path) -> dict[str, Any]:
     Raises:
         Error: unreadable, not YAML, or a key the schema refuses; one line naming key, value and choices.
     """
+    from s4s.stages.written import read
+
     config = read(path)
     try:
         return check(config)
@@ -38,55 +35,10 @@ def load(path: str | Path) -> dict[str, Any]:
         raise Error(f"{path}: {error}") from error
 
 
-def read(path: str | Path) -> Any:
-    """A config file as it is written: nothing checked but that it is YAML and no key stands in it twice.
-
-    Raises:
-        Error: as ``load``.
-    """
-    try:
-        loader = yaml.SafeLoader(read_text(at_home(path)))
-        try:
-            node = loader.get_single_node()
-            _require_clear(node, set())
-            return None if node is None else loader.construct_document(node)
-        finally:
-            loader.dispose()
-    except OSError as error:
-        raise Error(f"{path}: cannot read the config: {error.strerror}") from error
-    except Error as error:
-        raise Error(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
-    except RecursionError as error:
-        raise Error(f"{path}: not a config: nested without end") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise Error(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-
-
-def _require_clear(node: Any, seen: set[int]) -> None:
-    """Raise for what YAML reads as something else: a key that stands twice in one mapping, of which it takes the last,
-    and numbers that it takes for octal (010 is 8) or for minutes and seconds (3:20 is 200)."""
-    if node is None or id(node) in seen:
-        return
-    if isinstance(node, yaml.ScalarNode):
-        if node.tag.endswith((":int", ":float")) and MISREAD.match(node.value):
-            raise Error(f"line {node.start_mark.line + 1}: YAML reads {node.value} as another number; write it without"
-                        " leading zeros and colons, or as text in quotes")  # fmt: skip
-        return
-    seen.add(id(node))
-    keys: dict[str, int] = {}
-    for child in node.value:
-        key, value = child if isinstance(node, yaml.MappingNode) else (None, child)
-        if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge"):
-            line = key.start_mark.line + 1
-            if key.value in keys:
-                raise Error(f"key {key.value!r} stands twice, in lines {keys[key.value]} and {line}; remove one")
-            keys[key.value] = line
-        _require_clear(value, seen)
-
-
 def check(config: Any) -> dict[str, Any]:
     """Validate a config against the schema and fill in its defaults. Returns a new dict."""
-    from jsonschema import Draft202012Validator
+    with extra("benchmark"):
+        from jsonschema import Draft202012Validator
 
     schema = _schema()
     try:
@@ -103,13 +55,6 @@ def check(config: Any) -> dict[str, Any]:
     return filled
 
 
-def save(config: Mapping[str, Any], path: str | Path) -> None:
-    """Write the effective config, unless the file already says the same."""
-    text = yaml.safe_dump(dict(config), sort_keys=False)
-    if not Path(path).exists() or Path(path).read_text(encoding="utf-8") != text:
-        write_text(Path(path), text)
-
-
 def digest(value: Any) -> str:
     """SHA-256 of a config or a part of it, independent of key order."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
@@ -117,12 +62,15 @@ def digest(value: Any) -> str:
 
 @cache
 def _schema() -> Any:
-    return yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    from s4s.stages.written import read
+
+    return read(SCHEMA)
 
 
 def _filled(schema: Any, value: Any, root: Mapping[str, Any]) -> Any:
     """A copy of value, all the way down: values of the type the schema asks for, and its defaults for missing keys."""
-    from jsonschema import Draft202012Validator
+    with extra("benchmark"):
+        from jsonschema import Draft202012Validator
 
     schema = _resolved(schema, root)
     value = _typed(schema.get("type", []), value)

@@ -5,7 +5,6 @@ Networks are traced without memory behind their tensors, so the counts are those
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from s4s.errors import Error
+from s4s.errors import Error, extra
 
 Config = Mapping[str, Any]
 Make = Callable[[Config, Path], "list[Pass]"]
@@ -146,14 +145,17 @@ def _folder(config: Config, folder: Path) -> list[Pass]:
         found = {"unet": hub.read_json(flat)}
     if not found and config["model"]["type"] == "stable-diffusion":
         found = STABLE
+    with extra("diffusers"):
+        import diffusers
+
     passes: list[Pass] = []
     for name, settings in found.items():
         try:
             with torch.device("meta"):
-                net: Any = getattr(importlib.import_module("diffusers"), settings["_class_name"]).from_config(settings)
+                net: Any = getattr(diffusers, settings["_class_name"]).from_config(settings)
             given = config["model"].get("sample_size")
             passes.append(trace(net, lambda net=net, given=given: _forward(net, passes, given)))  # type: ignore[misc]
-        except (Error, ImportError):
+        except Error:
             raise
         except Exception as error:  # of a network that is not supported: whatever its library raises
             raise Error(f"{folder}: its {name} cannot be traced ({str(error)[:200]!r})") from error

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from s4s.download import cache_dir
-from s4s.errors import Error
+from s4s.errors import Error, missing
 from s4s.files import at_home, sha256
 from s4s.learn import lpips
 from s4s.models import captions, diffusers_model, hub, ldm, stable_diffusion
@@ -108,7 +108,7 @@ def _check(name: str, find: Callable[[], str]) -> Item:
 
 def _packages(names: tuple[str, ...]) -> list[Item]:
     absent = [name for name in names if not version(name)]
-    return [Item("missing", "package", f"{name} is not installed; pip install 's4s[models]'") for name in absent]
+    return [Item("missing", "package", str(missing(f"{name} is not installed", "diffusers"))) for name in absent]
 
 
 def _imported(spec: Config, imported: Path) -> Iterator[Item]:

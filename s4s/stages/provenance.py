@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from s4s.errors import extra
 from s4s.stages.bench import Bench
 from s4s.stages.cells import Cell
 from s4s.stages.config import digest
@@ -20,8 +21,9 @@ from s4s.version import __version__
 
 def provenance(bench: Bench, cell: Cell, model: Mapping[str, Any], device: str) -> dict[str, Any]:
     """What produced a number; ``model`` and ``device`` are those of the samples."""
-    import torch_fidelity
-    import torchvision
+    with extra("benchmark"):
+        import torch_fidelity
+        import torchvision
 
     config = bench.config
     commit, dirty = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")

@@ -16,7 +16,7 @@ import s4s
 from s4s import records
 from s4s.cli.main import cli
 from s4s.report.samples import samples_file
-from s4s.stages import config
+from s4s.stages import written
 from s4s.stages.bench import Bench
 from s4s.stages.chain import Chain
 from s4s.stages.evaluate import evaluate_cell
@@ -48,14 +48,14 @@ def made(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ben
 
 def noted(made: Bench) -> None:
     """The config in the folder of results, as Snakemake writes it there."""
-    config.save(made.config, made.folder.root / "config.yaml")
+    written.save(made.config, made.folder.root / "config.yaml")
     made.chain.note(made.folder.root / "config.yaml", "config", {})
 
 
 def typed(command: str, made: Bench) -> str:
     """A command as it is typed; what it says when it refuses."""
     path = made.folder.root.parent / "typed.yaml"
-    config.save(made.config, path)
+    written.save(made.config, path)
     done = CliRunner().invoke(cli, [command, str(path), "--results", str(made.folder.root.parent)])
     assert done.exit_code == 0 or isinstance(done.exception, s4s.Error), done.exception
     return str(done.exception or "")

@@ -11,7 +11,8 @@ import yaml
 
 from s4s.errors import Error
 from s4s.stages import cells as asked
-from s4s.stages.config import check, digest, load, read
+from s4s.stages.config import check, digest, load
+from s4s.stages.written import read
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "tests" / "tiny" / "config.yaml").read_text()

@@ -265,7 +265,7 @@ def test_a_folder_of_your_own(tmp_path: Path) -> None:
 def test_packages_that_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(present, "version", lambda name: None)
     found = [item for item in doctor.benchmark(benchmark({"type": "diffusers", "path": "x"}), Path("results"))]
-    assert found[0] == Item("missing", "package", "diffusers is not installed; pip install 's4s[models]'")
+    assert found[0] == Item("missing", "package", "diffusers is not installed; pip install 's4s[diffusers]'")
 
 
 # What scores

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
-from s4s.stages import cells as asked, config as benchmark
+from s4s.stages import cells as asked, config as benchmark, written
 from s4s.stages.chain import Chain, given as files_given
 from s4s.errors import Error
 from s4s.files import require_place
@@ -19,7 +19,7 @@ os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.envir
 
 try:
     for path in workflow.overwrite_configfiles:
-        benchmark.read(path)  # Snakemake drops a key that stands twice
+        written.read(path)  # Snakemake drops a key that stands twice
     CONFIG = benchmark.check(config)
     FOLDER = f"results/{CONFIG['benchmark']}"
     for folder in (FOLDER, "logs"):
@@ -46,7 +46,7 @@ CONFIG_FILE = f"{FOLDER}/config.yaml"
 
 
 onstart:
-    benchmark.save(CONFIG, CONFIG_FILE)
+    written.save(CONFIG, CONFIG_FILE)
     CHAIN.note(Path(CONFIG_FILE), "config", {})
 
 
