@@ -14,12 +14,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from s4s.errors import Error
+from s4s.integrations.sigmas import same_levels
 from s4s.process import any_levels
 from s4s.solver import Denoise, Solver, sample
 
-NEAR = (
-    1e-3  # relative: levels that went through text or float32 are the solver's own, those of another schedule are not
-)
 OWN = "take those of get_sigmas_s4s(solver)"
 
 Model = Callable[..., Tensor]
@@ -87,7 +85,7 @@ def _chosen(solver: Solver | Mapping[int, Solver], sigmas: Tensor) -> Solver:
     wanted = [each for each in solvers if each.nfe == n]
     wanted += [each.finish() for each in solvers if each.nfe == n - 1 and each.sigma[-1] > 0 and sigmas[-1] == 0]
     for each in wanted:
-        if torch.allclose(sigmas.double().cpu(), each.sigma.detach().cpu(), rtol=NEAR, atol=0):
+        if same_levels(sigmas, each.sigma):
             return each
     if not wanted:
         numbers = ", ".join(str(each.nfe) for each in solvers)
