@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import click
 
-from s4s.cli import models, results, scores, solvers
+from s4s.cli import compare, models, results, scores, solvers
 from s4s.cli.import_ import import_
 from s4s.cli.run import run
 from s4s.errors import Error, Notice
@@ -41,6 +41,8 @@ for command in (
     results.table,
     results.figure,
     results.verify,
+    compare.compare,
+    compare.merge,
     solvers.show,
     import_,
     results.list_cells,

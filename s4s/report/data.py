@@ -129,9 +129,9 @@ def read_records(metrics_files: Iterable[Path]) -> list[Record]:
     benchmarks = sorted({record["benchmark"] for record in records})
     if len(benchmarks) > 1:
         raise Error(f"metrics of several benchmarks in one report: {', '.join(benchmarks)}; report on one at a time")
-    records.sort(key=_order)
+    records.sort(key=table_order)
     for before, after in itertools.pairwise(records):
-        if _order(before) == _order(after):
+        if table_order(before) == table_order(after):
             raise Error(f"{before['path']} and {after['path']} are the same row, NFE and seed; remove one")
     return records
 
@@ -194,7 +194,8 @@ def _score(cells: Sequence[Mapping[str, Any]]) -> Score:
     return Score(**row, fid=float(fid.mean()), std=float(fid.std()) if len(cells) > 1 else None, cells=names)
 
 
-def _order(record: Record) -> tuple[Any, ...]:
+def table_order(record: Record) -> tuple[Any, ...]:
+    """Sort key of a cell: its row in the tables, its NFE and its seed."""
     method = list(METHODS).index(record["method"])
     whole = [-1 if record.get(key) is None else record[key] for key in ("order", "radius", "nfe", "seed")]
     return method, record["solver"], record["schedule"], record["family"], *whole

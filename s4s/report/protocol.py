@@ -52,6 +52,11 @@ def extractors(records: Sequence[Record]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def protocol_name(records: Sequence[Record]) -> str:
+    """The name of the protocol, or the several names when cells differ."""
+    return " and ".join(dict.fromkeys(str(record["protocol"].get("protocol", "")) for record in records))
+
+
 def fid_name(records: Sequence[Record]) -> str:
     """``FID@5000``, or the several labels when cells differ."""
     return " and ".join(dict.fromkeys(record["fid_label"] for record in records))

@@ -13,7 +13,7 @@ from s4s.report.data import Record, Row, Score, best, read_records, scores, star
 from s4s.report.gains import gains_frame, gains_table
 from s4s.report.labels import LEARNED, METHODS, schedule_label, solver_label, start_label
 from s4s.report.protocol import protocol_note
-from s4s.report.published import published_frame, published_table
+from s4s.report.published import free_step_table, published_frame, published_table
 from s4s.report.render import Cell, Table, markdown, tex
 from s4s.report.variants import variant_names, variants
 
@@ -64,7 +64,10 @@ def write_tables(metrics_files: Iterable[Path], directory: Path) -> list[Path]:
         tables.append(("gains", gains, gains_frame(found)))
     published = published_table(found, records)
     if published is not None:
-        tables.append(("published", published, published_frame(found, records)))
+        frame = published_frame(found, records)
+        tables.append(("published", published, frame))
+        if (free := free_step_table(records[0]["benchmark"])) is not None:
+            tables.append(("published-free-step", free, frame[frame["first_step_free"] == "yes"]))
     written = []
     for name, table, frame in tables:
         write_csv(frame, directory / f"{name}.csv")

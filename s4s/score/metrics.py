@@ -124,6 +124,25 @@ class FrechetTo:
         return (means**2).sum().add((rest**2).sum()).item()
 
 
+def sampling_std(samples: Gaussian, reference: Gaussian) -> float:
+    """Standard deviation of a FID over other samples of the same distribution, from the samples' sums alone.
+
+    By the delta method, for features that are Gaussian: with F F^T the samples' covariance and d the difference of the
+    means, ``n var = 4 |F^T d|^2 + 2 |F^T (1 - T) F|^2``, T the optimal map to the reference. It knows nothing of
+    another fit, network or reference. Near the reference, where FID is mostly bias, it is too small.
+    """
+    shift, offset, covariance = _checked(samples)
+    other_shift, other_offset, other = _checked(reference)
+    values, vectors = torch.linalg.eigh(covariance)
+    factor = vectors * values.clamp(min=0).sqrt()
+    inner, rotation = torch.linalg.eigh(factor.T @ other @ factor)
+    transported = rotation * inner.clamp(min=0).sqrt() @ rotation.T
+    means = factor.T @ ((shift - other_shift) + (offset - other_offset))
+    spread = torch.diag(values.clamp(min=0)) - transported
+    variance = 4 * (means**2).sum() + 2 * (spread**2).sum()
+    return (variance / samples.count).sqrt().item()
+
+
 def _factor(covariance: Tensor) -> Tensor:
     """``F`` [d, d] with ``covariance = F F^T``; eigenvalues at or below ``d eps`` of the largest are rounding, so 0."""
     values, vectors = torch.linalg.eigh(covariance)

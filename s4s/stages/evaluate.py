@@ -60,6 +60,7 @@ class Scorer:
         """What the config asks for, by name; only a FID can do without the features."""
         moments = Moments.merge(shard.moments for shard in shards)
         made: dict[str, Any] = {"fid": metrics.frechet(moments, self.found)}
+        made["fid_std"] = metrics.sampling_std(moments, self.found)
         kept = [shard.features for shard in shards if shard.features is not None]
         if not kept:
             return made

@@ -169,7 +169,7 @@ def test_published_numbers_stand_beside_ours_with_their_source(tmp_path: Path) -
     written = report.write_tables(ours.metrics, tmp_path / "tables")
     text = (tmp_path / "tables" / "published.md").read_text()
     assert tmp_path / "tables" / "published.md" in written
-    assert re.search(r"\| S4S-Alt \| 6.40 \| 6.35 \([a-z]\) \|", text) and "arXiv:2510.17699 Table 2" in text
+    assert re.search(r"\| S4S-Alt \| 6.40 \(\+0.05\) \| 6.35 \([a-z]\) \|", text) and "arXiv:2510.17699 Table 2" in text
     assert "FID on fewer samples is biased upwards" in text and "not comparable" not in text
 
 

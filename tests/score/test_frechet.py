@@ -12,7 +12,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from s4s.score.metrics import Moments, bootstrap, frechet
+from s4s.score.metrics import Moments, bootstrap, frechet, sampling_std
 
 
 def drawn(n: int, d: int, seed: int = 0) -> Tensor:
@@ -94,3 +94,15 @@ def test_growing_sets_differ_ever_less() -> None:
     a, b = drawn(4000, 4), Moments.of(drawn(4000, 4))
     found = [frechet(Moments.of(a[:n]), b) for n in (20, 200, 4000)]
     assert all(x > y for x, y in pairwise(found)) and 0 <= found[-1] < 1e-13
+
+
+def test_sampling_std_is_the_spread_of_fids_of_other_samples() -> None:
+    """From the sums of a set, beside 200 sets; features that are Gaussian, away from the reference."""
+    generator = torch.Generator().manual_seed(0)
+    mix = torch.eye(8, dtype=torch.float64) + 0.3 * torch.randn(8, 8, generator=generator, dtype=torch.float64)
+    target = Moments.of(torch.randn(20_000, 8, generator=generator, dtype=torch.float64))
+    sets = [Moments.of(0.3 + torch.randn(500, 8, generator=generator, dtype=torch.float64) @ mix) for _ in range(200)]
+    true = torch.tensor([frechet(target, made) for made in sets]).std().item()
+    said = torch.tensor([sampling_std(made, target) for made in sets]).mean().item()
+    assert said == pytest.approx(true, rel=0.1)
+    assert sampling_std(target, target) < 1e-6
