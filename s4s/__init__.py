@@ -28,6 +28,9 @@ _HOME = {
     "sample": "solver",
     "Bundle": "bundle",
     "load_bundle": "bundle",
+    "Curve": "curve",
+    "curve": "curve",
+    "load_curve": "curve",
     "solver": "classical",
     "solvers": "classical",
     "intervals": "classical",
@@ -58,6 +61,9 @@ if TYPE_CHECKING:
     from s4s.classical import intervals as intervals
     from s4s.classical import solver as solver
     from s4s.classical import solvers as solvers
+    from s4s.curve import Curve as Curve
+    from s4s.curve import curve as curve
+    from s4s.curve import load_curve as load_curve
     from s4s.discrete import VPDiscrete as VPDiscrete
     from s4s.errors import Error as Error
     from s4s.grid import grid as grid

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from textwrap import indent
 from typing import Any
 
+from s4s.curve import SCHEMA as CURVE_SCHEMA
+from s4s.curve import Curve, curve_from_dict
 from s4s.errors import Error
 from s4s.files import at_home, write_text
 from s4s.solver import SCHEMA as SOLVER_SCHEMA
@@ -79,8 +81,8 @@ class Bundle(Mapping[int, Solver]):
         write_text(at_home(path), "{\n" + ",\n".join(lines) + "\n}\n")
 
 
-def load_bundle(path: str | os.PathLike[str]) -> Bundle:
-    """Read a bundle saved by ``Bundle.save``, or a solver file as a bundle of one.
+def load_bundle(path: str | os.PathLike[str]) -> Bundle | Curve:
+    """Read a bundle saved by ``Bundle.save``, a curve, or a solver file as a bundle of one.
 
     Raises:
         Error: the file is missing, is not JSON, is of another schema, or holds what is not a solver.
@@ -92,13 +94,16 @@ def load_bundle(path: str | os.PathLike[str]) -> Bundle:
         raise Error(f"{path}: {error}") from error
 
 
-def bundle_from_dict(data: Any) -> Bundle:
-    """Inverse of ``Bundle.to_dict``; takes what ``Solver.to_dict`` gives too."""
+def bundle_from_dict(data: Any) -> Bundle | Curve:
+    """Inverse of ``Bundle.to_dict``; takes what ``Solver.to_dict`` and ``Curve.to_dict`` give too."""
     if isinstance(data, dict) and data.get("schema") == SOLVER_SCHEMA:
         solver = solver_from_dict(data)
         return Bundle({solver.nfe: solver})
+    if isinstance(data, dict) and data.get("schema") == CURVE_SCHEMA:
+        return curve_from_dict(data)
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        raise Error(f"not an {SCHEMA} or {SOLVER_SCHEMA} file: the key 'schema' must name one of them")
+        kinds = f"{SCHEMA}, {SOLVER_SCHEMA} or {CURVE_SCHEMA}"
+        raise Error(f"not an {kinds} file: the key 'schema' must name one of them")
     if data.get("version") != SCHEMA_VERSION:
         raise Error(f"bundle schema version {data.get('version')!r} is not supported; this s4s reads {SCHEMA_VERSION}")
     if not isinstance(data.get("solvers"), list) or not isinstance(data.get("provenance", {}), dict):

@@ -1,9 +1,13 @@
-"""A solver as text for people."""
+"""A solver, or a curve of them, as text for people."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor, as_tensor
 
+from s4s.curve import LEVELS, Curve
 from s4s.noise import Start
 from s4s.solver import Solver
 
@@ -23,11 +27,34 @@ def describe(solver: Solver) -> str:
         level = [f"{numbers.sigma_eval[n]:.6g}" if n < solver.nfe else "-"] if decoupled else []
         used = [f"{w:+.5f}" for w in numbers.weight[n, :n].tolist()]
         rows.append([str(n), f"{numbers.sigma[n]:.6g}", *level, f"{numbers.start[n]:.5g}", *used])
-    widths = [max(len(row[k]) for row in rows if k < len(row)) for k in range(len(header))]
-    lines += ["  ".join(cell.rjust(widths[k]) for k, cell in enumerate(row)) for row in rows]
-    simple = {k: v for k, v in solver.provenance.items() if isinstance(v, str | int | float) or v is None}
-    lines += ["", *(f"{key}: {value}" for key, value in simple.items())]
+    lines += [*_aligned(rows), "", *_simple(solver.provenance)]
     return "\n".join(lines)
+
+
+def describe_curve(curve: Curve, few: tuple[int, ...] = (4, 8, 16)) -> str:
+    """What it corrects and by how much at each knot, for a few numbers of evaluations, then where it comes from."""
+    start = curve.textbook(few[0]).name
+    lines = [f"{curve.name}: {curve.numbers} evaluations; what it adds to {start}, at places from first to last step"]
+    names = [*LEVELS, *(f"weight {lag}" for lag in range(len(curve.theta) - len(LEVELS)))]
+    knots = curve.theta.shape[1]
+    rows = [["", "NFE", *(f"{k / (knots - 1):.3g}" for k in range(knots))]]
+    for nfe in few:
+        scale = as_tensor([float(nfe) ** -m for m in curve.powers], dtype=curve.theta.dtype)
+        values = (curve.theta.detach() @ scale).tolist()
+        rows += [[name, str(nfe), *(f"{v:+.4f}" for v in row)] for name, row in zip(names, values, strict=True)]
+    lines += ["", *_aligned(rows), "", *_simple(curve.provenance)]
+    return "\n".join(lines)
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    """Rows as lines of columns, the first the longest."""
+    widths = [max(len(row[k]) for row in rows if k < len(row)) for k in range(len(rows[0]))]
+    return ["  ".join(cell.rjust(widths[k]) for k, cell in enumerate(row)) for row in rows]
+
+
+def _simple(record: Mapping[str, Any]) -> list[str]:
+    """What a line says of a record."""
+    return [f"{key}: {v}" for key, v in record.items() if isinstance(v, str | int | float) or v is None]
 
 
 def levels(solver: Solver, *, flow: bool = False) -> str:

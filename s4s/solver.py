@@ -146,6 +146,8 @@ def solver_from_dict(data: Any) -> Solver:
     """Inverse of ``Solver.to_dict``."""
     if isinstance(data, dict) and data.get("schema") == "s4s-bundle":
         raise Error("a bundle of solvers; take one of them: s4s.load_bundle(path)[nfe]")
+    if isinstance(data, dict) and data.get("schema") == "s4s-solver-curve":
+        raise Error("a curve of solvers; take one of them: s4s.load_curve(path).at(nfe)")
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         raise Error(f"not an {SCHEMA} file: the key 'schema' must be {SCHEMA!r}")
     version = data.get("version")
@@ -156,7 +158,7 @@ def solver_from_dict(data: Any) -> Solver:
         raise Error(f"the solver file lacks {', '.join(missing)}")
     if not isinstance(data["name"], str) or not isinstance(data.get("provenance", {}), dict):
         raise Error("'name' must be a string and 'provenance' an object")
-    noise = _noise(data["noise"]) if "noise" in data else None
+    noise = noise_from_dict(data["noise"]) if "noise" in data else None
     if (noise is not None) != (version == WITH_NOISE):
         raise Error(f"'noise' belongs to schema version {WITH_NOISE}, and {WITH_NOISE} needs it")
     arrays = {key: data[key] for key in ARRAYS}
@@ -218,7 +220,8 @@ def node(start: Tensor, weight: Tensor, x_T: Tensor, outputs: list[Tensor]) -> T
     return x
 
 
-def _noise(data: Any) -> Start:
+def noise_from_dict(data: Any) -> Start:
+    """Inverse of ``Start.to_dict``."""
     if not isinstance(data, dict) or {*data} != {"mean", "scale"}:
         raise Error("'noise' must be an object with 'mean' and 'scale'")
     return Start(**data)

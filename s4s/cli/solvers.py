@@ -55,24 +55,28 @@ def fit(config: Path, names: Sequence[str], results: Path) -> None:
 
 @click.command()
 @click.argument("solver", type=click.Path(path_type=Path))
-@click.option("--nfe", type=int, help="Of a bundle, the solver of this many evaluations; default all of them.")
+@click.option("--nfe", type=int, help="Of a bundle or curve, the solver of this many evaluations; default all.")
 @click.option("--sigmas", is_flag=True, help="One line of levels, for hosts that take no weights.")
 @click.option("--flow", is_flag=True, help="With --sigmas: times of a flow model, from 0 to 1, in place of levels.")
 def show(solver: Path, nfe: int | None, sigmas: bool, flow: bool) -> None:
-    """Print a solver file, or every solver of a bundle: grid, evaluation levels and weights.
+    """Print a solver file, or every solver of a bundle: grid, evaluation levels and weights. Of a curve, its functions.
 
     Example: s4s show solver.json
 
     With --sigmas, one line to paste where a host takes levels of its own, and on stderr what they lose.
     """
     from s4s.bundle import load_bundle
-    from s4s.show import describe, levels, lost
+    from s4s.curve import Curve
+    from s4s.show import describe, describe_curve, levels, lost
 
+    if flow and not sigmas:
+        raise Error("--flow belongs to --sigmas")
     found = load_bundle(solver)
+    if isinstance(found, Curve) and nfe is None and not sigmas:
+        click.echo(describe_curve(found))
+        return
     chosen = list(found.values()) if nfe is None else [found[nfe]]
     if not sigmas:
-        if flow:
-            raise Error("--flow belongs to --sigmas")
         click.echo("\n\n".join(describe(each) for each in chosen))
         return
     if len(chosen) > 1:

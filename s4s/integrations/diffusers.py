@@ -82,7 +82,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         prediction: str,
         card: Mapping[str, Any] | None = None,
     ) -> S4SScheduler:
-        """The scheduler of a solver, or of a bundle: ``num_inference_steps`` then picks one.
+        """The scheduler of a solver, or of a bundle or curve: ``num_inference_steps`` then picks one.
 
         Args:
             solver: fitted on the network the pipeline holds.

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from s4s import classical
 from s4s.errors import Error
-from s4s.learn.multistep import Weights, increments, lags, lower, walk
+from s4s.learn.multistep import Weights
 from s4s.solver import Solver
+from s4s.steps import increments, lags, lower, walk
 
 SMALLEST_PART = 1e-6  # of what is left of a step: how close a stage may come to its neighbours
 

@@ -6,9 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from s4s.bundle import load_bundle
 from s4s.errors import Error
 from s4s.files import sha256
-from s4s.solver import Solver, load_solver
+from s4s.solver import Solver
 from s4s.stages.bench import Bench
 from s4s.stages.cells import Cell, shards
 from s4s.stages.chain import outside
@@ -20,17 +21,21 @@ from s4s.stages.sample import Samples, draw
 from s4s.values import NEAR
 
 
-def evaluate_solver(bench: Bench, path: Path) -> tuple[Path, dict[str, Any]]:
+def evaluate_solver(bench: Bench, path: Path, nfe: int | None = None) -> tuple[Path, dict[str, Any]]:
     """Sample a config's model with a given solver and score the samples as any cell of the config.
 
+    Args:
+        nfe: of a bundle or curve, the solver of this many evaluations.
+
     Returns:
-        The file written, ``transfers/<name>-<hash>.json``, and what it says.
+        The file written, ``transfers/<name>-<hash>.json`` (of several solvers ``<name>-nfe<n>-<hash>.json``), and what
+        it says.
 
     Raises:
         Error: not a solver file, or one for other noise levels than the model's.
     """
     reads = bench.reads(*extractor_files(bench)[0])
-    solver = load_solver(path)
+    solver, named = _chosen(path, nfe)
     _require_levels(bench, solver, path)
     model = bench.model.facts_of(range(bench.config["sample"]["n"]))
     scorer = Scorer(bench, (model.get("classes") or {"plan": "none"})["plan"])
@@ -53,10 +58,22 @@ def evaluate_solver(bench: Bench, path: Path) -> tuple[Path, dict[str, Any]]:
         "protocol": scorer.record({"model": model, "sigma_range": ends}, count),
         "provenance": provenance(bench, _cell(solver), model, bench.device_name),
     }
-    out = bench.folder.root / "transfers" / f"{path.stem}-{digest[:8]}.json"
+    out = bench.folder.root / "transfers" / f"{named}-{digest[:8]}.json"
     write_json(out, made)
     bench.chain.note(out, "transfer", reads, scorer.files | outside(path))
     return out, made
+
+
+def _chosen(path: Path, nfe: int | None) -> tuple[Solver, str]:
+    """The solver of a file, and what its score is called."""
+    found = load_bundle(path)
+    if nfe is None and len(found) > 1:
+        raise Error(f"{path}: has solvers of {found.numbers} evaluations; give --nfe, one of them")
+    try:
+        solver = found[nfe if nfe is not None else next(iter(found))]
+    except Error as error:
+        raise Error(f"{path}: {error}") from error
+    return solver, path.stem if len(found) == 1 else f"{path.stem}-nfe{solver.nfe}"
 
 
 def _require_levels(bench: Bench, solver: Solver, path: Path) -> None:

@@ -59,7 +59,7 @@ def test_show_prints_every_solver(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"schema": "x"}, "not an s4s-bundle or s4s-solver file"),
+    ({"schema": "x"}, "not an s4s-bundle, s4s-solver or s4s-solver-curve file"),
     ({"version": 2}, "bundle schema version 2 is not supported; this s4s reads 1"),
     ({"solvers": {}}, "'solvers' must be a list"),
     ({"solvers": []}, "a bundle needs at least one solver"),

@@ -117,6 +117,17 @@ def test_stable_diffusion(stable: tuple[Path, Any]) -> None:  # noqa: F811
     require_equal(case, made, steps)
 
 
+def test_a_curve_gives_any_number_of_steps() -> None:
+    process = vp()
+    curve = s4s.curve(lambda nfe: solver(process, nfe))
+    scheduler = S4SScheduler.from_solver(curve, process, "eps")
+    for nfe in (3, 7, 20):
+        scheduler.set_timesteps(nfe)
+        assert len(scheduler.timesteps) == nfe and torch.equal(scheduler.bundle[nfe].weight, curve.at(nfe).weight)
+    with pytest.raises(s4s.Error, match="no solver for num_inference_steps=21 here, only for 3, 4"):
+        scheduler.set_timesteps(21)
+
+
 @pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
 def test_predictions_against_a_denoiser_of_the_network(prediction: str) -> None:
     """All the way: our own process and sample against diffusers' pipeline."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import s4s
 from s4s.learn.family import FAMILIES, Family, family
-from s4s.learn.multistep import increments
+from s4s.steps import increments
 
 PROCESS = s4s.EDM(0.01, 20.0)
 D = TwoPoints().denoise

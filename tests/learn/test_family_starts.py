@@ -13,9 +13,9 @@ import s4s
 from s4s import classical
 from s4s.learn.family import FAMILIES, WITH_ORDER, family
 from s4s.learn.methods import METHODS
-from s4s.learn.multistep import increments
 from s4s.stages.cells import Cell
 from s4s.stages.possible import require_held
+from s4s.steps import increments
 
 PROCESS = s4s.EDM(0.01, 20.0)
 KINDS = [(kind, k) for kind in FAMILIES for k in ([None, 1, 2, 3, 4] if kind in WITH_ORDER else [None])]

@@ -59,12 +59,16 @@ def test_bad_solver_files_are_one_line(world: tuple[Path, str], capsys: pytest.C
     Path("config.yaml").write_text(yaml.safe_dump(bench.config))
     s4s.solver("ddim", s4s.grid("edm", s4s.EDM(0.01, 20.0), 4)).save("other.json")
     s4s.solver("ddim", s4s.grid("edm", s4s.EDM(1e-5, 80.0), 4), [80.0, 9.0, 0.5, 1e-4]).save("low.json")
+    s4s.curve(lambda nfe: s4s.solver("ddim", s4s.grid("edm", s4s.EDM(), nfe))).save("curve.json")
     Path("half.json").write_text(Path("other.json").read_text()[:90])
     for arguments, message in (
         (["--solver", "none.json"], "none.json: cannot read the solver file"),
         (["--solver", "half.json"], "half.json: not a solver file, or a truncated one"),
         (["--solver", "other.json"], "other.json: starts at noise level 20 and evaluates down to"),
         (["--solver", "low.json"], "evaluates down to 0.0001; the model of this config has 80 to 0.002: fit a solver"),
+        (["--solver", "curve.json"], "curve.json: has solvers of 3 to 20 evaluations; give --nfe, one of them"),
+        (["--solver", "curve.json", "--nfe", "2"], "curve.json: no solver makes 2 evaluations here"),
+        (["--nfe", "4", "teacher"], "--nfe belongs to --solver"),
         (["--solver", "other.json", "teacher"], "takes either cells or --solver FILE"),
         ([], "takes either cells or --solver FILE"),
     ):
@@ -81,9 +85,15 @@ def test_the_command_prints_one_row(world: tuple[Path, str], capsys: pytest.Capt
     download_model(bench)
     Path("config.yaml").write_text(yaml.safe_dump(bench.config))
     s4s.solver("ipndm", s4s.grid("edm", s4s.EDM(), 4), order=2).save("mine.json")
+    s4s.curve(lambda nfe: s4s.solver("ipndm", s4s.grid("edm", s4s.EDM(), nfe), order=2)).save("curve.json")
     capsys.readouterr()
     with pytest.raises(SystemExit, match="0"):
         main(["evaluate", "config.yaml", "--solver", "mine.json"])
     row, path = capsys.readouterr().out.splitlines()
     made = json.loads(Path(path).read_text())
     assert row == f"ipndm2  4 NFE  {made['fid_label']} {made['fid']:.2f}"
+    with pytest.raises(SystemExit, match="0"):
+        main(["evaluate", "config.yaml", "--solver", "curve.json", "--nfe", "4"])
+    row, path = capsys.readouterr().out.splitlines()
+    assert row == f"ipndm2-curve  4 NFE  {made['fid_label']} {made['fid']:.2f}"
+    assert Path(path).name.startswith("curve-nfe4-")
