@@ -15,6 +15,7 @@ from torch import Tensor
 
 from s4s.discrete import VPDiscrete
 from s4s.errors import Error, choose, extra
+from s4s.paths import Cosine
 from s4s.process import Flow, Process
 
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
@@ -25,6 +26,7 @@ DISCRETE = frozenset({
     "S4S",
 })  # fmt: skip
 FLOW = frozenset({"FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete"})
+COSINE = "CosineDPMSolverMultistep"  # whose network's time is 2/pi atan(level)
 LEAST = 2.0**-24  # diffusers' alphas_cumprod in place of 0, so that the level of pure noise is 4096
 
 
@@ -34,15 +36,18 @@ def schedule(
     """Process, prediction and what the network's time is multiplied by, from a scheduler's class and configuration.
 
     Raises:
-        Error: a scheduler, schedule or prediction that is not a discrete variance-preserving process or a flow.
+        Error: a scheduler, schedule or prediction that is not a discrete variance-preserving process, a flow, or
+            the trigonometric path of audio models.
     """
-    if kind not in (known := {f"{name}Scheduler" for name in DISCRETE | FLOW}):
+    if kind not in (known := {f"{name}Scheduler" for name in DISCRETE | FLOW | {COSINE}}):
         raise choose("scheduler", kind, known)
     run = _as_run(kind, config)
     prediction = _prediction(kind, run, config)
     if (run.get("timestep_type") or "discrete") != "discrete":
         raise Error(f"{kind}: timestep_type {run['timestep_type']!r} is not supported, only 'discrete'")
     ends: dict[str, Any] = {key: value for key, value in (("t_min", t_min), ("t_max", t_max)) if value is not None}
+    if kind == f"{COSINE}Scheduler":
+        return Cosine(**_cosine_ends(run) | ends), prediction, 1.0
     if prediction == "flow":
         return Flow(**ends), "flow", float(run["num_train_timesteps"])
     table = alphas_cumprod(run)
@@ -84,6 +89,13 @@ def _prediction(kind: str, known: Mapping[str, Any], config: Mapping[str, Any]) 
     if flow and said != "flow_prediction":
         raise Error(f"{kind}: prediction_type {said!r} is not supported; a flow predicts the flow")
     return PREDICTIONS[said]
+
+
+def _cosine_ends(run: Mapping[str, Any]) -> dict[str, float]:
+    """Ends of sampling of a trigonometric path, from the levels of its scheduler."""
+    if run["sigma_data"] != 1:
+        raise Error(f"{COSINE}Scheduler: sigma_data {run['sigma_data']!r} is not supported, only 1")
+    return {end: Cosine().time(run[f"sigma_{end[2:]}"]).item() for end in ("t_min", "t_max")}
 
 
 def alphas_cumprod(config: Mapping[str, Any]) -> Tensor:

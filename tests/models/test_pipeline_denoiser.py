@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import copy
+import re
+import sys
+import zlib
+from inspect import signature
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from pipelines import close, diffusers
 from stable import stable  # noqa: F401, a fixture
-from tiny import TINY, ddpm
+from tiny import TINY, embeddings
 from torch import Tensor
 
 import s4s
 from s4s.models.model import Model
 
-NAMES = [name for name in TINY if name not in ("DDPM", "LDM", "DiT")]
+NAMES = list(TINY)
 
 
 def asked(name: str, **options: Any) -> tuple[Any, Model]:
     case = TINY[name]()
-    call = {key: value for key, value in case.call.items() if key != "output_type"}
+    call = {key: value for key, value in case.call.items() if key not in ("output_type", "batch_size")}
     return case, s4s.pipeline_denoiser(case.pipe, **call | options)
 
 
@@ -35,17 +41,23 @@ def sampled(model: Model, z: Tensor, rows: range) -> Tensor:
     return s4s.sample(made, denoise, model.process.to_edm(z, made.sigma[0]))
 
 
-def own(pipe: Any, model: Model, z: Tensor, **call: Any) -> Tensor:
-    """The pipeline's own sampling with the same textbook solver and steps."""
+def own(pipe: Any, model: Model, z: Tensor, **call: Any) -> tuple[Tensor, Any]:
+    """Last latents and result of the pipeline's own sampling with the same textbook solver and steps."""
     from s4s.integrations.diffusers import S4SScheduler
 
-    before = pipe.scheduler
-    pipe.scheduler = S4SScheduler.from_solver(solver(model), model.process, model.facts["prediction"])
+    before, steps = pipe.scheduler, []
+    pipe.scheduler = made = S4SScheduler.from_solver(solver(model), model.process, model.facts["prediction"])
+    step = made.step
+    made.step = lambda *args, **options: steps.append(step(*args, **options)) or steps[-1]
     pipe.set_progress_bar_config(disable=True)
+    draws, module = "latents" not in signature(pipe.__call__).parameters, sys.modules[type(pipe).__module__]
+    start = {} if draws else {"latents": z}
     try:
-        return torch.as_tensor(pipe(latents=z, num_inference_steps=4, **{"output_type": "latent"} | call)[0])
+        with mock.patch.object(module, "randn_tensor", (lambda *_, **__: z) if draws else module.randn_tensor):
+            result = pipe(num_inference_steps=4, **start, **{"output_type": "latent"} | call)[0]
     finally:
         pipe.scheduler = before
+    return steps[-1][0][: len(z)], result
 
 
 def noise(model: Model, n: int) -> Tensor:
@@ -55,19 +67,21 @@ def noise(model: Model, n: int) -> Tensor:
 @pytest.mark.parametrize("name", NAMES)
 def test_equal_to_the_pipeline_s_own_sampling(name: str) -> None:
     case, model = asked(name)
-    assert model.shape == case.latents[1:] and type(model.process) is type(case.process)
+    assert case.latents in (None, (2, *model.shape)) and type(model.process) is type(case.process)
     z, scheduler = noise(model, 2), case.pipe.scheduler
     x = sampled(model, z, range(2))
     assert not {"encode_prompt", "progress_bar"} & {*case.pipe.__dict__} and case.pipe.scheduler is scheduler
-    close(x, own(case.pipe, model, z, **case.call))
+    close(x, own(case.pipe, model, z, **case.call)[0])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_pictures_are_the_pipeline_s(name: str) -> None:
     case, model = asked(name)
     z = noise(model, 2)
-    images = own(case.pipe, model, z, **case.call | {"output_type": "pt"})
-    close(model.decode(sampled(model, z, range(2))), 2 * images - 1)
+    made = own(case.pipe, model, z, **case.call | ({} if "np" in case.call.values() else {"output_type": "pt"}))[1]
+    images = made if isinstance(made, Tensor) else torch.as_tensor(made).permute(0, 3, 1, 2)
+    found = model.decode(sampled(model, z, range(2)))
+    torch.testing.assert_close(found, 2 * images - 1 if images.ndim > 3 else images, rtol=0, atol=1e-4)  # clamped to 1
 
 
 @pytest.mark.parametrize("name", ["SDXL", "Z-Image"])
@@ -100,9 +114,99 @@ def test_stable_diffusion_encodes_its_prompts_once(stable: tuple[Path, Any]) -> 
     finally:
         handle.remove()
     call = {"prompt": prompts, "negative_prompt": ["x"] * 3, "guidance_scale": 3.0}
-    close(x, own(pipe, model, z, **call))
+    close(x, own(pipe, model, z, **call)[0])
     single = s4s.pipeline_denoiser(pipe, prompt="c", negative_prompt="x", guidance_scale=3.0)
     close(sampled(single, z[1:2], range(1)), x[1:2])
+
+
+def drawn_from(prompts: list[str], seed: int = 0) -> list[Tensor]:
+    return [embeddings(5, 8, seed=seed + zlib.crc32(prompt.encode())) for prompt in prompts]
+
+
+def together(**given: Any) -> Any:
+    """As most do: the two kinds of prompts one after the other, in one call."""
+    return tuple(torch.stack(drawn_from(given[key])) for key in ("prompt", "negative_prompt"))
+
+
+def in_turn(prompt: list[str], **_: Any) -> Any:
+    """As Qwen-Image does: a call for each kind, padded to the longest, with a mask only where something is padded."""
+    lengths = [len(each) + 2 for each in prompt]
+    mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+    values = torch.stack([embeddings(16, 8, seed=zlib.crc32(each.encode()))[: max(lengths)] for each in prompt])
+    return values * mask[..., None], None if mask.all() else mask
+
+
+def in_lists(prompt: list[str], negative_prompt: list[str], **_: Any) -> Any:
+    return drawn_from(prompt), drawn_from(negative_prompt)
+
+
+def in_one(prompt: list[str], device: Any, guided: bool, negative_prompt: list[str], *_: Any) -> Any:
+    """As Stable Audio does: both halves of guidance in one tensor."""
+    return torch.stack(drawn_from(negative_prompt) + drawn_from(prompt))
+
+
+WORDS = {"Qwen-Image": in_turn, "Z-Image": in_lists, "Stable Audio": in_one, "Wan": together}
+
+
+@pytest.mark.parametrize("name", WORDS)
+@pytest.mark.parametrize("prompts", [["a"], ["a", "bcd", "ef"]], ids=len)
+def test_prompts_in_words_are_encoded_once(name: str, prompts: list[str]) -> None:
+    """However a pipeline hands its encodings on."""
+    case, seen = TINY[name](), []
+    case.pipe.encode_prompt = lambda *args, **given: seen.append(1) or WORDS[name](*args, **given)
+    call = {key: value for key, value in case.call.items() if not re.search("prompt|output", key)}
+    call |= {"prompt": prompts, "negative_prompt": "x"}
+    model = s4s.pipeline_denoiser(case.pipe, **call)
+    encoded, z = len(seen), noise(model, len(prompts))
+    x = sampled(model, z, range(len(prompts)))
+    assert 0 < encoded == len(seen)
+    close(x, own(case.pipe, model, z, **call | {"negative_prompt": ["x"] * len(prompts)})[0])
+    last = range(len(prompts) - 1, len(prompts))
+    close(
+        sampled(model, z[-1:], last),
+        own(case.pipe, model, z[-1:], **call | {"prompt": prompts[-1:], "negative_prompt": ["x"]})[0],
+    )
+
+
+def test_stable_diffusion_2_predicts_v(stable: tuple[Path, Any]) -> None:  # noqa: F811
+    parts, v = stable[1].components, {"prediction_type": "v_prediction"}
+    scheduler = diffusers.DDIMScheduler.from_config(stable[1].scheduler.config, **v)
+    pipe = diffusers.StableDiffusionPipeline(**parts | {"scheduler": scheduler}, requires_safety_checker=False)
+    call = {"prompt": ["a", "b"], "guidance_scale": 3.0}
+    model = s4s.pipeline_denoiser(pipe, **call)
+    assert model.facts["prediction"] == "v"
+    z = noise(model, 2)
+    close(sampled(model, z, range(2)), own(pipe, model, z, **call)[0])
+
+
+def test_an_adapter_of_low_rank(stable: tuple[Path, Any]) -> None:  # noqa: F811
+    """A LoRA that is loaded is part of the network; without it the model is another."""
+    peft = pytest.importorskip("peft")
+    pipe = diffusers.StableDiffusionPipeline(**copy.deepcopy(stable[1].components), requires_safety_checker=False)
+    call = {"prompt": ["a"], "guidance_scale": 3.0}
+    model = s4s.pipeline_denoiser(pipe, **call)
+    z = noise(model, 1)
+    plain = sampled(model, z, range(1))
+    torch.manual_seed(0)
+    pipe.unet.add_adapter(peft.LoraConfig(r=2, init_lora_weights=False, target_modules=["to_k", "to_q", "to_v"]))
+    x = sampled(model, z, range(1))
+    close(x, own(pipe, model, z, **call)[0])
+    assert not torch.allclose(x, plain, rtol=1e-2)
+    pipe.unet.disable_adapters()
+    close(sampled(model, z, range(1)), plain)
+
+
+def test_the_pipeline_s_modules_are_walked_through_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where its device is asked for in every call, which takes as long as a small network."""
+    case, walks = TINY["SDXL"](), []
+    kind = type(case.pipe)
+    for key in ("_execution_device", "device", "dtype"):
+        found = getattr(kind, key).fget
+        monkeypatch.setattr(kind, key, property(lambda self, f=found: walks.append(1) or f(self)))
+    model = s4s.pipeline_denoiser(case.pipe, **{k: v for k, v in case.call.items() if k != "output_type"})
+    before = len(walks)
+    sampled(model, noise(model, 2), range(2))
+    assert before and len(walks) == before
 
 
 def test_a_control_network(stable: tuple[Path, Any]) -> None:  # noqa: F811
@@ -119,7 +223,7 @@ def test_a_control_network(stable: tuple[Path, Any]) -> None:  # noqa: F811
     plain = s4s.pipeline_denoiser(stable[1], prompt="a", guidance_scale=3.0)
     z = noise(model, 1)
     x = sampled(model, z, range(1))
-    close(x, own(pipe, model, z, prompt=["a"], **call))
+    close(x, own(pipe, model, z, prompt=["a"], **call)[0])
     assert not torch.allclose(x, sampled(plain, z, range(1)), rtol=1e-2)
 
 
@@ -147,15 +251,25 @@ def test_gradients_are_those_of_differences() -> None:
 
 
 @pytest.mark.parametrize(("make", "message"), [
-    (lambda: s4s.pipeline_denoiser(ddpm().pipe), "DDPMPipeline takes no latents, so its network"),
+    (lambda: asked("DDPM", batch_size=3), "batch_size= is set by the solver; leave it out"),
     (lambda: asked("SDXL", size=3), "unknown argument of StableDiffusionXLPipeline 'size'; choose one of: .*height"),
     (lambda: asked("SDXL", num_inference_steps=3), "num_inference_steps= is set by the solver; leave it out"),
     (lambda: asked("SD3")[1].denoiser(None), "needs a condition: model.condition"),
+    (lambda: asked("SDXL", pooled_prompt_embeds=None), "StableDiffusionXLPipeline fails when it is asked for one step "
+     "with these arguments: ValueError: If `prompt_embeds` are provided, `pooled_prompt_embeds` also"),
 ])  # fmt: skip
 def test_refused_in_one_line(make: Any, message: str) -> None:
     with pytest.raises(s4s.Error, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+def test_a_pipeline_that_changes_its_latents_is_refused() -> None:
+    case = TINY["SDXL"]()
+    prepare = case.pipe.prepare_latents
+    case.pipe.prepare_latents = lambda *args: 1.1 * prepare(*args)
+    with pytest.raises(s4s.Error, match="StableDiffusionXLPipeline changes the latents it is given before its first"):
+        s4s.pipeline_denoiser(case.pipe, **{k: v for k, v in case.call.items() if k != "output_type"})
 
 
 def test_pipelines_that_start_from_an_image_or_another_process(stable: tuple[Path, Any]) -> None:  # noqa: F811

@@ -158,7 +158,7 @@ def test_flows(kind: str) -> None:
 
 @pytest.mark.parametrize(("kind", "config", "message"), [
     ("S4S", {"prediction_type": "epsilon", "trained_betas": None}, "S4SScheduler: its solver's process has no table"),
-    ("EDMEuler", {}, "unknown scheduler 'EDMEulerScheduler'; choose one of: DDIM"),
+    ("EDMEuler", {}, "unknown scheduler 'EDMEulerScheduler'; choose one of: Cosine"),
     ("Mine", {}, "unknown scheduler 'MineScheduler'"),
     ("DDPM", {"beta_schedule": "cosine"}, "unknown beta_schedule 'cosine'; choose one of: exp, laplace, linear"),
     ("DDPM", {"prediction_type": "score"}, "unknown prediction_type 'score'"),

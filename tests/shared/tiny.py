@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 import s4s
 
 pytest.importorskip("transformers")
+StableAudioProjectionModel = pytest.importorskip("diffusers.pipelines.stable_audio").StableAudioProjectionModel
 DDPM_BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
 SD_BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
 
@@ -183,6 +185,27 @@ def qwen() -> Case:
     return Case(pipe, net, s4s.Flow(), "flow", call | masks, (2, 16, 16), told=lambda t: t)
 
 
+def stable_audio() -> Case:
+    pytest.importorskip("torchsde")  # which diffusers' scheduler of it asks for
+    torch.manual_seed(14)
+    net = diffusers.StableAudioDiTModel(
+        sample_size=6, in_channels=4, out_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=2,
+        num_key_value_attention_heads=1, cross_attention_dim=8, time_proj_dim=8, global_states_input_dim=16,
+        cross_attention_input_dim=8,
+    ).eval()  # fmt: skip
+    vae = diffusers.AutoencoderOobleck(
+        encoder_hidden_size=4, downsampling_ratios=[1, 2], channel_multiples=[1, 2], decoder_channels=4,
+        decoder_input_channels=4, audio_channels=2, sampling_rate=4,
+    ).eval()  # fmt: skip
+    ends = StableAudioProjectionModel(text_encoder_dim=8, conditioning_dim=8, min_value=0, max_value=8).eval()
+    scheduler = diffusers.CosineDPMSolverMultistepScheduler()
+    pipe = diffusers.StableAudioPipeline(vae, None, ends, None, net, scheduler)
+    call = {"prompt_embeds": embeddings(2, 5, 8), "negative_prompt_embeds": embeddings(2, 5, 8, seed=8),
+            "guidance_scale": 3.0, "output_type": "latent"}  # fmt: skip
+    process = s4s.Cosine(*(2 / math.pi * math.atan(level) for level in (0.3, 500.0)))
+    return Case(pipe, net, process, "v", call, (2, 4, 6), told=lambda t: t)
+
+
 def zimage() -> Case:
     torch.manual_seed(13)
     net = diffusers.ZImageTransformer2DModel(
@@ -207,4 +230,5 @@ def with_masks(size: int) -> dict[str, Any]:
 TINY: dict[str, Callable[[], Case]] = {
     "DDPM": ddpm, "LDM": ldm, "DiT": dit, "SDXL": sdxl, "SD3": sd3, "Flux": flux, "PixArt": pixart, "Sana": sana,
     "Wan": wan, "LTX": ltx, "Qwen-Image": qwen, "Z-Image": zimage,
+    "Stable Audio": stable_audio,
 }  # fmt: skip
