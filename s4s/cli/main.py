@@ -44,6 +44,7 @@ for command in (
     compare.compare,
     compare.merge,
     solvers.show,
+    solvers.check_method,
     import_,
     results.list_cells,
     results.doctor,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,6 +52,24 @@ def fit(config: Path, names: Sequence[str], results: Path) -> None:
     from s4s.stages.fit import fit_cell
 
     on_cells(fit_cell, config, names, results)
+
+
+@click.command("check-method")
+@click.argument("file", type=click.Path(path_type=Path))
+def check_method(file: Path) -> None:
+    """Run a method of your own small, on a network of closed form, and say what is missing from its file.
+
+    The file, methods/NAME.py, holds one function: sample(x_T, denoise, process, nfe), solver(process, nfe), or
+    fit(start, denoise, teacher, seed). Exit status 1 when something is missing.
+
+    Example: s4s check-method methods/diffusers_dpmpp.py
+    """
+    from s4s.stages.check_method import check
+
+    lines, whole = check(file)
+    click.echo("\n".join(lines))
+    if not whole:
+        sys.exit(1)
 
 
 @click.command()

@@ -58,6 +58,14 @@ def read_numbers(path: Path) -> Numbers:
     return numbers
 
 
+def is_function(path: Path) -> bool:
+    """Whether a solver file stands for a function of one's own, which has no levels and weights to show."""
+    try:
+        return bool(json.loads(path.read_text(encoding="utf-8")).get("schema") == "s4s-method")
+    except (OSError, ValueError, AttributeError):
+        return False  # which read_numbers says
+
+
 def draw_solvers(choice: Choice, directory: Path, stem: Path) -> list[Path]:
     """Levels and weights of the chosen solvers: classical grids, the start, and what was learned from it.
 
@@ -68,6 +76,7 @@ def draw_solvers(choice: Choice, directory: Path, stem: Path) -> list[Path]:
     """
     others = {label: directory / f"{record['cell']}.json" for label, record in grid_labels(choice).items()}
     shown = {m: directory / f"{record['cell']}.json" for m, record in choice.cells.items() if m != "teacher"}
+    shown = {method: path for method, path in shown.items() if not is_function(path)}
     return draw_anatomy(others, shown, {method: choice.label(method) for method in shown}, stem)
 
 

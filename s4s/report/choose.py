@@ -8,7 +8,7 @@ from pathlib import Path
 
 from s4s.errors import Error
 from s4s.report.data import Record, Score, read_records, scores, to_frame
-from s4s.report.labels import LEARNED, METHODS, schedule_label, start_label
+from s4s.report.labels import ordered, others, schedule_label, start_label
 from s4s.report.table import winners
 from s4s.report.variants import variant_names
 
@@ -20,8 +20,8 @@ class Choice:
     Args:
         nfe: network evaluations a sample.
         start: the starting solver and its grid.
-        cells: by method, in table order: the teacher, the classical start, and what was learned from that start. The
-            first seed of each, not the best one.
+        cells: by method, in table order: the teacher, the classical start, what was learned from that start, and
+            samplers of one's own. The first seed of each, not the best one.
         grids: the starting solver on every grid it was scored on, by grid.
         names: of the cells, by method, with the family and the like of those that have several.
     """
@@ -55,15 +55,16 @@ def choose(metrics_files: Iterable[Path], nfe: int | None = None, start: tuple[s
     found = scores(to_frame(records))
     nfe = _smallest(found) if nfe is None else nfe
     here = [score for score in found if score.nfe == nfe and score.method != "teacher"]
-    learned = [score for score in here if score.method in LEARNED and start in (None, score.start)]
+    fitted = others(score.method for score in found if score.solver)
+    learned = [score for score in here if score.method in fitted and start in (None, score.start)]
     if not learned:
         raise Error(f"nothing was learned at NFE {nfe}" + (f" from {'/'.join(start)}" if start else ""))
     start = start or _fullest(learned)
     by_cell = {record["cell"]: record for record in records}
     teacher = next((w.teacher for w in winners(found) if w.nfe == nfe), None)
-    shown = [*([teacher] if teacher else []), *(score for score in here if score.start == start)]
+    shown = [*([teacher] if teacher else []), *(score for score in here if score.start in (start, ("", "")))]
     name, first = variant_names(found), {score.method: score for score in reversed(shown)}
-    cells = {method: by_cell[first[method].cells[0]] for method in METHODS if method in first}
+    cells = {method: by_cell[first[method].cells[0]] for method in ordered(first)}
     grids = {score.schedule: by_cell[score.cells[0]] for score in here if _plain(score) and score.solver == start[0]}
     return Choice(nfe, start, cells, grids, {method: name(score) for method, score in first.items()})
 
@@ -79,7 +80,8 @@ def _plain(score: Score) -> bool:
 
 
 def _smallest(found: Sequence[Score]) -> int:
-    nfes = [score.nfe for score in found if score.method in LEARNED]
+    learned = others(score.method for score in found if score.solver)
+    nfes = [score.nfe for score in found if score.method in learned]
     if not nfes:
         raise Error("nothing was learned: the metrics files hold only classical solvers and teachers")
     return min(nfes)

@@ -13,9 +13,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from s4s.errors import Error
 from s4s.report.data import Score, read_records, scores, to_frame
-from s4s.report.labels import LEARNED, METHODS, schedule_label, solver_label, start_label
+from s4s.report.labels import method_label, ordered, others, schedule_label, solver_label, start_label
 from s4s.report.protocol import fid_name
-from s4s.report.style import METHOD_COLOR, dashes, drawing, markers, save, tints
+from s4s.report.style import METHOD_COLOR, dashes, drawing, markers, method_colors, save, tints
 from s4s.report.variants import variant_names
 
 Curve = list[Score]
@@ -53,39 +53,42 @@ def draw_loss(metrics_files: Iterable[Path], stem: Path) -> list[Path]:
     records = [record for record in read_records(metrics_files) if record["val_loss"]]
     if not records:
         raise Error("no cell has a validation loss; fit a solver first")
-    methods = [method for method in METHODS if any(record["method"] == method for record in records)]
+    methods = ordered(record["method"] for record in records)
+    colors = method_colors(methods)
     marks = markers([str(nfe) for nfe in sorted({record["nfe"] for record in records})])
     with drawing():
         figure = Figure(figsize=(4.8, 4.0))
         axes = figure.add_subplot()
         for record in records:
-            look: dict[str, Any] = {"color": METHOD_COLOR[record["method"]], "marker": marks[str(record["nfe"])]}
+            look: dict[str, Any] = {"color": colors[record["method"]], "marker": marks[str(record["nfe"])]}
             axes.plot(record["val_loss"], record["fid"], linestyle="", ms=5.5, mec="white", mew=0.6, **look)
         _log(axes, "x", "validation loss (distance to the teacher, log scale)")
         _log(axes, "y", f"{fid_name(records)} (log scale; lower is better)")
         axes.grid(True)
-        handles = [_title("Method"), *(_dot(METHODS[m], "o", METHOD_COLOR[m]) for m in methods)]
+        handles = [_title("Method"), *(_dot(method_label(m), "o", colors[m]) for m in methods)]
         handles += [_space(), _title("NFE"), *(_dot(nfe, mark, "#777777") for nfe, mark in marks.items())]
         figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.92, 0.9))
         return save(figure, stem)
 
 
 def _learned(axes: Axes, found: Sequence[Score]) -> list[Line2D]:
-    curves = _curves(found, LEARNED)
+    methods = others(score.method for score in found)
+    curves, colors = _curves(found, methods), method_colors(methods)
     starts = [start_label(*start) for start in sorted({curve[0].start for curve in curves})]
     mark, name = markers(starts), variant_names(found)
-    names = {method: list({name(c[0]): None for c in curves if c[0].method == method}) for method in LEARNED}
+    names = {method: list({name(c[0]): None for c in curves if c[0].method == method}) for method in methods}
     dash = {label: made for alike in names.values() for label, made in dashes(alike).items()}
     handles: dict[str, Line2D] = {}
     for curve in curves:
-        start, label, color = start_label(*curve[0].start), name(curve[0]), METHOD_COLOR[curve[0].method]
+        start, label, color = start_label(*curve[0].start), name(curve[0]), colors[curve[0].method]
         look: dict[str, Any] = {"color": color, "marker": mark[start], "ms": 6, "lw": 1.8, "ls": dash[label]}
         x, y = [score.nfe for score in curve], [score.fid for score in curve]
         error = [score.std or 0.0 for score in curve]
         axes.errorbar(x, y, yerr=error, elinewidth=1, capsize=2, zorder=4, mec="white", mew=0.7, **look)
         handles[label] = Line2D([], [], color=color, lw=2, ls=dash[label], label=label)
-    looks = [Line2D([], [], color="#555555", marker=mark[s], ms=6, lw=1.5, label=s) for s in starts]
-    return [_title("Learned"), *handles.values(), _title("Learned from"), *looks] if curves else []
+    looks = [Line2D([], [], color="#555555", marker=mark[s], ms=6, lw=1.5, label=s) for s in starts if s]
+    title = "Learned" if all(starts) else "Learned, and methods/"
+    return [_title(title), *handles.values(), *([_title("Learned from"), *looks] if looks else [])] if curves else []
 
 
 def _classical(axes: Axes, found: Sequence[Score]) -> list[Line2D]:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from s4s.errors import Error, choose
 from s4s.files import write_text
-from s4s.report.labels import METHODS
+from s4s.report.labels import METHODS, method_order
 
 COLUMNS = [
     "benchmark",
@@ -110,7 +110,7 @@ def read_record(path: Path) -> Record:
     for key in (*_TEXT, *_WHOLE, *_NUMBER, *_RECORD):
         if not _valid(key, record[key]):
             raise Error(f"{path}: '{key}' is {json.dumps(record[key])[:60]}, needs {_need(key)}")
-    if record["method"] not in METHODS:
+    if record["method"] not in METHODS and not record.get("method_file"):
         raise Error(f"{path}: {choose('method', record['method'], METHODS)}")
     if record["cell"] != path.stem:
         raise Error(f"{path}: the file is of cell {record['cell']!r}; its name must be {record['cell']}.json")
@@ -196,9 +196,8 @@ def _score(cells: Sequence[Mapping[str, Any]]) -> Score:
 
 def table_order(record: Record) -> tuple[Any, ...]:
     """Sort key of a cell: its row in the tables, its NFE and its seed."""
-    method = list(METHODS).index(record["method"])
     whole = [-1 if record.get(key) is None else record[key] for key in ("order", "radius", "nfe", "seed")]
-    return method, record["solver"], record["schedule"], record["family"], *whole
+    return method_order(record["method"]), record["solver"], record["schedule"], record["family"], *whole
 
 
 def _valid(key: str, value: object) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from s4s.report.data import Record, Row, Score, start_of
-from s4s.report.labels import METHODS, schedule_label, solver_label
+from s4s.report.labels import method_label, schedule_label, solver_label
 from s4s.report.protocol import protocol_note
 from s4s.report.render import Cell, Table
 from s4s.report.variants import variant_names
@@ -18,7 +18,7 @@ Pair = tuple[Score, Score]
 
 def pairs(found: Sequence[Score]) -> list[Pair]:
     """Learned scores whose start was scored too, in table order."""
-    learned = [score for score in found if score.method not in ("teacher", "classical")]
+    learned = [score for score in found if score.method not in ("teacher", "classical") and score.solver]
     return [(score, start) for score in learned if (start := start_of(found, score)) is not None]
 
 
@@ -57,7 +57,7 @@ def gains_frame(found: Sequence[Score]) -> pd.DataFrame:
 def _count(method: str, made: Sequence[Pair]) -> str:
     own = [(score, start) for score, start in made if score.method == method]
     lower = sum(score.fid < start.fid for score, start in own)
-    return f"{METHODS[method]} is below its start in {lower} of {len(own)} cells."
+    return f"{method_label(method)} is below its start in {lower} of {len(own)} cells."
 
 
 def _cell(pair: Pair) -> Cell:

@@ -19,7 +19,7 @@ from s4s.errors import Error
 from s4s.files import write_text
 from s4s.report.data import Record, read_records, scores, to_frame
 from s4s.report.gains import gains_table
-from s4s.report.labels import METHODS, start_label
+from s4s.report.labels import method_label, start_label
 from s4s.report.protocol import feature_space, shared, warnings
 from s4s.report.published import published_table
 from s4s.report.render import to_html
@@ -125,7 +125,7 @@ def _cell(record: Record, page: Path) -> dict[str, str]:
         "name": record["cell"],
         "metrics": _relative(metrics, page),
         "solver": _relative(solver, page) if solver.exists() else "",
-        "method": METHODS[record["method"]],
+        "method": method_label(record["method"]),
         "start": start_label(record["solver"], record["schedule"]),
         "nfe": str(record["nfe"]),
         "seed": _number(record["seed"], ".0f"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 METHODS = {
     "teacher": "Teacher",
@@ -14,9 +15,9 @@ METHODS = {
     "guided": "Guided (GS)",
     "bns": "BNS",
 }
-"""Every method, in the order of the tables."""
+"""Every method that is built in, in the order of the tables; those of one's own come after."""
 
-LEARNED = tuple(method for method in METHODS if method not in ("teacher", "classical"))
+_SCORED = ("teacher", "classical")
 
 _SOLVERS = {
     "ddim": "DDIM",
@@ -36,6 +37,26 @@ _SCHEDULES = {
     "ays": "AYS",
 }
 _FAMILIES = {"lms": "LMS", "pc": "PC", "ss": "SS"}
+
+
+def method_label(method: str) -> str:
+    """``s4s-alt`` as ``S4S-Alt``; a method of one's own by the name of its file."""
+    return METHODS.get(method, method.replace("_", " "))
+
+
+def method_order(method: str) -> tuple[int, str]:
+    """Sort key of a method in the tables."""
+    return (list(METHODS).index(method) if method in METHODS else len(METHODS)), method
+
+
+def ordered(methods: Iterable[str]) -> list[str]:
+    """Methods once each, in the order of the tables."""
+    return sorted(set(methods), key=method_order)
+
+
+def others(methods: Iterable[str]) -> list[str]:
+    """Of some methods those that are neither the teacher nor textbook solvers, in the order of the tables."""
+    return [method for method in ordered(methods) if method not in _SCORED]
 
 
 def solver_label(solver: str) -> str:

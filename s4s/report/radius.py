@@ -15,9 +15,9 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from s4s.errors import Error
 from s4s.report.curves import _log
 from s4s.report.data import Record, read_records
-from s4s.report.labels import METHODS, start_label
+from s4s.report.labels import method_label, ordered, start_label
 from s4s.report.protocol import fid_name
-from s4s.report.style import METHOD_COLOR, drawing, markers, save
+from s4s.report.style import drawing, markers, method_colors, save
 
 KINDS = {
     "relaxed_loss": ("relaxed: noises free in the ball", "--"),
@@ -43,7 +43,7 @@ def draw_radius(metrics_files: Iterable[Path], stem: Path) -> list[Path]:
     if not records:
         raise Error("no cell names its radius; give learned.radius as a list")
     starts = list(dict.fromkeys((record["solver"], record["schedule"]) for record in records))
-    methods = [method for method in METHODS if any(record["method"] == method for record in records)]
+    methods = ordered(record["method"] for record in records)
     marks = markers([str(nfe) for nfe in sorted({record["nfe"] for record in records})])
     with drawing():
         figure = Figure(figsize=(1.2 + 3.6 * len(starts), 5.2))
@@ -65,7 +65,12 @@ def _draw(axes: Axes, records: Sequence[Record], marks: dict[str, str], keys: Se
     for method, nfe in dict.fromkeys((record["method"], record["nfe"]) for record in records):
         for key in keys:
             found = {r: value for r in radii if (value := _mean(records, method, nfe, r, key)) is not None}
-            look: dict[str, Any] = {"color": METHOD_COLOR[method], "marker": marks[str(nfe)], "ms": 5, "lw": 1.4}
+            look: dict[str, Any] = {
+                "color": method_colors([method])[method],
+                "marker": marks[str(nfe)],
+                "ms": 5,
+                "lw": 1.4,
+            }
             axes.plot(
                 list(found), list(found.values()), linestyle=KINDS.get(key, ("", "-"))[1], mec="white", mew=0.6, **look
             )
@@ -85,6 +90,8 @@ def _mean(records: Sequence[Record], method: str, nfe: int, radius: float, key: 
 
 
 def _legend(methods: Sequence[str], marks: dict[str, str]) -> list[Line2D]:
-    handles = [Line2D([], [], color=METHOD_COLOR[method], lw=2, label=METHODS[method]) for method in methods]
+    handles = [
+        Line2D([], [], color=method_colors([method])[method], lw=2, label=method_label(method)) for method in methods
+    ]
     handles += [Line2D([], [], color="#777777", ls="", marker=mark, label=f"{nfe} NFE") for nfe, mark in marks.items()]
     return handles + [Line2D([], [], color="#555555", ls=dash, label=label) for label, dash in KINDS.values()]

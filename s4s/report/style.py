@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,15 @@ _METADATA: dict[str, dict[str, Any]] = {
     ".png": {"Software": None},
     ".pdf": {"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None},
 }
+
+
+_OWN = ("#F0E442", "#999933", "#AA4499", "#44AA99", "#882255")
+
+
+def method_colors(methods: Iterable[str]) -> dict[str, str]:
+    """A colour for each method: that of its name, or, of one's own, by its place among them."""
+    own = [method for method in methods if method not in METHOD_COLOR]
+    return METHOD_COLOR | {method: _OWN[i % len(_OWN)] for i, method in enumerate(own)}
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import pandas as pd
 from s4s.files import write_text
 from s4s.report.data import Record, Row, Score, best, read_records, scores, start_of, to_frame, write_csv
 from s4s.report.gains import gains_frame, gains_table
-from s4s.report.labels import LEARNED, METHODS, schedule_label, solver_label, start_label
+from s4s.report.labels import METHODS, method_label, others, schedule_label, solver_label, start_label
 from s4s.report.protocol import protocol_note
 from s4s.report.published import free_step_table, published_frame, published_table
 from s4s.report.render import Cell, Table, markdown, tex
@@ -113,7 +113,8 @@ def winners(found: Sequence[Score]) -> list[Winner]:
     flagship = _flagship(found)
     result = []
     for nfe in sorted({score.nfe for score in found if score.method != "teacher"}):
-        learned = {method: score for method in LEARNED if (score := best(found, method, nfe)) is not None}
+        methods = others(score.method for score in found)
+        learned = {method: score for method in methods if (score := best(found, method, nfe)) is not None}
         champion = learned.get(flagship)
         start = start_of(found, champion) if champion else None
         teacher = best(found, "teacher", nfe + 1) or best(
@@ -126,9 +127,9 @@ def winners(found: Sequence[Score]) -> list[Winner]:
 def summary_table(found: Sequence[Score], records: Sequence[Record]) -> Table:
     """Who wins: one row an NFE, the best of each method, and ratios."""
     rounds, of = winners(found), variants(found)
-    methods = [method for method in LEARNED if any(method in winner.learned for winner in rounds)]
+    methods = others(method for winner in rounds for method in winner.learned)
     ratios = _ratios(found)
-    head = ["NFE", "Best classical", "Start", *(METHODS[method] for method in methods), "Teacher", *ratios]
+    head = ["NFE", "Best classical", "Start", *map(method_label, methods), "Teacher", *ratios]
     rows = []
     for winner in rounds:
         learned = [winner.learned.get(method) for method in methods]
@@ -150,11 +151,12 @@ def summary_table(found: Sequence[Score], records: Sequence[Record]) -> Table:
 def summary_frame(found: Sequence[Score]) -> pd.DataFrame:
     """The summary in full precision."""
     rounds = winners(found)
+    methods = others({*METHODS, *(score.method for score in found)})
     ratios = _ratios(found)
     lines = []
     for winner in rounds:
         entries = {"best_classical": winner.classical, "start": winner.start}
-        entries |= {method.replace("-", "_"): winner.learned.get(method) for method in LEARNED}
+        entries |= {method.replace("-", "_"): winner.learned.get(method) for method in methods}
         line: dict[str, object] = {"nfe": winner.nfe}
         for name, score in {**entries, "teacher": winner.teacher}.items():
             line |= {f"{name}_fid": score.fid if score else None, f"{name}_solver": score.solver if score else ""}
@@ -168,11 +170,11 @@ def headline(found: Sequence[Score]) -> str:
     for winner in winners(found):
         champion, classical, teacher = winner.champion, winner.classical, winner.teacher
         if champion and classical:
-            text = f"At {winner.nfe} NFE {METHODS[champion.method]} reaches FID {champion.fid:.2f}, "
+            text = f"At {winner.nfe} NFE {method_label(champion.method)} reaches FID {champion.fid:.2f}, "
             text += f"{champion.fid / classical.fid:.2f}× that of the best classical solver ({classical.fid:.2f})"
             return text + (f"; the teacher reaches {teacher.fid:.2f} at {teacher.nfe} NFE." if teacher else ".")
     low = min(found, key=lambda score: score.fid)
-    return f"Lowest FID: {low.fid:.2f} at {low.nfe} NFE ({METHODS[low.method]}, {start_label(*low.start)})."
+    return f"Lowest FID: {low.fid:.2f} at {low.nfe} NFE ({method_label(low.method)}, {start_label(*low.start)})."
 
 
 def say_headline(metrics_files: Iterable[Path]) -> str:
@@ -207,12 +209,12 @@ def _summary_cell(score: Score | None, low: float | None, of: Callable[[Score], 
 def _flagship(found: Sequence[Score]) -> str:
     """The learned method that headline and ratios are about: S4S-Alt if it was run."""
     methods = {score.method for score in found}
-    return next((method for method in _FLAGSHIPS if method in methods), "")
+    return next((method for method in (*_FLAGSHIPS, *others(methods)) if method in methods), "")
 
 
 def _ratios(found: Sequence[Score]) -> dict[str, Callable[[Winner], float | None]]:
     """Ratios of the summary, by column name."""
-    label = METHODS.get(_flagship(found))
+    label = method_label(_flagship(found))
 
     def over(other: Callable[[Winner], Score | None]) -> Callable[[Winner], float | None]:
         def ratio(winner: Winner) -> float | None:
@@ -221,7 +223,7 @@ def _ratios(found: Sequence[Score]) -> dict[str, Callable[[Winner], float | None
 
         return ratio
 
-    if label is None:
+    if not label:
         return {}
     return {
         f"{label} / best classical": over(lambda winner: winner.classical),

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from s4s.report.data import Score
-from s4s.report.labels import METHODS, family_label
+from s4s.report.labels import family_label, method_label
 
 
 def variant_names(found: Sequence[Score]) -> Callable[[Score], str]:
     """Name a row's method, with its ``variants`` in parentheses."""
     of = variants(found)
-    return lambda score: METHODS[score.method] + (f" ({said})" if (said := of(score)) else "")
+    return lambda score: method_label(score.method) + (f" ({said})" if (said := of(score)) else "")
 
 
 def variants(found: Sequence[Score]) -> Callable[[Score], str]:

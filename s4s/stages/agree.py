@@ -38,7 +38,7 @@ def require_solvers(config: Config, process: Process | None = None) -> None:
     """Raise unless every textbook solver of a config can be made on its grid; ``process`` is the model's own."""
     ends = config["process"]
     process = EDM(ends["sigma_min"], ends["sigma_max"]) if process is None else process
-    for cell in cells(config):
+    for cell in (each for each in cells(config) if each.solver):
         schedule = "edm" if cell.schedule in SEARCHED else cell.schedule
         options = {"model": "sd15"} if schedule == "ays" else {}
         intervals = classical.intervals(cell.solver, cell.nfe, **cell.options)

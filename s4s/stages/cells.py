@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
+from pathlib import Path
 from typing import Any
 
-from s4s.errors import Error
+from s4s.errors import Error, choose
+from s4s.learn.methods import METHODS
 
 PROTOCOLS: dict[str, tuple[str, tuple[str, ...]]] = {  # rounding rule and data sets of each; see s4s.score.protocol
     "edm": ("edm", ("cifar10", "ffhq", "afhqv2")),
@@ -20,6 +22,7 @@ PROTOCOLS: dict[str, tuple[str, tuple[str, ...]]] = {  # rounding rule and data 
     "digits": ("edm", ("digits",)),
 }
 
+OWN = Path("methods")  # where files of methods of one's own are, beside the folder ``results``
 CODE = {"train": 1, "textbook": 1, "teacher": 1, "fit": 1, "sample": 1, "features": 1, "score": 2}
 """Of each stage; one more with a change of the code that changes its results, so that older ones are made again."""
 
@@ -28,7 +31,8 @@ CODE = {"train": 1, "textbook": 1, "teacher": 1, "fit": 1, "sample": 1, "feature
 class Cell:
     """One solver of a benchmark: a method, the (starting) solver, its schedule, the NFE and, if learned, a seed.
 
-    ``family`` and ``order`` are those learned, where the config names them; ``radius`` is one of a list.
+    ``family`` and ``order`` are those learned, where the config names them; ``radius`` is one of a list. A method of a
+    file of one's own, ``methods/NAME.py``, has a start where it is fitted, and else neither solver nor schedule.
     """
 
     method: str
@@ -43,7 +47,13 @@ class Cell:
 
     @property
     def learned(self) -> bool:
-        return self.method not in ("teacher", "classical")
+        return self.method not in ("teacher", "classical") and bool(self.solver)
+
+    @property
+    def file(self) -> Path | None:
+        """The file of a method of one's own; None of those that are built in."""
+        built_in = self.method in ("teacher", "classical", *METHODS)
+        return None if built_in else OWN / f"{self.method}.py"
 
     @property
     def start(self) -> str:
@@ -67,7 +77,8 @@ class Cell:
         """File name of the cell's results, such as ``s4s-alt_ipndm3_edm_nfe4_seed0``."""
         parts = [self.kind, self.start, self.schedule, f"nfe{self.nfe}"]
         parts += [] if self.radius is None else [f"r{_short(self.radius)}"]
-        return "_".join(parts if self.seed is None else [*parts, f"seed{self.seed}"])
+        parts += [] if self.seed is None else [f"seed{self.seed}"]
+        return "_".join(part for part in parts if part)
 
     @property
     def pattern(self) -> str:
@@ -82,8 +93,17 @@ def cells(config: Mapping[str, Any]) -> list[Cell]:
     for nfe in config["nfe"]:
         for solver in config["classical"]["solvers"]:
             made += [Cell("classical", *_solver(solver), s, nfe) for s in config["classical"]["schedules"]]
+        made += [Cell(name, "", {}, "", nfe) for name in config.get("methods", [])]
         made += _learned(config["learned"], nfe)
     return made
+
+
+def require_files(config: Mapping[str, Any]) -> None:
+    """Raise for a method that is neither built in nor a file of one's own."""
+    for each in cells(config):
+        if each.file is not None and not each.file.exists():
+            unknown = choose("method", each.method, METHODS)
+            raise Error(f"{unknown}; or write it: {each.file} (`s4s check-method --help`)")
 
 
 def teachers(config: Mapping[str, Any]) -> list[Cell]:

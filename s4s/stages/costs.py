@@ -45,7 +45,9 @@ def evaluations(config: Config) -> dict[str, int]:
 
 
 def fit_evaluations(config: Config, cell: Cell) -> int:
-    """Of one fit that goes through all its rounds, with one damping trial an update."""
+    """Of one fit that goes through all its rounds, with one damping trial an update; 0 where nobody can count them."""
+    if cell.file is not None:
+        return 0
     learned, held_out = config["learned"], config["teacher"]["validation"]
     what = (cell.method, cell.family, cell.order)
     relaxed = 2 * cell.nfe if radius_of(config, cell) else 0

@@ -13,16 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from s4s.files import sha256
 from s4s.models.model import facts_of
 from s4s.score import metrics, reference
 from s4s.score.metrics import Moments
 from s4s.score.reference import Statistics
-from s4s.solver import load_solver
+from s4s.solver import Solver
 from s4s.stages.bench import Bench
 from s4s.stages.cells import Cell
 from s4s.stages.chain import outside
 from s4s.stages.features import Shard, extractor_files, extractor_of, feature_files, protocol_of, read_shard
 from s4s.stages.files import write_json
+from s4s.stages.own import load_solver_or_sampler
 from s4s.stages.provenance import provenance
 
 
@@ -102,7 +104,8 @@ def evaluate_cell(bench: Bench, cell: Cell) -> Path:
     trained, plan = bench.chain.read(*extractor_files(bench)[0]), (model.get("classes") or {"plan": "none"})["plan"]
     scorer = _scorer(bench, plan, frozenset((scoring_files(bench) | trained).items()))
     spent = json.loads(folder.fit(cell).read_text()) if cell.learned else {}
-    family = load_solver(folder.solver(cell)).provenance.get("family", "")
+    solver = load_solver_or_sampler(folder.solver(cell))
+    family = solver.provenance.get("family", "") if isinstance(solver, Solver) else ""
     order = cell.order or cell.options.get("order")
     head = {"cell": cell.name, "benchmark": bench.config["benchmark"], "method": cell.method, "solver": cell.start,
             "schedule": cell.schedule, "family": family, "order": order, "nfe": cell.nfe,
@@ -111,6 +114,8 @@ def evaluate_cell(bench: Bench, cell: Cell) -> Path:
             "fit_nfe": spent.get("evaluations"), "sample_seconds": sum(f["seconds"] for f in facts)}  # fmt: skip
     if cell.radius is not None:
         head |= {"radius": cell.radius, "relaxed_loss": spent.get("relaxed_loss")}
+    if cell.file is not None:
+        head["method_file"] = {"file": str(cell.file), "sha256": sha256(cell.file)}
     record = {"protocol": scorer.record(facts[0] | {"model": model}, count),
               "provenance": provenance(bench, cell, model, facts[0]["device"])}  # fmt: skip
     write_json(folder.metrics(cell), head | record)

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
+from s4s.errors import Error
 from s4s.learn import distances, lpips
 from s4s.learn.distance import Distance, decoded, feature, total
-from s4s.learn.fit import fit
+from s4s.learn.fit import FitResult, fit
 from s4s.learn.frozen import Frozen
 from s4s.learn.jacobian import PERTURBATION
 from s4s.learn.relaxed import relaxed_distances
 from s4s.learn.teacher import TeacherSet
 from s4s.models.model import identity
-from s4s.solver import Denoise, Solver, load_solver
+from s4s.solver import Denoise, Solver
 from s4s.stages.bench import Bench
 from s4s.stages.cells import Cell, made_from, radius_of, teacher_of
 from s4s.stages.chain import outside
 from s4s.stages.files import write_json
 from s4s.stages.networks import network
+from s4s.stages.own import Counted, Sampler, load_method, load_solver_or_sampler, made_solver, pointer
 from s4s.stages.teacher import teacher_pairs, teacher_paths
 
 PERTURBATIONS = {
@@ -47,7 +50,9 @@ def _named(bench: Bench, name: str) -> Distance:
 
 def fit_cell(bench: Bench, cell: Cell) -> Path:
     """Write the solver of a cell: textbook numbers, or what its method learns from them; a killed fit goes on."""
-    return _learned(bench, cell) if cell.learned else _textbook(bench, cell)
+    if cell.learned:
+        return _learned(bench, cell)
+    return _textbook(bench, cell) if cell.file is None else _own(bench, cell, cell.file)
 
 
 def _textbook(bench: Bench, cell: Cell) -> Path:
@@ -60,40 +65,52 @@ def _textbook(bench: Bench, cell: Cell) -> Path:
     return path
 
 
+def _own(bench: Bench, cell: Cell, file: Path) -> Path:
+    """The solver that a file of one's own makes, or a pointer to its sampler."""
+    path, method = bench.folder.solver(cell), load_method(file)
+    if method.kind == "fit":
+        raise Error(f"{file}: holds fit, a method that learns from a start: name it in learned.methods")
+    reads = {} if bench.trained else bench.reads()
+    if method.kind == "sample":
+        write_json(path, pointer(method, cell.nfe))
+    else:
+        made = made_solver(method, cell.nfe, {"process": bench.process, "nfe": cell.nfe})
+        made.replace(provenance={**made.provenance, "method": cell.method}).save(path)
+    bench.chain.note(path, "textbook", reads, outside(file))
+    return path
+
+
+def _fitted(bench: Bench, cell: Cell, denoise: Denoise | Callable[[Tensor], Denoise], data: TeacherSet) -> FitResult:
+    """What the ``fit`` of a file of one's own makes of the training part, and its distance on the part held out."""
+    assert cell.file is not None
+    method, held_out = load_method(cell.file), bench.config["teacher"]["validation"]
+    if method.kind != "fit":
+        raise Error(f"{cell.file}: holds {method.kind} and no fit: name it in methods, not in learned.methods")
+    train, started = data.part(0, len(data) - held_out), time.perf_counter()
+    counted = Counted(denoise) if data.condition is None else None  # type: ignore[arg-type]
+    start = bench.textbook(cell)
+    given = {"start": start, "denoise": counted or denoise, "teacher": train, "seed": cell.seed}
+    made = made_solver(method, cell.nfe, given)
+    seconds, network = time.perf_counter() - started, Frozen(denoise, bench.config["learned"].get("microbatch"))
+    loss, start_loss = (_relaxed_loss(bench, 0.0, solver, network, data) for solver in (made, start))
+    return FitResult(made, loss, start_loss, counted.rows if counted else 0, seconds)
+
+
 def _learned(bench: Bench, cell: Cell) -> Path:
     folder, chain, learned = bench.folder, bench.chain, bench.config["learned"]
-    distance = distance_of(bench)
     pairs, (compared, elsewhere) = teacher_of(bench.config, cell.nfe), _compared(bench)
     reads = bench.reads(*teacher_paths(bench, pairs), *compared, *bench.searched(cell))
+    elsewhere |= {} if cell.file is None else outside(cell.file)
     chain.go_on(folder.unfinished(cell), "fit", reads, elsewhere)
     model, teacher = bench.model, teacher_pairs(bench, pairs)
     condition = model.condition(range(len(teacher)))
     data = replace(teacher, condition=condition)
     denoise: Denoise | Callable[[Tensor], Denoise] = model.denoiser(None) if condition is None else model.denoiser
-    result = fit(
-        bench.textbook(cell),
-        denoise,
-        data,
-        cell.method,
-        distance=distance,
-        radius=radius_of(bench.config, cell),
-        moments=learned["moments"],
-        family=cell.family,
-        order=cell.order,
-        convert=learned.get("convert"),
-        seed=cell.seed or 0,
-        rounds=learned["rounds"],
-        validation=bench.config["teacher"]["validation"],
-        microbatch=learned.get("microbatch"),
-        perturbation=PERTURBATIONS.get(str(model.facts["dtype"]), PERTURBATION),
-        progress=cell.name,
-        resume=folder.unfinished(cell),
-    )
+    result = _fit(bench, cell, denoise, data) if cell.file is None else _fitted(bench, cell, denoise, data)
     spent = {"val_loss": result.val_loss, "start_loss": result.start_loss, "evaluations": result.evaluations}
     if cell.radius is not None:
-        spent["relaxed_loss"] = _relaxed_loss(
-            bench, cell, result.solver, Frozen(denoise, learned.get("microbatch")), data
-        )
+        network = Frozen(denoise, learned.get("microbatch"))
+        spent["relaxed_loss"] = _relaxed_loss(bench, radius_of(bench.config, cell), result.solver, network, data)
     write_json(folder.fit(cell), spent | {"seconds": result.seconds, "history": result.history})
     provenance = {**result.solver.provenance, "schedule": cell.schedule, "made_from": made_from(bench.config, "fit")}
     result.solver.replace(provenance=provenance).save(folder.solver(cell))
@@ -103,20 +120,44 @@ def _learned(bench: Bench, cell: Cell) -> Path:
     return folder.solver(cell)
 
 
+def _fit(bench: Bench, cell: Cell, denoise: Denoise | Callable[[Tensor], Denoise], data: TeacherSet) -> FitResult:
+    """What a built-in method learns."""
+    learned = bench.config["learned"]
+    return fit(
+        bench.textbook(cell),
+        denoise,
+        data,
+        cell.method,
+        distance=distance_of(bench),
+        radius=radius_of(bench.config, cell),
+        moments=learned["moments"],
+        family=cell.family,
+        order=cell.order,
+        convert=learned.get("convert"),
+        seed=cell.seed or 0,
+        rounds=learned["rounds"],
+        validation=bench.config["teacher"]["validation"],
+        microbatch=learned.get("microbatch"),
+        perturbation=PERTURBATIONS.get(str(bench.model.facts["dtype"]), PERTURBATION),
+        progress=cell.name,
+        resume=bench.folder.unfinished(cell),
+    )
+
+
 def _compared(bench: Bench) -> tuple[list[Path], dict[str, str]]:
     """What the distance reads: networks of the pipeline, and files that are no results."""
     spec = bench.config["learned"]["distance"]
     return [bench.folder.model("perceptual")] * ("feature" in spec), outside(*[lpips.place()] * ("lpips" in spec))
 
 
-def _relaxed_loss(bench: Bench, cell: Cell, solver: Solver, network: Frozen, data: TeacherSet) -> float:
-    """Mean distance on the held-out samples when each noise may move within the cell's ball."""
+def _relaxed_loss(bench: Bench, radius: float, solver: Solver, network: Frozen, data: TeacherSet) -> float:
+    """Mean distance on the held-out samples when each noise may move within a ball of this radius."""
     held_out = data.part(len(data) - bench.config["teacher"]["validation"], len(data))
-    batch, reach = (held_out.x_T, held_out.y, held_out.condition), radius_of(bench.config, cell) * data.sigma_max
+    batch, reach = (held_out.x_T, held_out.y, held_out.condition), radius * data.sigma_max
     return relaxed_distances(solver, network, batch, distance_of(bench), reach).mean().item()
 
 
-def solver_of(bench: Bench, cell: Cell) -> Solver:
-    """The solver of a cell, as ``fit_cell`` wrote it."""
+def solver_of(bench: Bench, cell: Cell) -> Solver | Sampler:
+    """The solver of a cell, as ``fit_cell`` wrote it; of a function of one's own, that."""
     bench.chain.read(bench.folder.solver(cell))
-    return load_solver(bench.folder.solver(cell))
+    return load_solver_or_sampler(bench.folder.solver(cell))

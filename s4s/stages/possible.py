@@ -73,6 +73,11 @@ def _require_cells(config: Config) -> None:
     """Options per solver, orders the NFE leaves room for, no cell twice."""
     seen: set[str] = set()
     for made in cells(config):
+        if made.name in seen:
+            raise Error(f"the config asks twice for cell {made.name!r}; remove one of its solvers, schedules or starts")
+        seen.add(made.name)
+        if not made.solver:
+            continue
         nfe = f"{'teacher.' * (made.method == 'teacher')}nfe: {made.nfe}"
         _require_options(made)
         if made.options.get("order", 1) > made.nfe:
@@ -86,11 +91,8 @@ def _require_cells(config: Config) -> None:
         if made.schedule == "gits" and made.nfe // _evaluations(made) > GITS_STEPS:
             raise Error(f"schedule gits: it chooses from {GITS_STEPS} steps, too few for {made.nfe} evaluations of "
                         f"{made.start}; take another schedule")  # fmt: skip
-        if made.learned:
+        if made.learned and made.file is None:
             require_held(made)
-        if made.name in seen:
-            raise Error(f"the config asks twice for cell {made.name!r}; remove one of its solvers, schedules or starts")
-        seen.add(made.name)
 
 
 def _require_options(made: Cell) -> None:
@@ -230,13 +232,15 @@ def _require_pixels(config: Config) -> None:
 
 
 def _require_learned(learned: Mapping[str, Any]) -> None:
-    """Every method has a start, and settings of times have times to act on."""
+    """Every method has a start, settings that it takes, and settings of times have times to act on."""
     names, weights = [], learned["distance"]
     if isinstance(weights, Mapping) and not any(weights.values()):
         raise Error("learned.distance: all weights are 0, so there is nothing to fit; give one of them a weight")
     for entry in learned["methods"]:
         spec = {"name": entry} if isinstance(entry, str) else entry
         names.append(spec["name"])
+        if spec["name"] not in METHODS and (given := {*spec} - {"name", "starts"}):
+            raise Error(f"learned.methods: {spec['name']}, of a file of your own, takes no {min(given)}; leave it out")
         if not spec.get("starts", learned["starts"]):
             raise Error(f"learned.starts: method {spec['name']} has nothing to start from; give it starts, or drop it")
     if "convert" in learned and not any(_moves_times(name) for name in names):
@@ -245,7 +249,9 @@ def _require_learned(learned: Mapping[str, Any]) -> None:
 
 def _moves_times(method: str) -> bool:
     """Whether the levels that the network is told are learned apart from the grid's."""
-    spec = METHODS[method]
+    spec = METHODS.get(method)
+    if spec is None:
+        return True  # of one's own: nobody knows
     both = [spec] if spec.first is None else [spec, METHODS[spec.first]]
     return any("shift" in block for each in both for block in each.cycle)
 

@@ -18,9 +18,11 @@ from s4s.files import replacing
 from s4s.learn.teacher import generate
 from s4s.score.features import to_uint8
 from s4s.solver import Solver
+from s4s.stages import own
 from s4s.stages.bench import Bench
 from s4s.stages.cells import Cell, uint8_rule
 from s4s.stages.fit import solver_of
+from s4s.stages.own import Sampler
 
 SHOWN = 16  # images of a shard that are there to look at, where not all of them are kept
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)  # what damaged npz files raise
@@ -46,11 +48,15 @@ class Samples:
         return self.images if self.states is None else self.states
 
 
-def draw(bench: Bench, solver: Solver, first: int, last: int, progress: str) -> tuple[Tensor, Tensor | None]:
+def draw(bench: Bench, solver: Solver | Sampler, first: int, last: int, progress: str) -> tuple[Tensor, Tensor | None]:
     """Images and states, as in ``Samples``, that a solver makes of noises ``first`` to ``last - 1``."""
     rule = uint8_rule(bench.config)
-    x = generate(solver, bench.denoiser, range(first, last), bench.model.shape, bench.config["sample"]["seed"],
-                 batch=bench.batch, device=bench.device, progress=progress)  # fmt: skip
+    where: dict[str, Any] = {"batch": bench.batch, "device": bench.device, "progress": progress}
+    what = range(first, last), bench.model.shape, bench.config["sample"]["seed"]
+    if isinstance(solver, Sampler):
+        x = own.generate(solver, bench.denoiser, bench.process, *what, **where)
+    else:
+        x = generate(solver, bench.denoiser, *what, **where)
     if rule == "none":
         return _images(bench, x[:SHOWN], "edm"), x.float().cpu()
     return _images(bench, x, rule), None

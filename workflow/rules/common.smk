@@ -24,11 +24,13 @@ try:
     FOLDER = f"results/{CONFIG['benchmark']}"
     for folder in (FOLDER, "logs"):
         require_place(Path(folder))
+    asked.require_files(CONFIG)
 except Error as error:
     raise WorkflowError(str(error))
 
 CELLS = {cell.name: cell for cell in asked.cells(CONFIG)}
 JOBS, SCORED = asked.jobs(CONFIG), asked.jobs(CONFIG, per_nfe=asked.needs_features(CONFIG))
+OWN_FIXED = [str(cell.file) for cell in CELLS.values() if cell.file and not cell.learned]  # files of one's own
 FIXED = [name for name, cell in CELLS.items() if not cell.learned]
 SEARCHED = any(CELLS[name].schedule == "gits" for name in FIXED)  # grids that need the network
 LEARNED = [name for name, cell in CELLS.items() if cell.learned]
@@ -91,6 +93,12 @@ def teacher_set(wildcards):
     """Files of the teacher that a learned cell imitates."""
     files = asked.teacher_files(CONFIG, asked.teacher_of(CONFIG, CELLS[wildcards.cell].nfe))
     return [f"{FOLDER}/{name}" for name in files]
+
+
+def own_file(wildcards):
+    """The file of a method of one's own."""
+    file = CELLS[wildcards.cell].file
+    return [] if file is None else [str(file)]
 
 
 def teacher_shard(wildcards):

@@ -2,6 +2,7 @@ rule textbook:
     """The textbook solvers, those of the teacher among them."""
     input:
         [] if TRAINED and not SEARCHED else NETWORK,
+        OWN_FIXED,
     output:
         expand(f"{FOLDER}/solvers/{{cell}}.json", cell=FIXED),
     log:
@@ -26,6 +27,7 @@ rule fit:
         NETWORK,
         f"{FOLDER}/models/perceptual.safetensors" if "feature" in CONFIG["learned"]["distance"] else [],
         teacher_set,
+        own_file,
     output:
         f"{FOLDER}/solvers/{{cell}}.json",
         f"{FOLDER}/fits/{{cell}}.json",
