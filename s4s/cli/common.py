@@ -11,7 +11,7 @@ import click
 from s4s.errors import Error
 from s4s.files import at_home, require_place
 from s4s.stages.cells import cell as find_cell
-from s4s.stages.cells import require_files, shards
+from s4s.stages.cells import shards
 from s4s.stages.config import load
 
 
@@ -42,7 +42,6 @@ def open_bench(config: Any, results: Path) -> Any:
     from s4s.learn.memory import keep_freed
     from s4s.stages.bench import Bench
 
-    require_files(config)
     keep_freed()
     return Bench(config, results)
 

@@ -103,7 +103,7 @@ def require_files(config: Mapping[str, Any]) -> None:
     for each in cells(config):
         if each.file is not None and not each.file.exists():
             unknown = choose("method", each.method, METHODS)
-            raise Error(f"{unknown}; or write it: {each.file} (`s4s check-method --help`)")
+            raise Error(f"{unknown}; or write {each.file}, see `s4s check-method --help`")
 
 
 def teachers(config: Mapping[str, Any]) -> list[Cell]:

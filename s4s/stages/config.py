@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from s4s.errors import Error, extra
+from s4s.stages.cells import require_files
 from s4s.stages.possible import require_possible
 
 SCHEMA = Path(__file__).with_name("config.schema.yaml")
@@ -24,13 +25,16 @@ def load(path: str | Path) -> dict[str, Any]:
     """Read and check a config file; defaults are filled in from the schema.
 
     Raises:
-        Error: unreadable, not YAML, or a key the schema refuses; one line naming key, value and choices.
+        Error: unreadable, not YAML, or a key the schema refuses; one line naming key, value and choices. Or a method
+            that is neither built in nor a file that is there.
     """
     from s4s.stages.written import read
 
     config = read(path)
     try:
-        return check(config)
+        checked = check(config)
+        require_files(checked)
+        return checked
     except Error as error:
         raise Error(f"{path}: {error}") from error
 

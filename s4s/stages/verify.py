@@ -7,7 +7,8 @@ from pathlib import Path
 
 from s4s.errors import Error
 from s4s.stages.chain import Chain
-from s4s.stages.config import load
+from s4s.stages.config import check
+from s4s.stages.written import read
 
 SCORES = ("metrics/[!.]*.json", "transfers/[!.]*.json")
 MADE_OF_SCORES = ("fid.csv", "tables/[!.]*.*", "figures/[!.]*.*", "report.html")
@@ -49,7 +50,7 @@ def _chain(folder: Path) -> tuple[Chain, list[str]]:
     if not path.exists():
         return Chain(None, folder), []
     try:
-        return Chain(load(path), folder), []
+        return Chain(check(read(path)), folder), []
     except ValueError as error:  # Error among them
         return Chain(None, folder), [f"{path.name}: cannot be read, so nothing is compared with it ({error})"]
 

@@ -34,6 +34,7 @@ def serve(where: str) -> None:
     import s4s
 
     ours = [module.name for module in pkgutil.walk_packages(s4s.__path__, "s4s.") if module.name != "s4s.__main__"]
+    ours = [name for name in ours if ".comfyui." not in name]  # which imports its host
     with warnings.catch_warnings(action="ignore"):
         for module in (*HEAVY, *ours, *PROGRAMS.values()):
             importlib.import_module(module)

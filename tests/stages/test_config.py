@@ -136,7 +136,7 @@ BAD: list[tuple[list[Any], Any, str]] = [
     (["learned", "radios"], 1, "learned: unknown key 'radios'; choose one of: convert, distance, methods"),
     (["learned", "radius"], -1, "learned.radius: -1 is less than the minimum of 0"),
     (["learned"], LEARNED | {"moments": 1, "microbatch": 8}, "learned.moments: they are of whole batches; leave out"),
-    (["learned", "methods"], ["s5s"], "learned.methods.0: 's5s' is not possible; choose one of: ld3, s4s"),
+    (["learned", "methods"], ["S5S"], "learned.methods.0: 'S5S' does not match"),
     (["learned", "methods"], [{"family": "pc"}], "learned.methods.0: 'name' is a required property"),
     (
         ["learned", "methods"],

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from click.testing import CliRunner
 from commands import ROOT, Commands
 from small import CONFIG, bench, run
@@ -16,7 +17,6 @@ from s4s import report
 from s4s.cli.main import cli
 from s4s.report.data import read_records, scores, to_frame
 from s4s.report.table import fid_table
-from s4s.stages import config
 from s4s.stages.cells import cells
 from s4s.stages.evaluate import evaluate_cell
 from s4s.stages.own import Sampler, load_method, samples
@@ -76,7 +76,12 @@ def test_files_of_every_kind_go_through_every_stage(here: Path) -> None:
     assert verify(made.folder.root)[1]
     Path("methods/euler.py").write_text(EULER + "\n")
     lines, follows = verify(made.folder.root)
-    assert not follows and len(lines) == 2 and "solvers/euler_nfe2.json: made from" in lines[0] and "methods/euler.py" in lines[0]
+    assert (
+        not follows
+        and len(lines) == 2
+        and "solvers/euler_nfe2.json: made from" in lines[0]
+        and "methods/euler.py" in lines[0]
+    )
     with pytest.raises(s4s.Error, match=r"euler_nfe2.json: made from .*methods/euler.py with SHA-256"):
         evaluate_cell(made, cells(made.config)[2])
 
@@ -114,12 +119,15 @@ def test_the_shipped_file_runs_diffusers_and_agrees_with_our_solver() -> None:
 def test_snakemake_asks_for_them_and_names_what_is_not_there(here: Path, commands: Commands) -> None:
     made = json.loads(json.dumps(CONFIG)) | {"methods": ["euler"]}
     made["learned"]["methods"] = ["kept"]
-    config.save(config.check(made), "config.yaml")
+    Path("config.yaml").write_text(yaml.safe_dump(made))
     done = commands.snakemake(here, "--configfile", "config.yaml", "-n", "--printshellcmds")
     assert "features_euler" in done.stdout and "kept_ddim_edm_nfe2_seed0" in done.stdout, done.stdout + done.stderr
     Path("methods/kept.py").unlink()
     done = commands.snakemake(here, "--configfile", "config.yaml", "-n")
-    assert "unknown method 'kept'; choose one of: bns" in done.stderr and "methods/kept.py" in done.stderr
+    said = "unknown method 'kept'; choose one of: bns, guided, joint, ld3, s4s, s4s-alt; or write methods/kept.py"
+    assert said in done.stdout + done.stderr
+    refused = CliRunner().invoke(cli, ["cells", "config.yaml"])
+    assert said in str(refused.exception)
 
 
 def test_settings_that_a_file_does_not_take_are_refused() -> None:

@@ -180,8 +180,8 @@ def test_settings_make_a_config(page: Path) -> None:
     for block in blocks(page, "yaml"):
         config = yaml.safe_load((ROOT / "config/ffhq.yaml").read_text())
         for section, settings in yaml.safe_load(block).items():
-            kept = {} if section in ("model", "process", "score") else config[section]
-            config[section] = kept | settings
+            kept = {} if section in ("model", "process", "score") else config.get(section, {})
+            config[section] = kept | settings if isinstance(settings, dict) else settings
         check(config)
 
 
