@@ -1,5 +1,6 @@
 # One benchmark a run: train, teacher, fit, sample, evaluate, report. Another benchmark:
 #   snakemake --cores all --configfile config/digits-full.yaml
+# Several, and a table over them: --configfile config/kinds.yaml
 from pathlib import Path
 
 from snakemake.utils import min_version
@@ -13,18 +14,29 @@ if not workflow.overwrite_configfiles:
     configfile: str(Path(workflow.basedir) / "config" / "digits.yaml")
 
 
-include: "workflow/rules/common.smk"
-include: "workflow/rules/models.smk"
-include: "workflow/rules/teacher.smk"
-include: "workflow/rules/fit.smk"
-include: "workflow/rules/sample.smk"
-include: "workflow/rules/evaluate.smk"
-include: "workflow/rules/report.smk"
+if "parts" in config:
 
+    include: "workflow/rules/kinds.smk"
 
-rule all:
-    """Everything: the table, the figures and the page of a benchmark."""
-    default_target: True
-    input:
-        f"{FOLDER}/report.html",
-        f"{FOLDER}/fid.csv",
+    rule all:
+        """The table over several benchmarks."""
+        default_target: True
+        input:
+            f"{FOLDER}/kinds.csv",
+
+else:
+
+    include: "workflow/rules/common.smk"
+    include: "workflow/rules/models.smk"
+    include: "workflow/rules/teacher.smk"
+    include: "workflow/rules/fit.smk"
+    include: "workflow/rules/sample.smk"
+    include: "workflow/rules/evaluate.smk"
+    include: "workflow/rules/report.smk"
+
+    rule all:
+        """Everything: the table, the figures and the page of a benchmark."""
+        default_target: True
+        input:
+            f"{FOLDER}/report.html",
+            f"{FOLDER}/fid.csv",

@@ -39,6 +39,7 @@ for command in (
     scores.features,
     scores.evaluate,
     results.table,
+    results.kinds,
     results.figure,
     results.verify,
     compare.compare,

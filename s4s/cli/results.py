@@ -10,9 +10,12 @@ from typing import Any
 import click
 
 from s4s.cli.common import CONFIG, RESULTS
+from s4s.errors import Error
 from s4s.stages.cells import cells as all_cells
+from s4s.stages.cells import guided
 from s4s.stages.chain import Chain
 from s4s.stages.config import load
+from s4s.stages.kinds import is_list
 
 
 @click.command("cells")
@@ -51,6 +54,25 @@ def table(config: Path, results: Path) -> None:
 
 
 @click.command()
+@click.argument("folders", metavar="RESULTS...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", default=Path("results/kinds"), show_default=True, type=click.Path(path_type=Path),
+              help="Folder of the table.")  # fmt: skip
+def kinds(folders: Sequence[Path], out: Path) -> None:
+    """Write one table over several benchmarks' results, as kinds.csv, kinds.md and kinds.tex.
+
+    Example: s4s kinds results/digits results/digits-vp
+    """
+    from s4s import report
+
+    benchmarks = []
+    for folder in folders:
+        if not (files := sorted((folder / "metrics").glob("[!.]*.json"))):
+            raise Error(f"{folder}: holds no numbers (metrics/*.json); give the folder of a benchmark")
+        benchmarks.append(files)
+    click.echo("\n".join(map(str, report.write_kinds(benchmarks, out / "kinds"))))
+
+
+@click.command()
 @CONFIG
 @RESULTS
 def figure(config: Path, results: Path) -> None:
@@ -66,6 +88,7 @@ def figure(config: Path, results: Path) -> None:
     links = [path for path in (folder / "fid.csv", *sorted((folder / "tables").glob("[!.]*.*"))) if path.exists()]
     reads = chain.read(*files, *links, *_config_file(folder))
     made = report.draw_fid(files, figures / "fid_vs_nfe")
+    made += report.draw_fid(files, figures / "fid_vs_calls", "calls") if guided(loaded) else []
     if loaded["learned"]["methods"]:
         choice = report.choose(files)
         made += report.draw_solvers(choice, folder / "solvers", figures / "solvers")
@@ -112,8 +135,10 @@ def doctor(configs: Sequence[Path], results: Path, tflops: float | None) -> None
     Example: s4s doctor config/digits.yaml
     """
     from s4s.stages.doctor import report
+    from s4s.stages.written import read
 
-    lines, whole = report(list(configs) or sorted(Path("config").glob("*.yaml")), results, tflops)
+    shipped = (path for path in sorted(Path("config").glob("*.yaml")) if not is_list(read(path)))
+    lines, whole = report(list(configs or shipped), results, tflops)
     click.echo("\n".join(lines))
     if not whole:
         sys.exit(1)

@@ -15,6 +15,7 @@ from s4s.errors import Error, extra
 from s4s.stages import plan
 from s4s.stages.cells import cells
 from s4s.stages.config import check
+from s4s.stages.kinds import is_list, parts
 
 MOST = 4  # processes that time at once
 
@@ -39,7 +40,8 @@ def run(arguments: Sequence[str]) -> None:
     elsewhere = asked.profile or asked.executor  # where jobs run on other machines, this one's time says nothing
     if not elsewhere and asked.cores is None:
         options += ["--cores", "all"]
-    loaded = effective(asked)
+    if (loaded := effective(asked)) is None:  # a list of benchmarks, each of which runs as this command does
+        sys.exit(plain(options))
     cores = 1 if elsewhere else parse_cores(asked.cores or "all")
     each: dict[str, float] = {}
     if not elsewhere and loaded["model"]["type"] == "digits":
@@ -51,8 +53,8 @@ def run(arguments: Sequence[str]) -> None:
     sys.exit(code)
 
 
-def effective(asked: Any) -> dict[str, Any]:
-    """The config as Snakemake makes it of files and values on the command line, checked."""
+def effective(asked: Any) -> dict[str, Any] | None:
+    """The config as Snakemake makes it of files and values on the command line, checked; None for a list of them."""
     with extra("workflow"):
         from snakemake.cli import parse_config
         from snakemake.settings.types import ConfigSettings
@@ -65,13 +67,28 @@ def effective(asked: Any) -> dict[str, Any]:
     files = asked.configfile or [pipeline.parent / "config" / "digits.yaml"]
     for path in files:
         read(path)
-    return check(ConfigSettings(config=parse_config(asked.config), configfiles=files).overwrite_config)
+    made = ConfigSettings(config=parse_config(asked.config), configfiles=files).overwrite_config
+    if is_list(made):
+        parts(made, Path(files[-1]).parent)
+        return None
+    return check(made)
+
+
+def plain(options: list[str]) -> int:
+    """Snakemake's own command line, as it is. Returns its exit status."""
+    with extra("workflow"):
+        from snakemake.cli import main
+
+    try:
+        main(options)
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
 
 
 def snakemake(options: list[str], config: Mapping[str, Any], each: Mapping[str, float], cores: int) -> int:
     """Snakemake's own command line in this process, with our logger. Returns its exit status."""
     with extra("workflow"):
-        from snakemake.cli import main
         from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
 
     from s4s.cli import watch
@@ -79,11 +96,7 @@ def snakemake(options: list[str], config: Mapping[str, Any], each: Mapping[str, 
     watch.LogHandler.describe = staticmethod(lambda left: plan.lines(config, left, each, cores))
     watch.LogHandler.each, watch.LogHandler.cores = each, cores
     LoggerPluginRegistry().register_plugin("snakemake_logger_plugin_s4s", watch)
-    try:
-        main([*options, "--logger", "s4s"])
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+    return plain([*options, "--logger", "s4s"])
 
 
 def job_seconds(config: Mapping[str, Any], cores: int) -> dict[str, float]:

@@ -16,6 +16,7 @@ from s4s.report.choose import Choice, choose
 from s4s.report.curves import draw_fid, draw_loss
 from s4s.report.data import collect, write_fid_csv
 from s4s.report.html import write_report
+from s4s.report.kinds import write_kinds
 from s4s.report.radius import draw_radius, has_radii
 from s4s.report.samples import draw_samples
 from s4s.report.table import say_headline, write_tables
@@ -32,6 +33,7 @@ __all__ = [
     "has_radii",
     "say_headline",
     "write_fid_csv",
+    "write_kinds",
     "write_report",
     "write_tables",
 ]

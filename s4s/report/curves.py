@@ -21,8 +21,11 @@ from s4s.report.variants import variant_names
 Curve = list[Score]
 
 
-def draw_fid(metrics_files: Iterable[Path], stem: Path) -> list[Path]:
+def draw_fid(metrics_files: Iterable[Path], stem: Path, against: str = "nfe") -> list[Path]:
     """FID against NFE, one line a row of the FID table: learned methods bold, classical solvers thin.
+
+    Args:
+        against: ``nfe``, or ``calls`` of the network, which a guided evaluation makes two of.
 
     Returns:
         ``stem.png`` and ``stem.pdf``.
@@ -32,12 +35,12 @@ def draw_fid(metrics_files: Iterable[Path], stem: Path) -> list[Path]:
     with drawing():
         figure = Figure(figsize=(5.6, 4.4))
         axes = figure.add_subplot()
-        handles = [*_learned(axes, found), *_classical(axes, found)]
-        _teacher(axes, found)
-        nfes = sorted({score.nfe for score in found if score.method != "teacher"})
-        axes.set_xticks(nfes or sorted({score.nfe for score in found}))
+        handles = [*_learned(axes, found, against), *_classical(axes, found, against)]
+        _teacher(axes, found, against)
+        ticks = sorted({getattr(score, against) for score in found if score.method != "teacher"})
+        axes.set_xticks(ticks or sorted({getattr(score, against) for score in found}))
         axes.margins(y=0.08)
-        axes.set_xlabel("network evaluations per sample (NFE)")
+        axes.set_xlabel(f"network {'evaluations per sample (NFE)' if against == 'nfe' else 'calls per sample'}")
         _log(axes, "y", f"{fid_name(records)} (log scale; lower is better)")
         axes.grid(axis="y")
         figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.92, 0.9), handlelength=2.6)
@@ -71,7 +74,7 @@ def draw_loss(metrics_files: Iterable[Path], stem: Path) -> list[Path]:
         return save(figure, stem)
 
 
-def _learned(axes: Axes, found: Sequence[Score]) -> list[Line2D]:
+def _learned(axes: Axes, found: Sequence[Score], against: str) -> list[Line2D]:
     methods = others(score.method for score in found)
     curves, colors = _curves(found, methods), method_colors(methods)
     starts = [start_label(*start) for start in sorted({curve[0].start for curve in curves})]
@@ -82,7 +85,7 @@ def _learned(axes: Axes, found: Sequence[Score]) -> list[Line2D]:
     for curve in curves:
         start, label, color = start_label(*curve[0].start), name(curve[0]), colors[curve[0].method]
         look: dict[str, Any] = {"color": color, "marker": mark[start], "ms": 6, "lw": 1.8, "ls": dash[label]}
-        x, y = [score.nfe for score in curve], [score.fid for score in curve]
+        x, y = [getattr(score, against) for score in curve], [score.fid for score in curve]
         error = [score.std or 0.0 for score in curve]
         axes.errorbar(x, y, yerr=error, elinewidth=1, capsize=2, zorder=4, mec="white", mew=0.7, **look)
         handles[label] = Line2D([], [], color=color, lw=2, ls=dash[label], label=label)
@@ -91,7 +94,7 @@ def _learned(axes: Axes, found: Sequence[Score]) -> list[Line2D]:
     return [_title(title), *handles.values(), *([_title("Learned from"), *looks] if looks else [])] if curves else []
 
 
-def _classical(axes: Axes, found: Sequence[Score]) -> list[Line2D]:
+def _classical(axes: Axes, found: Sequence[Score], against: str) -> list[Line2D]:
     curves = _curves(found, ("classical",))
     solvers = list(dict.fromkeys(curve[0].solver for curve in curves))
     schedules = list(dict.fromkeys(curve[0].schedule for curve in curves))
@@ -99,7 +102,8 @@ def _classical(axes: Axes, found: Sequence[Score]) -> list[Line2D]:
     for curve in curves:
         look: dict[str, Any] = {"color": color[curve[0].solver], "linestyle": dash[curve[0].schedule], "lw": 1.1}
         marker = "." if len(curve) == 1 else ""
-        axes.plot([score.nfe for score in curve], [score.fid for score in curve], zorder=2, marker=marker, **look)
+        x, y = [getattr(score, against) for score in curve], [score.fid for score in curve]
+        axes.plot(x, y, zorder=2, marker=marker, **look)
     handles = [
         _space(),
         _title("Classical"),
@@ -109,19 +113,19 @@ def _classical(axes: Axes, found: Sequence[Score]) -> list[Line2D]:
     return [*handles, _title("Classical grid"), *looks] if curves else []
 
 
-def _teacher(axes: Axes, found: Sequence[Score]) -> None:
+def _teacher(axes: Axes, found: Sequence[Score], against: str) -> None:
     teachers = [score for score in found if score.method == "teacher"]
     look: dict[str, Any] = {"color": METHOD_COLOR["teacher"], "ls": "--", "lw": 1.2, "zorder": 3}
     text: dict[str, Any] = {"color": METHOD_COLOR["teacher"], "fontsize": 8, "textcoords": "offset points"}
     if len(teachers) == 1:
-        fid, nfe = teachers[0].fid, teachers[0].nfe
+        fid, spent = teachers[0].fid, f"{getattr(teachers[0], against)} {'NFE' if against == 'nfe' else 'calls'}"
         axes.axhline(fid, **look)
         place = ("axes fraction", "data")
-        axes.annotate(f"teacher {fid:.2f} ({nfe} NFE)", (0.01, fid), xycoords=place, xytext=(2, -4), va="top", **text)
+        axes.annotate(f"teacher {fid:.2f} ({spent})", (0.01, fid), xycoords=place, xytext=(2, -4), va="top", **text)
     elif teachers:  # teachers that keep pace with the students: a line through them
-        axes.plot([score.nfe for score in teachers], [score.fid for score in teachers], **look)
+        axes.plot([getattr(score, against) for score in teachers], [score.fid for score in teachers], **look)
         last = max(teachers, key=lambda score: score.nfe)
-        axes.annotate("teachers", (last.nfe, last.fid), xytext=(0, 4), ha="right", va="bottom", **text)
+        axes.annotate("teachers", (getattr(last, against), last.fid), xytext=(0, 4), ha="right", va="bottom", **text)
 
 
 def _curves(found: Sequence[Score], methods: Sequence[str]) -> list[Curve]:

@@ -34,6 +34,8 @@ COLUMNS = [
     "sample_seconds",
     "metrics_file",
 ]
+EXTRA = ["radius", "calls", "fid_within_classes", "class_accuracy"]
+"""Columns after those, where a benchmark has them: of several radii, of guidance, and of classes."""
 ROW = ["method", "solver", "schedule", "family", "order"]
 """What a row of the FID table is: everything but the NFE and the seed of the fit."""
 
@@ -59,6 +61,8 @@ class Score:
         std: sample standard deviation over fit seeds; None with one seed.
         cells: names of the cells averaged, by seed.
         radius: of the relaxed objective, where the benchmark has several.
+        calls: network calls a sample, where an evaluation may be two.
+        within, accuracy: mean FID within a class, and share of samples of the class asked for; means over fit seeds.
     """
 
     method: str
@@ -71,6 +75,9 @@ class Score:
     std: float | None
     cells: tuple[str, ...]
     radius: float | None = None
+    calls: int | None = None
+    within: float | None = None
+    accuracy: float | None = None
 
     @property
     def row(self) -> Row:
@@ -82,7 +89,8 @@ class Score:
     def named(self) -> dict[str, object]:
         """The row and the NFE by column; the radius where it has one."""
         made = {key: getattr(self, key) for key in (*ROW, "nfe")}
-        return made if self.radius is None else made | {"radius": self.radius}
+        more = {key: getattr(self, key) for key in ("radius", "calls")}
+        return made | {key: value for key, value in more.items() if value is not None}
 
     @property
     def start(self) -> tuple[str, str]:
@@ -137,7 +145,7 @@ def read_records(metrics_files: Iterable[Path]) -> list[Record]:
 
 
 def collect(metrics_files: Iterable[Path]) -> pd.DataFrame:
-    """One row a cell, in table order, with exactly the columns of ``fid.csv``; ``radius`` last, if several were asked.
+    """One row a cell, in table order, with exactly the columns of ``fid.csv``, and of ``EXTRA`` those it has.
 
     Raises:
         Error: as ``read_records``.
@@ -148,10 +156,10 @@ def collect(metrics_files: Iterable[Path]) -> pd.DataFrame:
 def to_frame(records: Sequence[Record]) -> pd.DataFrame:
     """The table of checked records, in their order."""
     rows = [{**record, "metrics_file": str(record["path"])} for record in records]
-    several = ["radius"] * any(record.get("radius") is not None for record in records)
-    frame = pd.DataFrame(rows, columns=COLUMNS + several)
-    whole = {key: "Int64" for key in _WHOLE}
-    return frame.astype({**whole, **dict.fromkeys([*_NUMBER, *several], "float64")})
+    extra = [key for key in EXTRA if any(record.get(key) is not None for record in records)]
+    frame = pd.DataFrame(rows, columns=COLUMNS + extra)
+    whole = {key: "Int64" for key in (*_WHOLE, *(["calls"] if "calls" in extra else []))}
+    return frame.astype({**dict.fromkeys([*_NUMBER, *extra], "float64"), **whole})
 
 
 def write_fid_csv(frame: pd.DataFrame, path: Path) -> None:
@@ -171,7 +179,7 @@ def scores(frame: pd.DataFrame) -> list[Score]:
     found: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for cell in frame.to_dict("records"):
         values = {str(key): None if value is pd.NA else value for key, value in cell.items()}
-        values["radius"] = None if pd.isna(values.get("radius")) else values["radius"]
+        values |= {key: None if pd.isna(values.get(key)) else values[key] for key in EXTRA}
         found.setdefault(tuple(values[key] for key in [*ROW, "nfe", "radius"]), []).append(values)
     return [_score(cells) for cells in found.values()]
 
@@ -189,9 +197,16 @@ def start_of(found: Iterable[Score], learned: Score) -> Score | None:
 
 def _score(cells: Sequence[Mapping[str, Any]]) -> Score:
     fid = pd.Series([cell["fid"] for cell in cells], dtype="float64")
-    row = {key: cells[0][key] for key in [*ROW, "nfe", "radius"]}
+    row = {key: cells[0][key] for key in [*ROW, "nfe", "radius", "calls"]}
     names = tuple(Path(cell["metrics_file"]).stem for cell in cells)
-    return Score(**row, fid=float(fid.mean()), std=float(fid.std()) if len(cells) > 1 else None, cells=names)
+    within, accuracy = (_mean(cells, key) for key in ("fid_within_classes", "class_accuracy"))
+    std = float(fid.std()) if len(cells) > 1 else None
+    return Score(**row, fid=float(fid.mean()), std=std, cells=names, within=within, accuracy=accuracy)
+
+
+def _mean(cells: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    values = [cell[key] for cell in cells]
+    return None if None in values else float(sum(values) / len(values))
 
 
 def table_order(record: Record) -> tuple[Any, ...]:

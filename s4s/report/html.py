@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from s4s.errors import Error
 from s4s.files import write_text
+from s4s.report.classes import classes_table
 from s4s.report.data import Record, read_records, scores, to_frame
 from s4s.report.gains import gains_table
 from s4s.report.labels import method_label, start_label
@@ -39,6 +40,10 @@ _CAPTIONS = {
     "radius": "Held-out distance to the teacher (top) and FID (bottom) against the radius r of the relaxed objective, "
     "in units of sigma_T. Solid: noises as they were drawn. Dashed: each noise at the best place within its ball.",
 }
+_CALLS = (
+    "The same against network calls: a guided evaluation is two of them, with the condition and without, unless the "
+    "solver leaves one out."
+)
 _OTHER_CAPTION = "Figure {}."
 
 
@@ -84,6 +89,7 @@ def write_report(
         tables={name: Markup(to_html(table)) for name, table in tables.items()},
         gains=Markup(to_html(gains)) if gains else None,
         published=Markup(to_html(published)) if published else None,
+        classes=Markup(to_html(classes_table(found, records))) if any(s.within is not None for s in found) else None,
         pictures=[_picture(figure, path) for figure in figures],
         parts={part: _facts(records, part) for part in ("protocol", "provenance")},
         cells=[_cell(record, path) for record in records],
@@ -102,7 +108,7 @@ def _picture(figure: Path, page: Path) -> Picture:
     width = struct.unpack(">I", data[16:20])[0]
     kind = figure.stem.replace("_", "-").split("-")[0]
     source = "data:image/png;base64," + base64.b64encode(data).decode("ascii")
-    caption = _CAPTIONS.get(kind, _OTHER_CAPTION.format(figure.stem))
+    caption = _CALLS if figure.stem == "fid_vs_calls" else _CAPTIONS.get(kind, _OTHER_CAPTION.format(figure.stem))
     pdf = figure.with_name(figure.stem + ".pdf")
     return Picture(figure.stem, caption, source, width // 2, _relative(pdf if pdf.exists() else figure, page))
 

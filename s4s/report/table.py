@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from s4s.files import write_text
+from s4s.report.classes import classes_frame, classes_table, fewer_calls, nfe_label
 from s4s.report.data import Record, Row, Score, best, read_records, scores, start_of, to_frame, write_csv
 from s4s.report.gains import gains_frame, gains_table
 from s4s.report.labels import METHODS, method_label, others, schedule_label, solver_label, start_label
@@ -47,7 +48,8 @@ class Winner:
 def write_tables(metrics_files: Iterable[Path], directory: Path) -> list[Path]:
     """Write ``fid`` and ``summary`` as csv, md and tex.
 
-    And ``gains``, where starts were scored too, and ``published``, where numbers were published.
+    And ``classes`` of a class-conditional model, ``gains``, where starts were scored too, and ``published``, where
+    numbers were published.
 
     Returns:
         The files written.
@@ -59,6 +61,8 @@ def write_tables(metrics_files: Iterable[Path], directory: Path) -> list[Path]:
     found = scores(to_frame(records))
     tables = [("fid", fid_table(found, records), fid_frame(found))]
     tables.append(("summary", summary_table(found, records), summary_frame(found)))
+    if any(score.within is not None for score in found):
+        tables.append(("classes", classes_table(found, records), classes_frame(found)))
     gains = gains_table(found, records)
     if gains is not None:
         tables.append(("gains", gains, gains_frame(found)))
@@ -93,7 +97,7 @@ def fid_table(found: Sequence[Score], records: Sequence[Record]) -> Table:
     if any(score.std is not None for score in found):
         notes.append("Mean ± sample standard deviation over fits with different seeds (in parentheses, how many).")
     title = f"FID of {records[0]['benchmark']} by number of network evaluations (NFE)."
-    head = ("Method", "Solver or start", "Grid", *map(str, nfes))
+    head = ("Method", "Solver or start", "Grid", *(nfe_label(nfe, found) for nfe in nfes))
     return Table(title, head, tuple(map(tuple, groups.values())), tuple(notes), names=3)
 
 
@@ -137,7 +141,7 @@ def summary_table(found: Sequence[Score], records: Sequence[Record]) -> Table:
         cells = [_summary_cell(score, low, of) for score in (winner.classical, winner.start, *learned)]
         values = [ratio(winner) for ratio in ratios.values()]
         cells += [_summary_cell(winner.teacher, None, of), *(Cell("" if v is None else f"{v:.2f}×") for v in values)]
-        rows.append((Cell(str(winner.nfe)), *cells))
+        rows.append((Cell(nfe_label(winner.nfe, found)), *cells))
     notes = (
         protocol_note(records),
         "Each entry is the best of its method at that NFE (mean over fit seeds), with its family where there are "
@@ -191,7 +195,8 @@ def fid_text(score: Score) -> str:
 def _fid_cell(score: Score, found: Sequence[Score]) -> Cell:
     column = [other for other in found if other.nfe == score.nfe and other.method != "teacher"]
     classical = [other for other in column if other.method == "classical"]
-    return Cell(fid_text(score), bold=_lowest(score, column), underline=_lowest(score, classical))
+    marks = {"bold": _lowest(score, column), "underline": _lowest(score, classical)}
+    return Cell(fid_text(score), fewer_calls(score), **marks)
 
 
 def _lowest(score: Score, among: Sequence[Score]) -> bool:
@@ -202,7 +207,11 @@ def _summary_cell(score: Score | None, low: float | None, of: Callable[[Score], 
     if score is None:
         return Cell()
     begun = start_label(*score.start)
-    remark = f"{score.nfe} NFE" if score.method == "teacher" else "; ".join(filter(None, (of(score), begun)))
+    remark = (
+        f"{score.nfe} NFE"
+        if score.method == "teacher"
+        else "; ".join(filter(None, (of(score), begun, fewer_calls(score))))
+    )
     return Cell(f"{score.fid:.2f}", remark, bold=low is not None and round(score.fid, 2) == round(low, 2))
 
 

@@ -231,6 +231,21 @@ def precision_recall(generated: Tensor, real: Tensor, k: int = 3) -> dict[str, f
     return {"precision": precision, "recall": recall, "f_score": 2 * precision * recall / max(1e-5, precision + recall)}
 
 
+def within_classes(generated: Tensor, asked: Tensor, real: Tensor, labels: Tensor, told: Tensor) -> dict[str, float]:
+    """What a class-conditional model makes of its classes: the mean FID within a class, and its accuracy.
+
+    Args:
+        generated, real: [n, d] and [m, d] features.
+        asked, labels: [n] and [m] their classes: those that samples were asked for, and those of the real ones.
+        told: [n] what the scoring classifier takes the samples for.
+    """
+    counts = {int(c): (int((asked == c).sum()), int((labels == c).sum())) for c in asked.unique()}
+    if few := next((c for c, both in counts.items() if min(both) < 2), None):
+        raise Error(f"class {few} has {counts[few][0]} samples and {counts[few][1]} real ones; a FID needs 2 of each")
+    each = [frechet(Moments.of(generated[asked == c]), Moments.of(real[labels == c])) for c in counts]
+    return {"fid_within_classes": float(np.mean(each)), "class_accuracy": (told == asked).double().mean().item()}
+
+
 def _distances(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Rows of x, and their distances [rows, len(y)] to all of y."""
     step = max(1, BLOCK // len(y))

@@ -15,7 +15,7 @@ from s4s import classical, search
 from s4s.errors import Error
 from s4s.grid import grid
 from s4s.learn.teacher import BATCH
-from s4s.models import load_model
+from s4s.models import digits_model, load_model
 from s4s.models.model import Model
 from s4s.process import EDM
 from s4s.solver import Denoise, Solver
@@ -97,6 +97,8 @@ class Bench:
     def process(self) -> Any:
         """The noise process; known without the network where the config says it all."""
         ends = self.config["process"]
+        if self.trained:
+            return digits_model.process(ends.get("type", "edm"), **{k: v for k, v in ends.items() if k != "type"})
         return EDM(ends["sigma_min"], ends["sigma_max"]) if "sigma_max" in ends else self.model.process
 
     @property

@@ -187,10 +187,23 @@ def network_files(config: Mapping[str, Any]) -> list[str]:
     return [record, weights, "models/denoiser.json"] if config["model"]["type"] in ("edm", "ldm") else [record]
 
 
+def guided(config: Mapping[str, Any]) -> bool:
+    """Whether an evaluation calls the network with and without the condition."""
+    model = config["model"]
+    default = {"stable-diffusion": 7.5, "ldm": 2.0 if model.get("kind") == "imagenet256" else None}.get(model["type"])
+    return model.get("guidance", default) not in (None, 1)
+
+
+def calls(config: Mapping[str, Any], cell: Cell) -> int:
+    """Network calls of a sample: two for each guided evaluation."""
+    return cell.nfe * (2 if guided(config) else 1)
+
+
 def figures(config: Mapping[str, Any]) -> list[str]:
     """The figures that are drawn of a benchmark."""
     learned = config["learned"]
-    made = ["fid_vs_nfe"] + ["solvers", "samples", "loss_vs_fid"] * bool(learned["methods"])
+    made = ["fid_vs_nfe"] + ["fid_vs_calls"] * guided(config)
+    made += ["solvers", "samples", "loss_vs_fid"] * bool(learned["methods"])
     return made + ["radius"] * bool(learned["methods"] and isinstance(learned["radius"], list))
 
 
@@ -199,19 +212,30 @@ def uint8_rule(config: Mapping[str, Any]) -> str:
     return config["sample"].get("uint8") or PROTOCOLS[config["score"]["protocol"]][0]
 
 
+def kind_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the network of a digits benchmark is trained for, where that is more than the digits' default."""
+    model, process = config["model"], config["process"].get("type", "edm")
+    made = {key: model[key] for key in ("latents", "autoencoder_steps") if key in model}
+    made |= {"label_dropout": model.get("label_dropout", 0.1)} if "classes" in model else {}
+    return made | ({} if process == "edm" else {"process": process})
+
+
 def made_from(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
     """The part of the config that a stage's result depends on, and the state of the code."""
     model, process = {"model": config["model"]}, {"process": config["process"]}
-    trained = config["model"]["type"] == "digits"
+    trained, network = config["model"]["type"] == "digits", model
+    if trained:
+        told = ("guidance", "classes", "class_seed", "label_dropout")
+        network = {"model": {k: v for k, v in config["model"].items() if k not in told}} | kind_of(config)
     pairs = model | process | {"teacher": {k: v for k, v in config["teacher"].items() if k != "shard_size"}}
-    learned = ["distance", "rounds"] + ["space"] * (not trained)
+    learned = ["distance", "rounds"] + ["space"] * (not trained or "latents" in config["model"])
     learned += ["convert"] * ("convert" in config["learned"])
     learned += ["moments"] * (config["learned"]["moments"] > 0)
     learned += ["radius"] * (not isinstance(config["learned"]["radius"], list))  # else the cell's name says it
     sampled = model | process | {"seed": config["sample"]["seed"], "uint8": uint8_rule(config)}
     extractor = {key: config["score"][key] for key in ("protocol", "extractor") if key in config["score"]}
     return {
-        "train": model,
+        "train": network,
         "textbook": process if trained else model | process,
         "teacher": pairs,
         "fit": pairs | {key: config["learned"][key] for key in learned},

@@ -44,6 +44,8 @@ def check(config: Any) -> dict[str, Any]:
     with extra("benchmark"):
         from jsonschema import Draft202012Validator
 
+    if isinstance(config, Mapping) and "parts" in config:
+        raise Error("a list of benchmarks, which `s4s run` and snakemake take; give one of the configs that it names")
     schema = _schema()
     try:
         filled = _filled(schema, config, schema)

@@ -23,7 +23,7 @@ from s4s.learn.jacobian import ROWS, gauss_newton
 from s4s.learn.methods import phases
 from s4s.learn.teacher import BATCH
 from s4s.process import EDM
-from s4s.stages.cells import Cell, cells, needs_features, radius_of, shards, uint8_rule
+from s4s.stages.cells import Cell, cells, guided, needs_features, radius_of, shards, uint8_rule
 from s4s.stages.passes import Pass
 
 Config = Mapping[str, Any]
@@ -94,9 +94,7 @@ def flops(config: Config, found: list[Pass]) -> dict[str, float]:
 
 def rows_a_call(config: Config) -> int:
     """2 with guidance, which calls the network with and without the condition in one batch."""
-    spec = config["model"]
-    default = {"stable-diffusion": 7.5, "ldm": 2.0 if spec.get("kind") == "imagenet256" else None}.get(spec["type"])
-    return 1 if spec.get("guidance", default) in (None, 1) else 2
+    return 2 if guided(config) else 1
 
 
 def memory(config: Config, found: list[Pass]) -> tuple[int, int]:

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from s4s.files import sha256
-from s4s.models.model import facts_of
+from s4s.models.digits import digits
+from s4s.models.model import classes, facts_of
 from s4s.score import metrics, reference
 from s4s.score.metrics import Moments
 from s4s.score.reference import Statistics
 from s4s.solver import Solver
 from s4s.stages.bench import Bench
-from s4s.stages.cells import Cell
+from s4s.stages.cells import Cell, calls, guided
 from s4s.stages.chain import outside
 from s4s.stages.features import Shard, extractor_files, extractor_of, feature_files, protocol_of, read_shard
 from s4s.stages.files import write_json
@@ -58,6 +59,15 @@ class Scorer:
         computed = self.found.record.get("file") if self.protocol.reference.kind != "npz" else None  # type: ignore[union-attr]
         return scoring_files(self.bench) | (outside(reference.store() / computed) if computed else {})
 
+    def _classes(self, features: Tensor, facts: Mapping[str, Any]) -> dict[str, float]:
+        """FID within classes and accuracy of the samples, whose features are in the order of their indices."""
+        plan, indices = facts["model"]["classes"], range(len(features))
+        asked = classes(plan["plan"], range(plan["count"]), plan["seed"])(indices)
+        assert self.real is not None and asked is not None  # the config's check saw to it
+        with torch.no_grad():
+            told = self.extract.network.classifier.head(features.float()).argmax(1)  # type: ignore[operator,union-attr]
+        return metrics.within_classes(features, asked, self.real, digits()[1], told)
+
     def scores(self, shards: Sequence[Shard]) -> dict[str, Any]:
         """What the config asks for, by name; only a FID can do without the features."""
         moments = Moments.merge(shard.moments for shard in shards)
@@ -72,6 +82,8 @@ class Scorer:
             made |= metrics.kid(features, self.real, size=size) | {"kid_subset_size": size}
         if self.real is not None and "precision-recall" in self.metrics:
             made |= metrics.precision_recall(features, self.real)
+        if "classes" in self.metrics:
+            made |= self._classes(features, shards[0].facts)
         if replicates := self.bench.config["score"]["bootstrap"]:
             made["fid_interval"] = asdict(metrics.bootstrap(features, self.found, replicates))
         return made
@@ -112,6 +124,8 @@ def evaluate_cell(bench: Bench, cell: Cell) -> Path:
             "seed": cell.seed, **scorer.scores(shards), "fid_label": scorer.protocol.label(count),
             "n_samples": count, "val_loss": spent.get("val_loss"), "fit_seconds": spent.get("seconds"),
             "fit_nfe": spent.get("evaluations"), "sample_seconds": sum(f["seconds"] for f in facts)}  # fmt: skip
+    if guided(bench.config):
+        head |= {"calls": calls(bench.config, cell)}
     if cell.radius is not None:
         head |= {"radius": cell.radius, "relaxed_loss": spent.get("relaxed_loss")}
     if cell.file is not None:

@@ -10,7 +10,7 @@ from s4s.models import weights
 from s4s.models.digits import Classifier, DigitsUNet, Perceptual
 from s4s.stages import train
 from s4s.stages.bench import Bench
-from s4s.stages.cells import made_from
+from s4s.stages.cells import kind_of, made_from
 
 NETWORKS = {"denoiser": DigitsUNet, "features": Classifier, "perceptual": Perceptual}
 
@@ -21,7 +21,8 @@ def train_network(bench: Bench, kind: str) -> Path:
     if model["type"] != "digits":
         raise Error(f"model type {model['type']} is published, not trained: run `s4s download` instead")
     if kind == "denoiser":
-        net = train.train_denoiser(model["seed"], model["steps"], model["batch"], channels=model["channels"])
+        what = train.Kind(**kind_of(bench.config))
+        net = train.train_denoiser(model["seed"], model["steps"], model["batch"], channels=model["channels"], kind=what)
     else:
         offset = 1 + list(NETWORKS).index(kind)
         net = train.train_classifier(kind, model["seed"] + offset, model["classifier_steps"])

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from s4s.models.digits import SHAPE, Classifier, DigitsUNet
+from s4s.models.digits import SHAPE, Classifier
 from s4s.stages import costs
 from s4s.stages.cells import cells
 from s4s.stages.plan import job_counts
+from s4s.stages.skeleton import digits
 from s4s.stages.train import HALVES
 
 Config = Mapping[str, Any]
@@ -35,12 +36,14 @@ def job_seconds(config: Config) -> dict[str, float]:
     warnings.simplefilter("ignore")  # torch's own, which nobody has asked for here
     torch.set_num_threads(1)
     counts, spent, model = job_counts(config), costs.evaluations(config), config["model"]
-    net = DigitsUNet(model["channels"])
-    images, level = torch.randn(ROWS, *SHAPE), torch.ones(ROWS)
+    net = digits(config)
+    states, images, level = torch.randn(ROWS, *net.shape), torch.randn(ROWS, *SHAPE), torch.ones(ROWS)
+    labels = torch.zeros(ROWS, dtype=torch.long) if net.classes else None
     with torch.no_grad():
-        evaluation = _seconds(lambda: net(images, level)) / ROWS
+        evaluation = costs.rows_a_call(config) * _seconds(lambda: net(states, level, labels)) / ROWS
     half = model["batch"] // HALVES
-    training = model["steps"] * HALVES * _slopes(net, lambda: net(images[:half], level[:half]))
+    some = None if labels is None else labels[:half]
+    training = model["steps"] * HALVES * _slopes(net, lambda: net(states[:half], level[:half], some))
     classifier = Classifier()
     training += 2 * model["classifier_steps"] * HALVES * _slopes(classifier, lambda: classifier(images[: CLASSES // 2]))
     scored = len(cells(config)) * config["sample"]["n"]  # an image's features take about what an evaluation does
@@ -67,7 +70,7 @@ def _seconds(run: Callable[[], Any]) -> float:
 
 def _slopes(net: nn.Module, run: Callable[[], torch.Tensor]) -> float:
     """Seconds of one gradient by all weights."""
-    parameters = list(net.parameters())
+    parameters = [p for p in net.parameters() if p.requires_grad]
     return _seconds(lambda: torch.autograd.grad(run().square().mean(), parameters))
 
 

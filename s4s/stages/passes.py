@@ -177,11 +177,14 @@ def _forward(net: Any, passes: list[Pass], given: Any) -> Any:
 
 
 def _digits(config: Config, trained: Path) -> list[Pass]:
-    from s4s.models.digits import SHAPE, DigitsUNet
+    from s4s.stages.skeleton import digits
 
     with torch.device("meta"):
-        net = DigitsUNet(config["model"]["channels"])
-    return [trace(net, lambda: net(_meta(*SHAPE), torch.ones(1, device="meta")))]
+        net = digits(config)
+    x, level, decoder = _meta(*net.shape), torch.ones(1, device="meta"), net.autoencoder
+    labels = torch.zeros(1, dtype=torch.long, device="meta") if net.classes else None
+    found = [trace(net, lambda: net(x, level, labels))]
+    return found if decoder is None else [*found, trace(decoder, lambda: decoder.decode(x))]
 
 
 PASSES: dict[str, Make] = {

@@ -18,7 +18,7 @@ OF_RGB = ("inception", "vgg", "clip", "dinov2")  # how the names of torch-fideli
 OF_FLOATS = "inception-v3-pytorch-fid"  # the extractor that takes floats; all others take 8-bit images
 UNCONDITIONAL = ("lsun_bedroom",)  # kinds of latent diffusion without classes
 OF_TABLES, STEPS = ("ldm", "stable-diffusion"), 1000  # models with a table of so many training steps
-LEAST = {"fid": 2, "kid": 2, "precision-recall": 4}  # samples that a metric needs
+LEAST = {"fid": 2, "kid": 2, "precision-recall": 4, "classes": 20}  # samples that a metric needs
 GITS_SEED, GITS_STEPS = 0, 60  # of the noises that GITS searches its grid on; steps of the path it chooses from
 OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {  # what each solver takes; a test holds it to the registry
     "ddim": {},
@@ -161,6 +161,12 @@ def _require_classes(model: Mapping[str, Any]) -> None:
         given = next((key for key in ("guidance", "classes", "class_seed") if model.get(key) is not None), None)
         if given:
             raise Error(f"model.{given}: it needs a class-conditional model, and {kind} has no classes; leave it out")
+    if model["type"] == "digits":
+        own = next((key for key in ("guidance", "class_seed", "label_dropout") if model.get(key) is not None), None)
+        if own and "classes" not in model:
+            raise Error(f"model.{own}: it needs a class-conditional network; set model.classes, or leave it out")
+        if "autoencoder_steps" in model and "latents" not in model:
+            raise Error("model.autoencoder_steps: it has no effect without latents; leave it out")
     if "class_seed" in model and model.get("classes") != "random":
         raise Error("model.class_seed: it has no effect unless 'classes' is random; leave it out")
 
@@ -202,6 +208,14 @@ def _require_scored(config: Config) -> None:
     of_digits = "feature" in learned["distance"] or score["protocol"] == "digits"
     if of_digits and config["model"]["type"] != "digits":
         raise Error("learned.distance feature and protocol digits use networks that only model type digits trains")
+    if "classes" in score["metrics"] and "classes" not in config["model"]:
+        raise Error("score.metrics: classes are those that samples of the digits were asked for; set model.classes")
+    if "classes" in score["metrics"] and config["model"]["type"] != "digits":
+        raise Error("score.metrics: classes are told by the digits' classifier; they need model type digits")
+    if "latents" in config["model"] and "feature" in learned["distance"] and learned["space"] != "images":
+        raise Error(
+            "learned.distance: feature compares images, and this model has latents: set learned.space to images"
+        )
     if learned["moments"] and "microbatch" in learned:
         raise Error("learned.moments: they are of whole batches; leave out learned.microbatch, or moments")
     _require_reference(score, config["sample"]["n"])

@@ -17,7 +17,7 @@ from s4s.download import cache_dir
 from s4s.errors import Error, missing
 from s4s.files import at_home, sha256
 from s4s.learn import lpips
-from s4s.models import captions, diffusers_model, hub, ldm, stable_diffusion
+from s4s.models import captions, diffusers_model, digits_model, hub, ldm, stable_diffusion
 from s4s.score import reference
 from s4s.score.features import check_extractor, inception_weights, require_channels
 from s4s.score.protocol import Protocol
@@ -77,6 +77,8 @@ def solvers(config: Config, root: Path) -> Item:
             process = CHECKS[spec["type"]](_settings(spec) | ends, root)
         elif spec["type"] == "ldm":
             process = ldm.process(**ends)
+        elif spec["type"] == "digits":
+            process = digits_model.process(config["process"].get("type", "edm"), **ends)
         require_solvers(config, process)
         return "each can be made on its grid"
 

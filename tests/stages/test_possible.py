@@ -172,7 +172,7 @@ def test_two_solvers_of_one_family_in_one_config() -> None:
 def test_shipped_cells_keep_their_names() -> None:
     """Files of results are found by name: those of the shipped configs are as they were in the first release."""
     names = {path.stem: digest([cell.name for cell in asked.cells(load(path))])[:12]
-             for path in sorted((ROOT / "config").glob("*.yaml"))}  # fmt: skip
+             for path in sorted((ROOT / "config").glob("*.yaml")) if path.stem != "kinds"}  # fmt: skip
     assert (
         names["cifar10"] == "3bc30b9aadf3"
         and names["digits-full"] == "2510ca7ef04d"

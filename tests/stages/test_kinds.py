@@ -1,0 +1,147 @@
+"""Benchmarks of every kind of model, and one table over them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import small
+import torch
+import yaml
+
+from s4s import report
+from s4s.cli.main import main
+from s4s.errors import Error
+from s4s.score.metrics import Moments, frechet, within_classes
+from s4s.stages import cells as asked
+from s4s.stages import config, kinds, written
+
+ROOT = Path(__file__).resolve().parents[2]
+CLASS = {
+    "model": {"classes": "uniform", "guidance": 2.0},
+    "score": {"protocol": "digits", "data": "digits", "metrics": ["fid", "classes"]},
+    "sample": {"n": 40},
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Results of two small benchmarks: classes with guidance, and latents."""
+    results = tmp_path_factory.mktemp("kinds") / "results"
+    latent = {"model": {"latents": 2, "autoencoder_steps": 1}, "learned": {"space": "images"}, "sample": {"n": 40}}
+    benches = [small.bench(results, benchmark="a-class", **CLASS), small.bench(results, benchmark="b-latent", **latent)]
+    for bench in benches:
+        small.run(bench)
+    return [bench.folder.root for bench in benches]
+
+
+def test_kinds_in_one_table(made: list[Path], tmp_path: Path) -> None:
+    """Calls, FID within classes and accuracy stand beside the FID where there is guidance, and nowhere else."""
+    with pytest.raises(SystemExit) as end:
+        main(["kinds", *map(str, made), "--out", str(tmp_path)])
+    assert end.value.code == 0
+    table = pd.read_csv(tmp_path / "kinds.csv")
+    guided, latent = (table[table["benchmark"] == name] for name in ("a-class", "b-latent"))
+    assert list(guided["method"]) == ["classical", "s4s", "teacher"]
+    assert list(guided["calls"]) == [4, 4, 8], "a guided evaluation is two calls"
+    assert latent["calls"].isna().all()
+    assert (guided["fid_within_classes"] > 0).all()
+    assert guided["class_accuracy"].between(0, 1).all()
+    text = (tmp_path / "kinds.md").read_text()
+    assert "| a-class | 2 (4 calls) |" in text
+    assert "| b-latent | 2 |" in text
+    metrics = json.loads(next((made[0] / "metrics").glob("s4s*.json")).read_text())
+    assert metrics["protocol"]["guidance"] == 2.0
+
+
+def test_a_guided_benchmark_says_its_calls(made: list[Path], tmp_path: Path) -> None:
+    files = sorted((made[0] / "metrics").glob("*.json"))
+    frame = report.collect(files)
+    assert list(frame.columns[-3:]) == ["calls", "fid_within_classes", "class_accuracy"]
+    report.write_tables(files, tmp_path)
+    for name in ("fid", "summary", "classes"):
+        assert "2 (4 calls)" in (tmp_path / f"{name}.md").read_text()
+    report.draw_fid(files, tmp_path / "calls", "calls")
+    assert (tmp_path / "calls.png").stat().st_size > 5000
+    assert "radius" not in report.collect(sorted((made[1] / "metrics").glob("*.json"))).columns
+
+
+def test_fid_within_classes() -> None:
+    """The mean of the classes' own distances, each against the real samples of its class, and the share told right."""
+    draw = torch.Generator().manual_seed(0)
+    real, labels = torch.randn(60, 3, generator=draw, dtype=torch.float64), torch.arange(60) % 2
+    asked_for, told = torch.arange(40) % 2, torch.zeros(40, dtype=torch.long)
+    fake = torch.randn(40, 3, generator=draw, dtype=torch.float64)
+    found = within_classes(fake, asked_for, real, labels, told)
+    each = [frechet(Moments.of(fake[asked_for == c]), Moments.of(real[labels == c])) for c in (0, 1)]
+    assert found["fid_within_classes"] == pytest.approx(sum(each) / 2)
+    assert found["class_accuracy"] == 0.5
+    same = within_classes(real, labels, real, labels, labels)
+    assert same == pytest.approx({"fid_within_classes": 0, "class_accuracy": 1}, abs=1e-12)
+    with pytest.raises(Error, match="class 1 has 1 samples and 30 real ones; a FID needs 2 of each"):
+        within_classes(fake[:3], asked_for[:3], real, labels, told[:3])
+
+
+def test_the_network_hangs_on_its_kind_alone() -> None:
+    """Guidance leaves the network; classes, process and latents do not. What `digits` is made from has not changed."""
+    plain = small.bench().config
+    assert asked.made_from(plain, "train") == {"model": plain["model"], "code": 1}
+    guided, other = (small.bench(model={"classes": "uniform", "guidance": g}).config for g in (2.0, 4.0))
+    assert asked.made_from(guided, "train") == asked.made_from(other, "train")
+    assert asked.made_from(guided, "teacher") != asked.made_from(other, "teacher")
+    made = [plain, guided, small.bench(process={"type": "vp"}).config, small.bench(process={"type": "flow"}).config]
+    found = [asked.made_from(one, "train") for one in made]
+    assert all(a != b for k, a in enumerate(found) for b in found[:k])
+
+
+def test_the_list_of_kinds() -> None:
+    listed = kinds.parts(written.read(ROOT / "config/kinds.yaml"), ROOT / "config")
+    assert [part["benchmark"] for part in listed] == [
+        "digits", "digits-vp", "digits-flow", "digits-latent", "digits-class-g1", "digits-class", "digits-class-g4",
+    ]  # fmt: skip
+    assert [part["model"].get("guidance") for part in listed[-3:]] == [1.0, 2.0, 4.0]
+    one, two = listed[-3], listed[-2]
+    assert asked.made_from(one, "train") == asked.made_from(two, "train"), "one network, three scales"
+
+
+def test_a_list_is_no_benchmark() -> None:
+    with pytest.raises(Error, match=r"kinds\.yaml: a list of benchmarks, which `s4s run` and snakemake take"):
+        config.load(ROOT / "config/kinds.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{benchmark: a, parts: [], more: 1}", "unknown key 'more'"),
+        ("{benchmark: a, parts: []}", "parts: needs a list of"),
+        ("{benchmark: a, parts: [{config: x.yaml, changes: {}}]}", "parts: needs a list of"),
+        ("{benchmark: A, parts: [{config: x.yaml}]}", "benchmark: 'A' is no name of a results folder"),
+        ("{benchmark: a, parts: [{config: x.yaml}]}", "x.yaml: cannot read the config"),
+        ("{benchmark: a, parts: [{config: one.yaml}, {config: one.yaml}]}", "two benchmarks of the name 'small'"),
+        ("{benchmark: a, parts: [{config: one.yaml, change: {nfe: 0}}]}", "one.yaml: nfe: 0 is not of type 'array'"),
+    ],
+)
+def test_bad_lists_are_one_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump(small.CONFIG))
+    with pytest.raises(Error, match=message):
+        kinds.parts(yaml.safe_load(text), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"guidance": 2.0}}, "model.guidance: it needs a class-conditional network"),
+        ({"model": {"autoencoder_steps": 9}}, "model.autoencoder_steps: it has no effect without latents"),
+        ({"model": {"latents": 2}}, "set learned.space to images"),
+        ({"score": {"protocol": "digits", "data": "digits", "metrics": ["fid", "classes"]}}, "set model.classes"),
+        ({"process": {"type": "vp", "sigma_min": 0.1}}, "process: unknown key 'sigma_min'; choose one of: t_max"),
+        ({"process": {"type": "ve"}}, "process.type: 've' is not possible; choose one of: edm, vp, flow"),
+        ({**CLASS, "sample": {"n": 8}}, "sample.n: classes needs at least 20 samples"),
+    ],
+)
+def test_impossible_kinds_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(Error, match=message):
+        small.bench(**changes)
