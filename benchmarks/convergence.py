@@ -20,13 +20,13 @@ import matplotlib
 from s4s.files import replacing, write_text
 
 ROUNDS, STEPS, LONG = 12, 300, 1200
-LABELS = {"ours": "Levenberg-Marquardt (ours)", "adam": f"Adam, {STEPS} steps", "long": f"Adam, {LONG} steps"}
+LABELS = {"ours": "ours", "adam": f"Adam, {STEPS} steps", "long": f"Adam, {LONG} steps"}
 
 
 def cell(denoise: Any, samples: Any, method: str, nfe: int, seed: int) -> dict[str, Any]:
     """The curves of one cell."""
     curves = {
-        "ours": digits.levenberg_marquardt(denoise, samples, method, digits.start(nfe), seed, ROUNDS)[0],
+        "ours": digits.ours(denoise, samples, method, digits.start(nfe), seed, ROUNDS)[0],
         "adam": digits.adam(denoise, samples, method, nfe, seed, STEPS),
         "long": digits.adam(denoise, samples, method, nfe, seed, LONG),
     }

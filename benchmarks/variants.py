@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from unittest import mock
@@ -19,7 +19,7 @@ import digits
 
 import s4s
 from s4s.files import write_text
-from s4s.learn import fitter
+from s4s.learn import run
 from s4s.learn.several import stretch
 from s4s.solver import Denoise
 from s4s.stages.train import train_denoiser
@@ -27,10 +27,10 @@ from s4s.stages.train import train_denoiser
 ROUNDS = 12
 WEAK = 8  # evaluations of the teacher that a curriculum begins with
 NAMES = {
-    "default": "as it is: 64 samples, then 256",
-    "batch-64": "64 samples throughout",
-    "batch-256": "256 samples throughout",
-    "batch-all": "all 1,400 samples throughout",
+    "default": "as it is: 64 samples a batch of the rounds",
+    "batch-32": "32 samples",
+    "batch-256": "256 samples",
+    "batch-all": "all 1,400 samples",
     "other-grid": "from the logSNR grid",
     "other-solver": "from DPM-Solver++(3M)",
     "fewer-nfe": "from the grid found for one NFE less",
@@ -52,28 +52,26 @@ class Bench:
         """The curve of one fit: without what a start cost elsewhere, with the weak teacher's part of a curriculum."""
 
         def fit(begin: s4s.Solver) -> tuple[list[digits.Point], s4s.Solver]:
-            return digits.levenberg_marquardt(self.denoise, self.samples, method, begin, seed, ROUNDS)
+            return digits.ours(self.denoise, self.samples, method, begin, seed, ROUNDS)
 
         begin = digits.start(nfe)
         if variant.startswith("batch-"):
             size = {"all": digits.TRAIN}.get(variant[6:]) or int(variant[6:])
-            with mock.patch.object(fitter, "batch_size", lambda *_: size):
+            with mock.patch.object(run, "ROUND", replace(run.ROUND, rows=size)):
                 return fit(begin)[0]
         if variant == "other-grid":
             begin = s4s.solver("ipndm", s4s.grid("logsnr", digits.PROCESS, nfe), order=3)
         if variant == "other-solver":
             begin = s4s.solver("dpmpp", begin.sigma, order=3)
         if variant == "fewer-nfe":
-            _, found = digits.levenberg_marquardt(
-                self.denoise, self.samples, method, digits.start(nfe - 1), seed, ROUNDS
-            )
+            _, found = digits.ours(self.denoise, self.samples, method, digits.start(nfe - 1), seed, ROUNDS)
             begin = s4s.solver("ipndm", stretch(found.sigma, nfe), order=3)
         if variant == "other-network":
-            _, begin = digits.levenberg_marquardt(*self.other, method, begin, seed, ROUNDS)
+            _, begin = digits.ours(*self.other, method, begin, seed, ROUNDS)
         if variant == "curriculum":
-            first, begin = digits.levenberg_marquardt(self.denoise, self.weak, method, begin, seed, ROUNDS // 3)
+            first, begin = digits.ours(self.denoise, self.weak, method, begin, seed, ROUNDS // 3)
             spent = first[-1]
-            rest, _ = digits.levenberg_marquardt(self.denoise, self.samples, method, begin, seed, ROUNDS - ROUNDS // 3)
+            rest, _ = digits.ours(self.denoise, self.samples, method, begin, seed, ROUNDS - ROUNDS // 3)
             return [digits.Point(p.evaluations + spent.evaluations, p.seconds + spent.seconds, p.loss) for p in rest]
         return fit(begin)[0]
 

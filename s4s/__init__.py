@@ -26,6 +26,7 @@ _HOME = {
     "load_solver": "solver",
     "noise": "noise",
     "sample": "solver",
+    "from_table": "table",
     "Bundle": "bundle",
     "load_bundle": "bundle",
     "Curve": "curve",
@@ -94,6 +95,7 @@ if TYPE_CHECKING:
     from s4s.solver import Solver as Solver
     from s4s.solver import load_solver as load_solver
     from s4s.solver import sample as sample
+    from s4s.table import from_table as from_table
 
 
 class _Package(ModuleType):

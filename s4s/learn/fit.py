@@ -7,26 +7,33 @@ Some methods go on from the result of another: S4S-Alt from LD3's, where textboo
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from s4s.errors import Error
+from s4s.errors import Error, Notice
 from s4s.learn.distance import Distance
 from s4s.learn.distances import distance
 from s4s.learn.family import family, is_textbook
-from s4s.learn.fitter import Fitter
 from s4s.learn.frozen import Frozen
 from s4s.learn.jacobian import PERTURBATION
 from s4s.learn.levels import row_levels
-from s4s.learn.methods import phases
+from s4s.learn.methods import moves_levels, phases
 from s4s.learn.modes import with_derivatives
+from s4s.learn.objective import Objective, Tried
+from s4s.learn.run import Plan, Run
+from s4s.learn.starts import known
+from s4s.learn.stream import Terms
 from s4s.learn.teacher import TeacherSet
 from s4s.learn.unfinished import Unfinished, content
+from s4s.noise import Start
 from s4s.solver import ARRAYS, Denoise, Solver
+from s4s.values import whole
 from s4s.version import __version__
 
 
@@ -40,8 +47,9 @@ class FitResult:
             and with ``moments`` their weighted gap.
         evaluations: network-forward-equivalents spent (input-backward counts 1), validation included.
         seconds: wall time.
-        history: one record a round: round, and of its last step batch and loss on it, val_loss, evaluations; losses are
-            without ``moments`` before the last phase.
+        history: one record a round: round, and of its last step batch and loss on it, val_loss, evaluations.
+        raced: one record a stream and heat of the race: start, lane, loss, batches, evaluations.
+        notes: what would have helped: more rounds, more samples.
     """
 
     solver: Solver
@@ -50,21 +58,26 @@ class FitResult:
     evaluations: int
     seconds: float
     history: list[dict[str, float]] = field(default_factory=list)
+    raced: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @with_derivatives
 def fit(
-    solver: Solver, denoise: Denoise | Callable[[Tensor], Denoise], teacher: TeacherSet, method: str = "s4s-alt", *,
+    solver: Solver | Sequence[Solver], denoise: Denoise | Callable[[Tensor], Denoise], teacher: TeacherSet,
+    method: str = "s4s-alt", *,
     distance: str | Mapping[str, float] | Distance = "l2", radius: float = 0.0, moments: float = 0.0,
     family: str | None = None, order: int | None = None, convert: str | None = None,
-    seed: int = 0, rounds: int = 12, patience: int = 5, validation: int | None = None,
+    seed: int = 0, rounds: int = 12, patience: int = 2, validation: int | None = None,
     microbatch: int | None = None, perturbation: float = PERTURBATION, checkpoint: bool | None = None,
     progress: str | None = None, resume: str | os.PathLike[str] | None = None,
 ) -> FitResult:  # fmt: skip
     """Learn a few-step solver that imitates a teacher, starting from ``solver``.
 
     Args:
-        solver: where to start; the result keeps its number of evaluations.
+        solver: where to start; the result keeps its number of evaluations. A method that may move the grid races the
+            start beside textbook solvers on known grids, unless the starts to race are said: a list of one or more,
+            for example with a host's own levels. S4S races streams from its start alone.
         denoise: the frozen network; for a teacher set with conditions, the function of their rows that gives it. One
             that takes a single level a call is called level by level.
         teacher: noises and teacher outputs; the last ``validation`` (default a quarter, at most 512) are held out.
@@ -79,8 +92,8 @@ def fit(
             the start uses.
         convert: with decoupled times, where a noise prediction becomes data, ``eval`` or ``grid``.
         seed: of the batches.
-        rounds: times each phase's cycle of blocks is gone through, one Levenberg-Marquardt step a block.
-        patience: stop after this many rounds without a gain of half a percent on validation.
+        rounds: of a few larger batches each, after the race, at the most.
+        patience: stop after this many rounds without a gain of 3% of the robust loss on the held-out samples.
         microbatch: rows of a network call, for networks that leave no memory for whole batches.
         perturbation: of the network's input in derivatives, see ``gauss_newton``.
         checkpoint: with radius > 0, whether the backward pass computes each evaluation again instead of keeping its
@@ -91,22 +104,34 @@ def fit(
     Raises:
         Error: unknown method, family or distance, or a start, levels or settings that do not fit each other.
     """
-    _check(solver, teacher, radius, moments, microbatch)
-    specs, held_out = phases(method, is_textbook(solver), family), _held_out(validation, len(teacher))
-    options: dict[str, Any] = {"order": order, "convert": convert or solver.provenance.get("convert", "eval")}
-    _family(solver, specs[-1].family, **options)  # raises now, not after a first phase
+    given = [solver] if isinstance(solver, Solver) else list(solver)
+    rounds, patience = whole(rounds, "rounds"), whole(patience, "patience")
+    _check(given, teacher, radius, moments, microbatch)
+    specs, held_out = phases(method, all(map(is_textbook, given)), family), _held_out(validation, len(teacher))
+    options: dict[str, Any] = {"order": order, "convert": convert or given[0].provenance.get("convert", "eval")}
+    for start in given:
+        _family(start, specs[-1].family, **options)  # raises now, not after a race
     network = Frozen(row_levels(denoise, teacher), microbatch, perturbation, checkpoint)
-    fitter = Fitter(solver, specs, options, network, teacher, held_out, _distance(distance), radius, moments, seed)
-    record = _record(fitter, teacher, method, {"radius": radius, "moments": moments, "seed": seed})
-    settings = {"rounds": rounds, "patience": patience, "perturbation": perturbation}
-    unfinished = Unfinished(resume, {} if resume is None else record | settings | _contents(solver, teacher))
-    fitter.run(rounds, patience, progress, unfinished)
+    tried = Tried(given[0].sigma_eval[given[0].nfe // 2].item(), any(map(moves_levels, specs)))
+    objective = Objective(network, _distance(distance), teacher, held_out, tried)
+    start_loss = _start_loss(objective, given[0], moments)
+    others = known(given[0], specs, options) if isinstance(solver, Solver) else []
+    plan = Plan(specs, options, given, others, Terms(moments, radius * teacher.sigma_max), seed)
+    settings = {"radius": radius, "moments": moments, "seed": seed}
+    record = _record(plan, objective, teacher, {"method": method} | settings) | {"start_loss": start_loss}
+    identity = record | {"rounds": rounds, "patience": patience, "perturbation": perturbation}
+    unfinished = Unfinished(resume, {} if resume is None else identity | _contents(given, teacher))
+    run = Run(plan, objective, given[0], start_loss, unfinished)
+    run(rounds, patience, progress)
+    result = _result(run, record, teacher.noise)
     unfinished.remove()
-    return _result(fitter, record, teacher)
+    return result
 
 
-def _check(solver: Solver, teacher: TeacherSet, radius: float, moments: float, microbatch: int | None) -> None:
-    """Raise where the start does not fit the teacher, or settings do not fit each other."""
+def _check(given: Sequence[Solver], teacher: TeacherSet, radius: float, moments: float, microbatch: int | None) -> None:
+    """Raise where a start does not fit the teacher, or settings do not fit each other."""
+    if not given or len({solver.nfe for solver in given}) > 1:
+        raise Error("a fit needs one start or more, all with the same number of evaluations")
     for name, value in {"radius": radius, "moments": moments}.items():
         if not value >= 0:
             raise Error(f"{name} = {value} must not be negative")
@@ -114,11 +139,12 @@ def _check(solver: Solver, teacher: TeacherSet, radius: float, moments: float, m
         raise Error(f"microbatch = {microbatch} must be at least 1")
     if moments and microbatch is not None:
         raise Error("moments are of whole batches: leave out microbatch, or moments")
-    first = solver.sigma[0].item()
-    if first != teacher.sigma_max:
-        raise Error(f"the solver starts at level {first:.9g}, the teacher's noises at {teacher.sigma_max:.9g}")
-    if solver.noise is not None and not solver.noise.same(teacher.noise):
-        raise Error("the solver starts from another mean or scale of noise than the teacher set")
+    for solver in given:
+        first = solver.sigma[0].item()
+        if first != teacher.sigma_max:
+            raise Error(f"the solver starts at level {first:.9g}, the teacher's noises at {teacher.sigma_max:.9g}")
+        if solver.noise is not None and not solver.noise.same(teacher.noise):
+            raise Error("the solver starts from another mean or scale of noise than the teacher set")
 
 
 def _held_out(validation: int | None, samples: int) -> int:
@@ -129,26 +155,40 @@ def _held_out(validation: int | None, samples: int) -> int:
     return held_out
 
 
-def _record(fitter: Fitter, teacher: TeacherSet, method: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """What was fitted, and from what: the provenance of the solver to come, and the identity of an unfinished fit."""
-    start, spec = fitter.start, fitter.specs[-1]
-    head = {"method": method, "start": start.name, "start_provenance": dict(start.provenance),
-            "family": spec.family, "distance": fitter.d.name}  # fmt: skip
-    data = {"teacher": dict(teacher.provenance), "teacher_samples": len(fitter.y), "start_loss": fitter.start_loss}
-    return head | settings | data | {"source": spec.source} | fitter.options
+def _start_loss(objective: Objective, start: Solver, moments: float) -> float:
+    """Of a start on the held-out samples; it must be a number."""
+    loss = objective.loss(start, objective.held_out, moments=moments)
+    if loss == math.inf:
+        raise Error(f"samples of {start.name} are not finite, so there is nothing to fit: check the network")
+    return loss
 
 
-def _result(fitter: Fitter, record: dict[str, Any], teacher: TeacherSet) -> FitResult:
-    found: dict[str, Any] = {"val_loss": fitter.best.loss, "start_loss": fitter.start_loss,
-                             "evaluations": fitter.evaluations}  # fmt: skip
-    name = f"{record['method']}({fitter.start.name})"
-    fitted = fitter.solver.replace(name=name, provenance=record | found, noise=teacher.noise)
-    return FitResult(fitted.detach(), **found, seconds=fitter.seconds, history=fitter.history)
+def _record(plan: Plan, objective: Objective, teacher: TeacherSet, settings: dict[str, Any]) -> dict[str, Any]:
+    """What is fitted: the provenance of the solver to come, and the identity of an unfinished fit."""
+    spec = plan.phases[-1]
+    data = {"teacher": dict(teacher.provenance), "teacher_samples": len(objective.train)}
+    return (
+        settings | {"family": spec.family, "distance": objective.d.name} | data | {"source": spec.source} | plan.options
+    )
 
 
-def _contents(solver: Solver, teacher: TeacherSet) -> dict[str, Any]:
+def _result(run: Run, record: dict[str, Any], noise: Start | None) -> FitResult:
+    """The best solver, with what it took in its record."""
+    start, objective = run.winner, run.objective
+    notes = run.notes()
+    found: dict[str, Any] = {"val_loss": run.best_loss, "start_loss": run.start_loss,
+                             "evaluations": objective.evaluations}  # fmt: skip
+    record |= {"start": start.name, "start_provenance": dict(start.provenance), "raced": run.raced, "notes": notes,
+               "derivatives": "reverse mode" if objective.reverse else "forward differences"} | found  # fmt: skip
+    fitted = run.best.replace(name=f"{record['method']}({start.name})", provenance=record, noise=noise)
+    for note in notes:
+        warnings.warn(note, Notice, stacklevel=4)
+    return FitResult(fitted.detach(), **found, seconds=run.seconds, history=run.history, raced=run.raced, notes=notes)
+
+
+def _contents(given: Sequence[Solver], teacher: TeacherSet) -> dict[str, Any]:
     """What makes a fit another one although its settings are the same."""
-    numbers = content(*(getattr(solver, key) for key in ARRAYS))
+    numbers = content(*(getattr(solver, key) for solver in given for key in ARRAYS))
     samples = [teacher.seed, teacher.first, content(teacher.y, teacher.condition)]
     noise = {} if teacher.noise is None else {"noise": teacher.noise.to_dict()}
     return {"version": __version__, "start_numbers": numbers, "teacher_set": samples} | noise

@@ -8,7 +8,7 @@ one of the last step costs nothing at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,27 +17,14 @@ from torch import Tensor
 from s4s.learn.distance import Distance
 from s4s.learn.moments import derivatives
 from s4s.learn.moments import moments as moments_of
+from s4s.learn.quadratic import Quadratic
+from s4s.learn.robust import robust, shares, tolerance_of
 from s4s.solver import Denoise, node
 from s4s.textbook import Arrays
 
 PERTURBATION = 1e-3  # of the level; small against the network's curvature, large against float32 rounding
 ROWS = 512  # rows of a network call that differentiates
-TOLERANCE = 4.0  # of the median distance: where a sample begins to count less, see ``robust``
 UNFELT = 1e-9  # share of an array entry's slope along which it counts as not moving
-
-
-@dataclass(frozen=True)
-class GaussNewton:
-    """At some parameters: loss, gradient [p], curvature [p, p] (of half the loss's Hessian), network calls a sample.
-
-    And the tolerance that the loss was taken with.
-    """
-
-    loss: float
-    gradient: Tensor
-    curvature: Tensor
-    evaluations: int
-    tolerance: float
 
 
 def gauss_newton(
@@ -52,7 +39,7 @@ def gauss_newton(
     moments: float = 0.0,
     rows: int = ROWS,
     perturbation: float = PERTURBATION,
-) -> GaussNewton:
+) -> Quadratic:
     """Linearise the mean robust distance of the samples to ``y``, and their batch's moments, in the parameters.
 
     Args:
@@ -76,7 +63,7 @@ def gauss_newton(
         r = residual.flatten().double()
         each = d.penalty(residual).double().mean(1)
         tolerance = tolerance_of(each) if tolerance is None else tolerance
-        JW = J * (1 / (1 + each / tolerance)).repeat_interleave(residual.shape[1])
+        JW = J * shares(each, tolerance).repeat_interleave(residual.shape[1])
         if d.weight is not None:
             JW *= d.weight(residual.double()).flatten()
         loss, gradient, curvature = robust(each, tolerance).mean().item(), JW @ r / len(r), JW @ J.T / len(r)
@@ -87,34 +74,7 @@ def gauss_newton(
             loss += share * gap.square().sum().item()
             gradient, curvature = gradient + share * K @ gap, curvature + share * K @ K.T
         gradient, curvature = back @ gradient.cpu(), back @ curvature.cpu() @ back.T
-        return GaussNewton(loss, gradient, curvature, evaluations, tolerance)
-
-
-def robust(distances: Tensor, tolerance: float) -> Tensor:
-    """Cauchy's loss of each sample, ``c log(1 + d / c)``: samples the student sends elsewhere do not rule the fit.
-
-    Where a teacher's path splits (one digit or another), a few-step solver sends some noises to the other side. They
-    are the largest distances and the steepest, and no solver brings them back.
-    """
-    return distances if tolerance == float("inf") else tolerance * torch.log1p(distances / tolerance)
-
-
-def tolerance_of(distances: Tensor) -> float:
-    """For ``robust``: a few times the median of a batch's distances; infinite where that says nothing."""
-    tolerance = TOLERANCE * distances.median().item()
-    return tolerance if 0 < tolerance < float("inf") else float("inf")
-
-
-def mean(parts: Sequence[tuple[int, GaussNewton]]) -> GaussNewton:
-    """Of the parts of a batch, each with its number of samples."""
-    if len(parts) == 1:
-        return parts[0][1]
-    total = sum(count for count, _ in parts)
-    share = [(count / total, part) for count, part in parts]
-    gradient = torch.stack([w * part.gradient for w, part in share]).sum(0)
-    curvature = torch.stack([w * part.curvature for w, part in share]).sum(0)
-    loss, first = sum(w * part.loss for w, part in share), parts[0][1]
-    return GaussNewton(loss, gradient, curvature, first.evaluations, first.tolerance)
+        return Quadratic(loss, gradient, curvature, evaluations, tolerance, each)
 
 
 @dataclass(frozen=True)

@@ -44,13 +44,13 @@ def row_levels(
 
 
 def level_by_level(denoise: Denoise) -> Denoise:
-    """A denoiser of one level a call as one that takes a level for each row."""
+    """A denoiser of one level a call as one that takes a level for each row; no gradient passes by the levels."""
 
     def by_rows(x: Tensor, sigma: Tensor) -> Tensor:
         if sigma.ndim == 0:
             return denoise(x, sigma)
         out = torch.empty_like(x)
-        for level in sigma.unique():
+        for level in sigma.detach().unique():
             rows = sigma == level
             out[rows] = denoise(x[rows], level)
         return out

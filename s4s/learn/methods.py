@@ -38,6 +38,16 @@ METHODS = {
 }
 
 
+def moves_grid(spec: Method) -> bool:
+    """Whether a method may move the grid."""
+    return any({*LEVELS} & {*turn} for turn in spec.cycle)
+
+
+def moves_levels(spec: Method) -> bool:
+    """Whether a method may move the levels that the network is asked at: with the grid, or within a single step."""
+    return moves_grid(spec) or spec.family == "ss"
+
+
 def phases(method: str, textbook: bool, family: str | None = None) -> list[Method]:
     """The methods that a fit goes through.
 

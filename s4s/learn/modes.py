@@ -46,9 +46,11 @@ def with_derivatives(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def _ordinary(value: Any) -> Any:
-    """A solver or teacher set whose tensors can take part in derivatives; anything else as it is."""
+    """Solvers or a teacher set whose tensors can take part in derivatives; anything else as it is."""
     if isinstance(value, Solver) and any(getattr(value, key).is_inference() for key in ARRAYS):
         return value.replace(**{key: getattr(value, key).clone() for key in ARRAYS})
+    if isinstance(value, list | tuple):
+        return [_ordinary(one) for one in value]
     if isinstance(value, TeacherSet):
         return replace(value, y=_cloned(value.y), condition=_cloned(value.condition))
     return value

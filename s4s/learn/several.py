@@ -13,14 +13,11 @@ from torch import Tensor
 from s4s import classical
 from s4s.bundle import Bundle
 from s4s.errors import Error
-from s4s.learn.distance import Distance
-from s4s.learn.distances import distance
 from s4s.learn.family import is_textbook
 from s4s.learn.fit import FitResult, fit
-from s4s.learn.frozen import Frozen
-from s4s.learn.methods import LEVELS, METHODS
+from s4s.learn.methods import moves_grid, phases
 from s4s.learn.teacher import TeacherSet
-from s4s.solver import Denoise, Solver, sample
+from s4s.solver import Denoise, Solver
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +37,8 @@ def fit_nfes(
 ) -> Fitted:
     """Learn a solver for each number of evaluations, from the smallest on.
 
-    A method that learns the grid starts from the textbook solver on the grid found for the number before, stretched,
-    where that is nearer to the teacher than the start itself (by the distance; ``moments`` do not count here).
+    A method that learns the grid races the start beside the same textbook solver on the grid found for the number
+    before, stretched.
 
     Args:
         start: number of evaluations -> where to start, such as
@@ -63,12 +60,9 @@ def fit_nfes(
         begin = start(nfe)
         if begin.nfe != nfe:
             raise Error(f"start({nfe}) has {begin.nfe} evaluations")
-        if last is not None and is_textbook(begin):
-            d, held_out = distance(options.get("distance", "l2")), teacher.part(len(teacher) * 3 // 4, len(teacher))
-            network = Frozen(denoise, options.get("microbatch"))
-            begin = min(begin, _stretched(begin, last), key=lambda solver: _loss(solver, network, held_out, d))
-        found[nfe] = fit(begin, denoise, teacher, method, **options)
-        last = found[nfe].solver if any({*LEVELS} & {*turn} for turn in METHODS[method].cycle) else None
+        raced = begin if last is None or not is_textbook(begin) else [begin, _stretched(begin, last)]
+        found[nfe] = fit(raced, denoise, teacher, method, **options)
+        last = found[nfe].solver if any(map(moves_grid, phases(method, is_textbook(begin)))) else None
     if not found:
         raise Error("nfes holds no number of evaluations")
     return Fitted({nfe: result.solver for nfe, result in found.items()}, {"method": method}, found)
@@ -85,9 +79,3 @@ def _stretched(begin: Solver, last: Solver) -> Solver:
     """The textbook solver ``begin`` on the grid of ``last``."""
     name, options = begin.provenance["solver"], begin.provenance["options"]
     return classical.solver(name, stretch(last.sigma, begin.nfe), **options)
-
-
-def _loss(solver: Solver, network: Frozen, held_out: TeacherSet, d: Distance) -> float:
-    with torch.no_grad():
-        parts = network.parts((held_out.x_T, held_out.y, held_out.condition), 256)
-        return sum(d(sample(solver, network.under(c), x_T, check=False), y).sum().item() for x_T, y, c in parts)

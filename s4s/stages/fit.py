@@ -111,7 +111,8 @@ def _learned(bench: Bench, cell: Cell) -> Path:
     if cell.radius is not None:
         network = Frozen(denoise, learned.get("microbatch"))
         spent["relaxed_loss"] = _relaxed_loss(bench, radius_of(bench.config, cell), result.solver, network, data)
-    write_json(folder.fit(cell), spent | {"seconds": result.seconds, "history": result.history})
+    course = {"history": result.history, "raced": result.raced, "notes": result.notes}
+    write_json(folder.fit(cell), spent | {"seconds": result.seconds} | course)
     provenance = {**result.solver.provenance, "schedule": cell.schedule, "made_from": made_from(bench.config, "fit")}
     result.solver.replace(provenance=provenance).save(folder.solver(cell))
     for path in (folder.fit(cell), folder.solver(cell)):

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import s4s
+from s4s.learn import run
 from s4s.learn.distance import Distance, perceptual, total
 from s4s.learn.distances import distance
-from s4s.learn.fitter import Fitter
 from s4s.learn.methods import METHODS
 from s4s.learn.moments import gap
 from s4s.stages.cells import Cell
@@ -131,24 +131,25 @@ def test_derivatives_that_are_nan_move_nothing(radius: float) -> None:
 
 
 def test_a_fit_that_diverges_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The third step lands far off: the fourth leaves from the best so far, with more damping."""
-    seen: list[Tensor] = []
-    damping: list[float] = []
-    step = Fitter.step
+    """The second round ends far off: the third leaves from the best so far, with more damping."""
+    ends: list[tuple[Tensor, float]] = []
+    begins: list[tuple[Tensor, float]] = []
+    turn = run.Run.turn
 
-    def leaping(self: Any, theta: Tensor, turn: int, index: Tensor) -> tuple[Tensor, float]:
-        seen.append(theta)
-        damping.append(self.damping[turn])
-        moved, loss = step(self, theta, turn, index)
-        return (moved + 3 if len(seen) == 3 else moved), loss
+    def leaping(self: run.Run, stream: Any, k: int) -> None:
+        begins.append((stream.theta, stream.damping))
+        turn(self, stream, k)
+        ends.append((stream.theta, stream.damping))
+        stream.theta = stream.theta + 3 if k == 1 else stream.theta
 
-    monkeypatch.setattr(Fitter, "step", leaping)
+    monkeypatch.setattr(run.Run, "turn", leaping)
     start = s4s.solver("ipndm", s4s.grid("edm", PROCESS, 4))
-    found = s4s.fit(start, denoise, teacher(), "s4s", rounds=6)
-    losses = [found.start_loss, *(record["val_loss"] for record in found.history[:3])]
-    assert losses[3] > 10 * found.start_loss
-    assert torch.equal(seen[3], seen[losses.index(min(losses))]) and damping[3] > damping[2]
-    assert found.val_loss < found.start_loss
+    found = s4s.fit(start, denoise, teacher(), "s4s", rounds=4, patience=9)
+    losses = [record["val_loss"] for record in found.history]
+    assert losses[1] > 10 * found.start_loss
+    assert any(torch.equal(begins[2][0], theta) for theta in (begins[0][0], ends[0][0]))
+    assert begins[2][1] == pytest.approx(36 * ends[1][1])
+    assert losses[0] < found.start_loss and losses[2] < found.start_loss and found.val_loss <= min(losses)
 
 
 def test_a_start_that_is_not_finite_is_refused() -> None:

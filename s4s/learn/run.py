@@ -1,0 +1,248 @@
+"""The course of a fit: a race of short streams, then the best of them on larger batches, and the best of that kept."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from s4s.learn.family import Family, family
+from s4s.learn.methods import Method, moves_grid
+from s4s.learn.objective import Objective
+from s4s.learn.quadratic import Memory
+from s4s.learn.robust import robust, robust_mean, tolerance_of
+from s4s.learn.schedule import HEATS, HOME, JUDGED, LEFT, MOMENTS, OPENING, RACE, ROUND
+from s4s.learn.starts import label, lanes
+from s4s.learn.stream import MOST, Stream, Terms, advance
+from s4s.learn.unfinished import State, Unfinished
+from s4s.solver import ARRAYS, Solver
+
+DIVERGED = 10.0  # of the start's held-out loss: beyond it a stream goes back to the best and takes smaller steps
+CAUTION = 36.0  # by which damping rises then
+GAP, SURE = 1.2, 3.0  # of held-out to training distance, and standard errors: beyond both more samples would help
+GAIN = 0.97  # of the robust held-out loss that counted last: what the next must reach
+KEPT = ("lanes", "racing", "heat", "base", "round", "mark", "tolerance", "raced", "history")
+"""What a file keeps of a run, beside its tensors and its streams."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is learned and from where: phases, options of the last one's family, starts given and known, what is
+    minimised, and the seed."""
+
+    phases: Sequence[Method]
+    options: dict[str, Any]
+    given: Sequence[Solver]
+    known: Sequence[Solver]
+    terms: Terms
+    seed: int
+
+    def stream(self, start: Solver, phase: int, lane: int) -> Stream:
+        """A new stream of a phase."""
+        spec, last = self.phases[phase], phase == len(self.phases) - 1
+        made: Family = family(start, spec.family, **(self.options if last else self.options | {"order": None}))
+        return Stream.of(made, made.turns(spec.cycle), self.seed * 101 + 10 * phase + lane)
+
+    @property
+    def starts(self) -> list[Solver]:
+        return [*self.given, *self.known]
+
+
+@dataclass
+class Run:
+    """State of one fit.
+
+    Args:
+        lanes: index of the start of every stream that is still in the race; ``racing``: whether it goes on.
+        best, best_loss: the best solver on held-out samples so far; ``safe``: its parameters in the last stream.
+        heat, base, round: heats run; batches of the last stream before its rounds; rounds run.
+        mark: the round that last gained enough, and its robust loss, of which ``tolerance`` is.
+    """
+
+    plan: Plan
+    objective: Objective
+    best: Solver
+    best_loss: float
+    unfinished: Unfinished
+    streams: dict[int, Stream] = field(default_factory=dict)
+    lanes: dict[int, int] = field(default_factory=dict)
+    safe: Tensor = field(default_factory=lambda: torch.empty(0))
+    racing: bool = True
+    heat: int = 0
+    round: int = 0
+    mark: tuple[int, float] = (0, math.inf)
+    base: int = 0
+    tolerance: float = math.inf
+    raced: list[dict[str, Any]] = field(default_factory=list)
+    history: list[dict[str, float]] = field(default_factory=list)
+    started: float = field(default_factory=lambda: time.perf_counter())
+
+    def __post_init__(self) -> None:
+        self.start, self.start_loss = self.best, self.best_loss
+
+    def __call__(self, rounds: int, patience: int, progress: str | None) -> None:
+        """Run the whole course, from where the file left it."""
+        state = self.unfinished.load()
+        if state is None:
+            self.begin()
+        else:
+            self.restore(state)
+        if self.racing:
+            self.race(progress)
+            self.go_on()
+        self.refine(rounds, patience, progress)
+
+    def begin(self) -> None:
+        """A stream for every start in the race."""
+        chosen = lanes(self.plan.given, self.plan.known, self.objective, moves_grid(self.plan.phases[0]))
+        self.lanes = dict(enumerate(chosen))
+        self.streams = {lane: self.plan.stream(self.plan.starts[k], 0, lane) for lane, k in self.lanes.items()}
+        self.save()
+
+    def race(self, progress: str | None) -> None:
+        """Let the streams run; after each heat those with the larger held-out loss drop out."""
+        few, plain = self.objective.held_out.at(slice(JUDGED)), Terms()
+        for heat in range(self.heat, len(HEATS)):
+            for stream in tqdm(self.streams.values(), progress and f"{progress} race", disable=progress is None):
+                while stream.turns and stream.steps < HEATS[heat]:
+                    advance(stream, self.objective, RACE.rows, RACE.kept(stream.steps), plain)
+                    self.save()
+            losses = {lane: robust_mean(self.objective.distances(s.solver, few)) for lane, s in self.streams.items()}
+            self.raced += [{"start": label(self.plan.starts[self.lanes[lane]]), "lane": lane, "loss": loss,
+                            "batches": self.streams[lane].steps, "evaluations": self.objective.evaluations}
+                           for lane, loss in losses.items()]  # fmt: skip
+            others = {lane for lane, k in self.lanes.items() if k >= len(self.plan.given)}
+            left = sorted(losses, key=lambda lane: losses[lane] / (HOME if lane in others else 1))[: LEFT[heat]]
+            self.streams = {lane: self.streams[lane] for lane in left}
+            self.heat = heat + 1
+            self.save()
+
+    def go_on(self) -> None:
+        """The last phase's stream, from the winner; from the start where moments make that better, or none got away."""
+        ((lane, stream),) = self.streams.items()
+        last, plan = len(self.plan.phases) - 1, self.plan
+        self.base = OPENING.count if last else stream.steps
+        stream = plan.stream(stream.solver, last, lane) if last else stream
+        loss, near, self.tolerance = self.held_out(stream.solver, None)
+        if loss > (1.0 if plan.terms.moments else DIVERGED) * self.start_loss:
+            stream, self.base = plan.stream(self.start, last, lane), 0
+        elif loss < self.best_loss:
+            self.best, self.best_loss = stream.solver.detach(), loss
+        self.streams, self.safe = {lane: stream}, stream.theta
+        self.racing, self.mark = False, (0, near)
+        self.save()
+
+    def refine(self, rounds: int, patience: int, progress: str | None) -> None:
+        """Larger batches until the held-out loss stops falling, or the rounds are spent."""
+        (stream,) = self.streams.values()
+        rounds = rounds if stream.turns else 0  # a single step has no grid
+        bar = tqdm(range(self.round, rounds), desc=progress, initial=self.round, total=rounds,
+                   disable=progress is None, mininterval=2)  # fmt: skip
+        for k in bar:
+            if k - self.mark[0] >= patience:
+                break
+            self.turn(stream, k)
+            (batch, loss), (val, near, _) = stream.last, self.held_out(stream.solver, self.tolerance)
+            self.judge(stream, val)
+            if near < GAIN * self.mark[1]:
+                self.mark = (k + 1, near)
+            self.history.append({"round": k, "batch": batch, "loss": loss, "val_loss": val,
+                                 "evaluations": self.objective.evaluations})  # fmt: skip
+            self.round = k + 1
+            self.save()
+
+    def turn(self, stream: Stream, k: int) -> None:
+        """The batches of round ``k``; before the first, small ones where the race moved other parameters."""
+        while stream.steps < self.base:
+            advance(stream, self.objective, OPENING.rows, OPENING.kept(stream.steps), Terms())
+            self.save()
+        part = MOMENTS if self.plan.terms.moments else ROUND
+        first = self.base + k * part.count
+        while stream.steps < first + part.count:
+            keep = part.keep[0] if k == 0 else part.keep[1]
+            advance(stream, self.objective, part.rows, keep, self.plan.terms)
+            self.save()
+
+    def judge(self, stream: Stream, val: float) -> None:
+        """Keep the best; from where the loss has run away, go back to it."""
+        if val < self.best_loss:
+            self.best, self.best_loss, self.safe = stream.solver.detach(), val, stream.theta
+        elif not val <= DIVERGED * self.start_loss:
+            stream.theta, stream.memory, stream.before = self.safe, Memory.of(len(self.safe)), None
+            stream.damping = min(CAUTION * stream.damping, MOST)
+
+    def held_out(self, solver: Solver, tolerance: float | None) -> tuple[float, float, float]:
+        """Mean distance on the held-out samples and their robust mean, each with what moments add, and the tolerance.
+
+        The first chooses, the second says whether the loss still falls: it does not hang on a few samples.
+        """
+        distances, more = self.objective.distances_and_gap(solver, self.objective.held_out, self.plan.terms.moments)
+        tolerance = tolerance_of(distances) if tolerance is None else tolerance
+        plain, near = distances.mean().item() + more, robust(distances, tolerance).mean().item() + more
+        return plain if plain == plain else math.inf, near, tolerance
+
+    @property
+    def winner(self) -> Solver:
+        """The start of the stream that won the race."""
+        (lane,) = self.streams
+        return self.plan.starts[self.lanes[lane]]
+
+    def notes(self) -> list[str]:
+        """What would have helped: more rounds, more samples."""
+        found, objective = [], self.objective
+        if self.history and self.mark[0] == len(self.history):
+            found.append(f"the held-out loss still fell in round {len(self.history)}, the last; more rounds would help")
+        few = slice(min(JUDGED, len(objective.train), len(objective.held_out)))
+        trained, held_out = (objective.distances(self.best, part.at(few)).log()
+                             for part in (objective.train, objective.held_out))  # fmt: skip
+        gap = (held_out.mean() - trained.mean()).item()
+        error = math.sqrt((held_out.var() + trained.var()).item() / len(trained))
+        if gap > max(math.log(GAP), SURE * error):
+            found.append(f"held-out samples lie {math.exp(gap):.1f} times as far from the teacher as the "
+                         f"{len(objective.train)} training samples; more of those would help")  # fmt: skip
+        return found
+
+    @property
+    def seconds(self) -> float:
+        """Wall time so far, that of earlier runs of the same fit included."""
+        return time.perf_counter() - self.started
+
+    def save(self) -> None:
+        """Write what the steps to come hang on."""
+        if self.unfinished.path is None:
+            return
+        tensors = {f"best.{key}": getattr(self.best, key) for key in ARRAYS} | {"safe": self.safe}
+        streams: dict[str, Any] = {}
+        for lane, stream in self.streams.items():
+            parts, numbers = stream.state()
+            parts |= {f"from.{key}": getattr(stream.family.start, key) for key in ARRAYS}
+            tensors |= {f"{lane}.{key}": tensor for key, tensor in parts.items()}
+            streams[str(lane)] = numbers
+        numbers = {key: getattr(self, key) for key in KEPT} | {"streams": streams, "seconds": self.seconds,
+                   "evaluations": self.objective.evaluations, "best_loss": self.best_loss,
+                   "start_loss": self.start_loss}  # fmt: skip
+        self.unfinished.save(State(tensors, numbers))
+
+    def restore(self, state: State) -> None:
+        """Inverse of ``save``."""
+        tensors, numbers = state.tensors, state.numbers
+        for key in KEPT:
+            setattr(self, key, numbers[key])
+        self.lanes = {int(lane): k for lane, k in self.lanes.items()}
+        self.best = self.best.replace(**{key: tensors[f"best.{key}"] for key in ARRAYS})
+        self.best_loss, self.start_loss, self.safe = numbers["best_loss"], numbers["start_loss"], tensors["safe"]
+        self.objective.evaluations, self.started = numbers["evaluations"], self.started - numbers["seconds"]
+        for lane, found in numbers["streams"].items():
+            parts = {key.removeprefix(f"{lane}."): t for key, t in tensors.items() if key.startswith(f"{lane}.")}
+            begin = self.plan.starts[self.lanes[int(lane)]]
+            begin = begin.replace(**{key: parts[f"from.{key}"] for key in ARRAYS})
+            self.streams[int(lane)] = self.plan.stream(
+                begin, 0 if self.racing else len(self.plan.phases) - 1, int(lane)
+            )
+            self.streams[int(lane)].restore(parts, found)

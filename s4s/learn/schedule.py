@@ -1,0 +1,33 @@
+"""How many samples a fit looks at, and when; what that costs is linear in the number of evaluations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Part of a stream: samples of a batch, batches, and the share of the past that each leaves, first and last."""
+
+    rows: int
+    count: int
+    keep: tuple[float, float]
+
+    def kept(self, k: int) -> float:
+        """For batch ``k`` of this part. Early models are of places far away, so little of them is kept."""
+        first, last = self.keep
+        return first + (last - first) * min(k / max(self.count - 1, 1), 1.0)
+
+
+SMALL = 32  # samples; a batch of no more is judged together with the one before
+RACE = Steps(16, 16, (0.5, 0.85))  # of each stream that is not dropped half way
+HEATS = (8, 16)  # batches after which streams are judged, and all but ``LEFT`` dropped
+LEFT = (2, 1)
+LANES = {True: 4, False: 2}  # streams of a race, where the grid may move and where it stays
+HOME = 0.8  # of the nearest given start's held-out loss: what another must be below to go on in its place
+JUDGED = 128  # held-out samples that streams are compared on
+STARTS_JUDGED = 64  # held-out samples that starts are compared on
+OPENING = Steps(24, 12, (0.5, 0.85))  # of a last phase that moves other parameters than the race did
+ROUND = Steps(64, 4, (0.85, 0.9))  # between two looks at all held-out samples
+MOMENTS = Steps(256, 2, (0.7, 0.7))  # the same where moments count, which small batches do not tell
+"""Sizes found on the digits; see docs/fitting.md."""

@@ -1,0 +1,144 @@
+"""Gauss-Newton by reverse mode and random projections: a cost of a few passes, whatever the number of parameters.
+
+Every sample gets its own copy of the solver's numbers. One pull ``v . features`` back through the sampler then gives
+the derivative by each sample's numbers, and the chain rule through ``arrays`` makes it [B, p]. Pulled by the slope of
+the loss it sums up to the gradient. By random signs ``v`` it is ``s = J^T v`` of each sample, and ``E[s s^T] = J^T J``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from s4s.errors import Error
+from s4s.learn.distance import Distance
+from s4s.learn.moments import moments as moments_of
+from s4s.learn.quadratic import Quadratic
+from s4s.learn.robust import robust, shares, tolerance_of
+from s4s.solver import Denoise
+from s4s.textbook import Arrays
+
+MOMENT_PULLS = 4  # projections of the curvature of a batch's moments, each of rank one
+TRUSTED = 0.7  # of a difference of two network calls that its derivative must explain
+
+
+def sketch(
+    arrays: Callable[[Tensor], Arrays],
+    theta: Tensor,
+    denoise: Denoise,
+    d: Distance,
+    x_T: Tensor,
+    y: Tensor,
+    *,
+    seeds: Sequence[int] | None = None,
+    tolerance: float | None = float("inf"),
+    moments: float = 0.0,
+    projections: int = 1,
+) -> Quadratic:
+    """Linearise the mean robust distance of the samples to ``y``, and their batch's moments, in the parameters.
+
+    Args:
+        arrays, theta, denoise, d, x_T, y, tolerance, moments: as ``gauss_newton`` takes them.
+        seeds: [B] of each sample's random signs.
+        projections: pulls for the curvature; its error falls with the root of B times their number.
+    """
+    theta = theta.detach().requires_grad_(True)
+    with torch.enable_grad():
+        numbers = arrays(theta)[1:]
+    own = [_of_each_sample(array, x_T) for array in numbers]
+    moving = [k for k, array in enumerate(numbers) if array.requires_grad]
+    with torch.enable_grad():
+        features = d.features(_last_node(own, denoise, x_T))
+        target = d.features(y).detach()
+        each = d.between(features, target).double()
+        tolerance = tolerance_of(each.detach()) if tolerance is None else tolerance
+        loss = robust(each, tolerance).mean()
+        gap = moments_of(features) - moments_of(target) if moments else None
+        loss = loss if gap is None else loss + moments * gap.square().sum(0).mean()
+        (slope,) = torch.autograd.grad(loss / 2, features, retain_graph=True)
+
+    def pull(v: Tensor) -> Tensor:
+        """[B, p] float64: the derivative of each sample's ``v . features``."""
+        mine, shared = ([array[k] for k in moving] for array in (own, numbers))
+        slopes = torch.autograd.grad(features, mine, v, retain_graph=True, materialize_grads=True)
+        of_numbers = [slope.cpu().double() for slope in slopes]
+        return torch.autograd.grad(shared, theta, of_numbers, retain_graph=True, is_grads_batched=True)[0]
+
+    root = shares(each.detach(), tolerance).sqrt()[:, None]
+    if d.weight is not None:
+        root = root * d.weight((features - target).detach().double()).sqrt()
+    gradient, curvature = pull(slope).sum(0), theta.new_zeros(len(theta), len(theta))
+    for k in range(projections):
+        s = pull(_signs(seeds or range(len(x_T)), k, features) * root.to(features))
+        curvature += s.T @ s / features.numel() / projections
+    for k in range(MOMENT_PULLS if gap is not None else 0):
+        assert gap is not None
+        v = _signs([(seeds or [0])[0]] * 2, -1 - k, gap)
+        s = pull(torch.autograd.grad(gap, features, v, retain_graph=True)[0]).sum(0)
+        curvature += moments * torch.outer(s, s) / features.shape[1] / MOMENT_PULLS
+    pulls = 1 + projections + (MOMENT_PULLS if moments else 0)
+    return Quadratic(loss.item(), gradient, curvature, numbers[0].numel() * (1 + pulls), tolerance, each.detach())
+
+
+def _of_each_sample(array: Tensor, x_T: Tensor) -> Tensor:
+    """[B, ...] copies of an array, in at least float32, with a gradient where the parameters move the array."""
+    dtype = torch.promote_types(x_T.dtype, torch.float32)
+    copies = array.detach().to(x_T.device, dtype).expand(len(x_T), *array.shape).clone()
+    return copies.requires_grad_(array.requires_grad)
+
+
+def _last_node(own: Sequence[Tensor], denoise: Denoise, x_T: Tensor) -> Tensor:
+    """``s4s.sample`` with a solver of its own for every sample."""
+    sigma_eval, start, weight = own
+    x, outputs = x_T, list[Tensor]()
+
+    def column(v: Tensor) -> Tensor:
+        return v.reshape(-1, *[1] * (x_T.ndim - 1))
+
+    for n in range(sigma_eval.shape[1]):
+        outputs.append(denoise(x, sigma_eval[:, n]))
+        x = column(start[:, n + 1]) * x_T
+        for j, D in enumerate(outputs):
+            x = x + column(weight[:, n + 1, j]) * D
+    return x
+
+
+def _signs(seeds: Sequence[int], k: int, like: Tensor) -> Tensor:
+    """Random signs in the shape of ``like``; those of a row hang on its seed and on ``k`` alone."""
+    rows = []
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed * 64 + k + 8)
+        rows.append(torch.randint(0, 2, like.shape[1:], generator=generator, dtype=torch.int8) * 2 - 1)
+    return torch.stack(rows).to(like)
+
+
+def differentiable(denoise: Denoise, x: Tensor, sigma: Tensor, perturbation: float, levels: bool = True) -> bool:
+    """Whether reverse mode tells how the network's output moves with its input and, with ``levels``, its level.
+
+    It does not where the network's time is rounded or looked up in a table, or a part of it is cut from the graph. A
+    difference of two calls is the measure, for each of the arguments.
+
+    Args:
+        x, sigma: [B, ...] states and [B] their levels.
+        perturbation: of the level, as in ``gauss_newton``.
+    """
+    draw = torch.Generator().manual_seed(0)
+    way = torch.randn(x.shape, generator=draw).to(x)
+    column = sigma.reshape(-1, *[1] * (x.ndim - 1))
+    for k, (dx, ds) in enumerate(((column * way, 0 * sigma), (0 * x, sigma))[: 1 + levels]):
+        given = [x.detach().clone(), sigma.detach().clone()]
+        given[k].requires_grad_(True)
+        try:
+            D = denoise(*given)
+            with torch.no_grad():
+                moved = denoise(x + perturbation * dx, sigma + perturbation * ds) - D
+            (slope,) = torch.autograd.grad(D, given[k], moved, allow_unused=True)
+        except (RuntimeError, Error):
+            return False
+        told = 0.0 if slope is None else (slope * (dx, ds)[k]).sum().item()
+        size = moved.square().sum().item()
+        if not TRUSTED * size < perturbation * told < size / TRUSTED:
+            return False
+    return True

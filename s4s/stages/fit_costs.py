@@ -1,0 +1,92 @@
+"""Network evaluations of a fit, from its schedule alone: linear in those of the solver."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from s4s import classical
+from s4s.grid import grid
+from s4s.learn.family import is_textbook
+from s4s.learn.methods import Method, moves_grid, moves_levels, phases
+from s4s.learn.objective import TRIED
+from s4s.learn.schedule import (
+    HEATS,
+    JUDGED,
+    LANES,
+    LEFT,
+    MOMENTS,
+    OPENING,
+    RACE,
+    ROUND,
+    SMALL,
+    STARTS_JUDGED,
+    Steps,
+)
+from s4s.learn.sketch import MOMENT_PULLS
+from s4s.learn.starts import known
+from s4s.process import EDM
+from s4s.stages.cells import Cell, radius_of
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Count:
+    """What evaluations hang on. The first output of a noise is known, unless the noise moves."""
+
+    nfe: int
+    train: int
+    held_out: int
+    microbatch: int | None
+
+    def judged(self, most: int) -> int:
+        """Of a look at held-out samples."""
+        return (self.nfe - 1) * min(most, self.held_out)
+
+    def batches(self, part: Steps, first: int, last: int, moments: bool = False, moving: bool = False) -> int:
+        """Of some batches of a stream: forward, back for gradient and curvature, one step tried, and noises moved.
+
+        A small batch's step is tried on the batch before, too; one in parts asks for their median distance first.
+        """
+        rows, passes = min(part.rows, self.train), 4 + MOMENT_PULLS * moments
+        split = rows > (self.microbatch or rows)
+        a_pass = self.nfe if moving else self.nfe - 1
+        small = rows <= SMALL and not moments and not moving
+        again = (last - max(first, 1)) * small
+        return rows * ((last - first) * (a_pass * (passes + split) + 2 * self.nfe * moving) + again * a_pass)
+
+
+def fit_evaluations(config: Config, cell: Cell) -> int:
+    """Of one fit by reverse mode that goes through all its rounds, with one damping trial a batch; 0 of one's own."""
+    if cell.file is not None:
+        return 0
+    learned, spec = config["learned"], config["teacher"]
+    count = _Count(cell.nfe, spec["train"], spec["validation"], learned.get("microbatch"))
+    course, others = _course(cell.method, cell.family, cell.order, cell.solver, tuple(cell.options.items()), cell.nfe)
+    moments, moving = learned["moments"] > 0, radius_of(config, cell) > 0
+    tried = 3 * (1 + any(map(moves_levels, course))) * TRIED + 1  # whether reverse mode works, and its activations
+    total = count.train + count.held_out + tried  # first outputs
+    total += count.judged(count.held_out) + others * count.judged(STARTS_JUDGED)
+    first, lanes = 0, LANES[moves_grid(course[0])]
+    for last, left in zip(HEATS, (lanes, *LEFT), strict=False):
+        total += left * (count.batches(RACE, first, last) + count.judged(JUDGED))
+        first = last
+    total += count.judged(count.held_out) + (len(course) > 1) * count.batches(OPENING, 0, OPENING.count)
+    part = MOMENTS if moments else ROUND
+    a_round = count.batches(part, 1, 1 + part.count, moments, moving) + count.judged(count.held_out)
+    return total + learned["rounds"] * a_round + 2 * count.judged(min(JUDGED, count.train))
+
+
+@cache
+def _course(
+    method: str, kind: str | None, order: int | None, solver: str, options: tuple[tuple[str, Any], ...], nfe: int
+) -> tuple[list[Method], int]:
+    """Phases of a fit, and how many textbook starts it is raced beside."""
+    chosen = dict(options)
+    levels = grid("edm", EDM(), classical.intervals(solver, nfe, **chosen))
+    start = classical.solver(solver, levels, **chosen)
+    course = phases(method, is_textbook(start), kind)
+    return course, len(known(start, course, {"order": order, "convert": None}))

@@ -1,0 +1,113 @@
+"""The engine: curvature from random projections, what it falls back to, the race of starts, and what a fit says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from problems import TwoPoints
+from torch import Tensor
+
+import s4s
+from s4s.errors import Notice
+from s4s.learn.distances import distance
+from s4s.learn.family import family
+from s4s.learn.jacobian import gauss_newton
+from s4s.learn.memory import SavedBytes, recompute
+from s4s.learn.sketch import sketch
+from s4s.models.ddpmpp import UNetConfig
+from s4s.models.edm import EDMNetwork
+
+PROCESS = s4s.EDM(0.01, 20.0)
+
+
+def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+    return TwoPoints().denoise(x, sigma.reshape(-1, 1))
+
+
+@pytest.fixture(scope="module")
+def teacher() -> s4s.TeacherSet:
+    strong = s4s.solver("dpmpp", s4s.grid("logsnr", PROCESS, 30), order=3)
+    return s4s.teacher_set(strong, denoise, 128, (2,), 3, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", ["l1", "l2"])
+@pytest.mark.parametrize("moments", [0.0, 3.0])
+def test_many_random_projections_make_the_curvature(name: str, moments: float, teacher: s4s.TeacherSet) -> None:
+    made, d = family(s4s.solver("ipndm", s4s.grid("edm", PROCESS, 4)), "lms"), distance(name)
+    asked: Any = (made.arrays, made.theta, denoise, d, teacher.x_T[:64], teacher.y[:64])
+    exact = gauss_newton(*asked, tolerance=None, moments=moments)
+    found = [sketch(*asked, seeds=range(64 * k, 64 * k + 64), tolerance=None, moments=moments, projections=25)
+             for k in range(8)]  # fmt: skip
+    unit = exact.curvature.diagonal().sqrt()
+    error = (torch.stack([one.curvature for one in found]).mean(0) - exact.curvature) / torch.outer(unit, unit)
+    assert error.abs().max() < (0.1 if not moments else 0.6)  # 32 projections of the moments' own
+    assert (found[0].gradient - exact.gradient).abs().max() < 5e-3 * exact.gradient.abs().max()
+    assert found[0].loss == pytest.approx(exact.loss) and torch.equal(found[0].distances, exact.distances)
+
+
+def test_signs_of_a_sample_hang_on_its_seed_alone(teacher: s4s.TeacherSet) -> None:
+    made, d = family(s4s.solver("ipndm", s4s.grid("edm", PROCESS, 4)), "lms"), distance("l2")
+
+    def curvature(rows: slice) -> Tensor:
+        x_T, y = teacher.x_T[rows], teacher.y[rows]
+        return sketch(made.arrays, made.theta, denoise, d, x_T, y, seeds=range(*rows.indices(99))).curvature
+
+    both = (curvature(slice(0, 3)) * 3 + curvature(slice(3, 8)) * 5) / 8
+    torch.testing.assert_close(curvature(slice(0, 8)), both)
+
+
+def test_reverse_mode_is_left_where_it_cannot_go(teacher: s4s.TeacherSet) -> None:
+    start = s4s.solver("ipndm", s4s.grid("edm", PROCESS, 4))
+    table = torch.linspace(-7, 5, 4000, dtype=torch.float64)
+
+    def embedded(x: Tensor, sigma: Tensor) -> Tensor:
+        """Its level is looked up in a table, by a whole number."""
+        return denoise(x, table[((sigma.log() + 7) / 12 * 3999).round().long()].exp().expand(len(x)))
+
+    networks = {"reverse mode": denoise, "forward differences": lambda x, sigma: denoise(x.detach(), sigma.detach())}
+    for expected, network in networks.items():
+        found = s4s.fit([start], network, teacher, "s4s", rounds=2)
+        assert found.solver.provenance["derivatives"] == expected
+        assert found.val_loss < 0.9 * found.start_loss
+    for method, expected in (("s4s", "reverse mode"), ("ld3", "forward differences")):  # S4S leaves the levels
+        found = s4s.fit([start], embedded, teacher, method, rounds=2)
+        assert found.solver.provenance["derivatives"] == expected and found.val_loss <= found.start_loss
+
+
+def test_a_fit_that_may_move_the_grid_races_textbook_starts(teacher: s4s.TeacherSet) -> None:
+    start = s4s.solver("ddim", s4s.grid("quadratic", PROCESS, 4))
+    alone, raced = (s4s.fit(s, denoise, teacher, "ld3", rounds=2) for s in ([start], start))
+    assert {one["start"] for one in alone.raced} == {"ddim"}
+    assert raced.raced[0]["start"] == "ddim" and len({one["start"] for one in raced.raced}) == 3
+    assert raced.val_loss < alone.val_loss and raced.solver.provenance["start"] != "ddim"
+    assert raced.solver.provenance["raced"] == raced.raced and raced.start_loss == alone.start_loss
+    kept = s4s.fit(start, denoise, teacher, "s4s", rounds=2)
+    assert {one["start"] for one in kept.raced} == {"ddim"} and torch.allclose(kept.solver.sigma, start.sigma)
+
+
+def test_a_fit_says_what_would_have_helped(teacher: s4s.TeacherSet) -> None:
+    start = s4s.solver("ddim", s4s.grid("quadratic", PROCESS, 4))
+    with pytest.warns(Notice, match="the held-out loss still fell in round 2, the last; more rounds would help"):
+        found = s4s.fit(start, denoise, teacher, "s4s", rounds=2)
+    assert len(found.notes) == 1 and found.solver.provenance["notes"] == found.notes
+    moved = replace(teacher, y=torch.cat([teacher.y[:64], teacher.y[64:] + 0.3]))
+    with pytest.warns(
+        Notice, match="times as far from the teacher as the 64 training samples; more of those would help"
+    ):
+        s4s.fit([start], denoise, moved, "joint", validation=64, rounds=2)
+
+
+def test_memory_of_a_linearisation_is_flat_in_nfe() -> None:
+    """With activations computed again, what is kept at a time does not grow with the number of evaluations."""
+    config = UNetConfig(8, label_dim=0, model_channels=8, channel_mult=(1, 2), blocks=1, attention=(4,))
+    net = EDMNetwork(config).eval().requires_grad_(False)
+    x_T, y, peaks = 20 * torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8), {}
+    for nfe in (4, 8):
+        made = family(s4s.solver("ipndm", s4s.grid("edm", PROCESS, nfe)), "lms")
+        with SavedBytes() as saved:
+            sketch(made.arrays, made.theta, recompute(net), distance("l2"), x_T, y)
+        peaks[nfe] = saved.peak
+    assert peaks[8] < 1.15 * peaks[4]
