@@ -10,7 +10,7 @@ PYTEST := $(IN_VENV) OMP_NUM_THREADS=1 pytest -n logical --maxprocesses 4 --dist
 UV := uv==0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce check test lint test-slurm test-kills golden bench format lock dist clean
+.PHONY: help setup reproduce check test lint test-slurm test-kills golden bench format lock docs dist clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -58,10 +58,14 @@ format: $(STAMP) ## rewrite the code in the project's format
 lock: ## write requirements.lock and environment.yml from pyproject.toml (ARGS=--upgrade moves the pins)
 	dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
 	$(PYTHON) -m venv "$$dir" && "$$dir/bin/python" -m pip install -qq --disable-pip-version-check $(UV) packaging && \
-	"$$dir/bin/uv" pip compile pyproject.toml --quiet --all-extras --group dev --universal --python-version 3.11 \
+	"$$dir/bin/uv" pip compile pyproject.toml --quiet --all-extras --group dev --group docs --universal --python-version 3.11 \
 	    --fork-strategy fewest --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links \
 	    --custom-compile-command "make lock" --output-file requirements.lock $(ARGS) && \
 	"$$dir/bin/python" tools/environment.py
+
+docs: $(STAMP) ## make the documentation site, in site/, without a warning
+	$(IN_VENV) python tools/site.py
+	$(IN_VENV) NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --config-file build/mkdocs.yml
 
 dist: $(STAMP) ## build the wheel and the sdist into dist/
 	@mkdir -p dist && rm -f dist/s4s-*
@@ -70,7 +74,7 @@ dist: $(STAMP) ## build the wheel and the sdist into dist/
 	@chmod a+r dist/s4s-*
 
 clean: ## remove the environment and the tools' caches; results stay
-	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # The stamp is written last, so an interrupted install is tried again. -qq: errors only.
 $(STAMP): requirements.lock pyproject.toml

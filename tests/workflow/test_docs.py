@@ -19,6 +19,7 @@ from torch import Tensor
 
 import s4s
 from s4s.cli.main import cli
+from s4s.learn import methods
 from s4s.score import protocol as protocols
 from s4s.score import reference
 from s4s.score.features import extractor
@@ -26,6 +27,7 @@ from s4s.stages.config import check
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+IMPORTS = r"(?:s4s|torch|s4s\.learn\.methods|s4s\.integrations\.\S+)(?:$| import )"
 SMALLER = {
     "n=1400": "n=24",
     "(3, 32, 32)": "(1, 3, 3)",
@@ -49,6 +51,7 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What a reader brings: a network, noises, samples, a saved pipeline; and files that would have to be fetched."""
     monkeypatch.chdir(tmp_path)
     register()
+    monkeypatch.setattr(methods, "METHODS", {**methods.METHODS})  # to which a page adds
     np.savez(tmp_path / "reference.npz", mu=np.zeros(6), sigma=np.eye(6))
     monkeypatch.setattr(protocols.Protocol, "build", lambda *_, **__: extractor("dummy", None, "6"))
     monkeypatch.setattr(reference, "fetch", lambda *_, **__: tmp_path / "reference.npz")
@@ -93,7 +96,7 @@ def host(path: Path) -> Any:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=page_id)
 def test_python_blocks_run_on_public_names(page: Path, given: dict[str, Any]) -> None:
-    """In order, in one session, at small sizes; they import nothing but ``s4s`` and its hosts' wing."""
+    """In order, in one session, at small sizes; they import little but ``s4s`` and its hosts' wing."""
     if "my-model" in page.read_text():
         pytest.importorskip("diffusers")
         from pipelines import ddim, ddpm_folder, unet
@@ -107,17 +110,18 @@ def test_python_blocks_run_on_public_names(page: Path, given: dict[str, Any]) ->
         given |= {"model": lambda x, sigma, cond: x / (1 + sigma.reshape(-1, 1, 1, 1) ** 2), "cond": None}
     given |= {"Trace": object, "Tensor": Tensor, "pairwise": itertools.pairwise}  # the block of "I add a solver"
     for block in blocks(page, "python"):
-        assert not re.findall(r"^(?:from|import) (?!s4s$|s4s\.integrations\.)", block, flags=re.MULTILINE), block
+        assert not re.findall(rf"^(?:from|import) (?!{IMPORTS})", block, flags=re.MULTILINE), block
         for large, small in SMALLER.items():
             block = block.replace(large, small)
         exec(compile(block, page_id(page), "exec"), given)
-        assert {*re.findall(r"\bs4s\.(\w+)", block)} <= {*s4s.__all__, "integrations"}
+        assert {*re.findall(r"\bs4s\.(\w+)", block)} <= {*s4s.__all__, "integrations", "learn"}
 
 
 def test_the_solver_of_the_readme_is_the_one_that_runs() -> None:
-    (ddim,) = (block for block in blocks(ROOT / "README.md", "python") if block.startswith("def ddim"))
     lines = [line.strip() for line in (ROOT / "s4s/textbook.py").read_text().splitlines()]
-    assert all(line.strip() in lines for line in ddim.splitlines())
+    for page in ("README.md", "docs/add-a-solver.md"):
+        (ddim,) = (block for block in blocks(ROOT / page, "python") if block.startswith("def ddim"))
+        assert all(line.strip() in lines for line in ddim.splitlines())
 
 
 def commands(page: Path) -> list[str]:

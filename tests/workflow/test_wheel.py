@@ -33,7 +33,7 @@ def missing(call):
     return ""
 
 for found in pkgutil.walk_packages(s4s.__path__, "s4s.", onerror=lambda name: None):
-    if found.name != "s4s.__main__":
+    if found.name not in ("s4s.__main__", "s4s.integrations.comfyui.nodes"):  # the second runs inside its host
         print(found.name, missing(lambda: importlib.import_module(found.name)), sep=":")
 from s4s.models import digits, ldm
 from s4s.stages import config
