@@ -56,4 +56,9 @@ def _cell(score: Score, low: float | None) -> Cell:
     if score.within is None or score.accuracy is None:
         return Cell()
     remark = "; ".join(filter(None, (f"{100 * score.accuracy:.1f}%", fewer_calls(score))))
-    return Cell(f"{score.within:.2f}", remark, bold=low is not None and round(score.within, 2) == round(low, 2))
+    return Cell(
+        f"{score.within:.2f}",
+        remark,
+        bold=low is not None and round(score.within, 2) == round(low, 2),
+        of=score.cells[0],
+    )

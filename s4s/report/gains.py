@@ -62,4 +62,4 @@ def _count(method: str, made: Sequence[Pair]) -> str:
 
 def _cell(pair: Pair) -> Cell:
     score, start = pair
-    return Cell(f"{start.fid:.2f} → {score.fid:.2f}", bold=score.fid < start.fid)
+    return Cell(f"{start.fid:.2f} → {score.fid:.2f}", bold=score.fid < start.fid, of=score.cells[0])

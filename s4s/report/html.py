@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import os
 import struct
 from collections.abc import Iterable, Sequence
@@ -21,6 +20,7 @@ from s4s.report.classes import classes_table
 from s4s.report.data import Record, read_records, scores, to_frame
 from s4s.report.gains import gains_table
 from s4s.report.labels import method_label, start_label
+from s4s.report.origin import Origin, origin
 from s4s.report.protocol import feature_space, shared, warnings
 from s4s.report.published import published_table
 from s4s.report.render import to_html
@@ -44,6 +44,7 @@ _CALLS = (
     "The same against network calls: a guided evaluation is two of them, with the condition and without, unless the "
     "solver leaves one out."
 )
+BOX = ("Samples", "Extractor", "Reference", "Network", "Commit", "Config", "Device", "Versions")
 _OTHER_CAPTION = "Figure {}."
 
 
@@ -61,7 +62,7 @@ class Picture:
 def write_report(
     metrics_files: Iterable[Path], figures: Sequence[Path], path: Path, links: Sequence[Path] = ()
 ) -> None:
-    """Write ``report.html``: inline style, embedded figures, no scripts and no requests.
+    """Write ``report.html``: inline style and script, embedded figures, no requests. Every number leads to its chain.
 
     Args:
         metrics_files: of one benchmark.
@@ -80,6 +81,7 @@ def write_report(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.from_string(files("s4s.report").joinpath("report.html.j2").read_text(encoding="utf-8"))
+    origins = [origin(record, records) for record in records]
     tables = {"summary": summary_table(found, records), "full": fid_table(found, records)}
     page = template.render(
         benchmark=records[0]["benchmark"],
@@ -91,6 +93,9 @@ def write_report(
         published=Markup(to_html(published)) if published else None,
         classes=Markup(to_html(classes_table(found, records))) if any(s.within is not None for s in found) else None,
         pictures=[_picture(figure, path) for figure in figures],
+        box=_shared(origins),
+        origins=origins,
+        script=Markup(files("s4s.report").joinpath("report.js").read_text(encoding="utf-8")),
         parts={part: _facts(records, part) for part in ("protocol", "provenance")},
         cells=[_cell(record, path) for record in records],
         links=[_relative(link, path) for link in links],
@@ -126,7 +131,6 @@ def _facts(records: Sequence[Record], part: str) -> list[tuple[str, str]]:
 def _cell(record: Record, page: Path) -> dict[str, str]:
     metrics = record["path"]
     solver = metrics.parent.parent / "solvers" / f"{record['cell']}.json"
-    facts = {key: record[key] for key in ("protocol", "provenance")}
     return {
         "name": record["cell"],
         "metrics": _relative(metrics, page),
@@ -141,8 +145,19 @@ def _cell(record: Record, page: Path) -> dict[str, str]:
         "fit_seconds": _number(record["fit_seconds"], ".1f"),
         "fit_nfe": _number(record["fit_nfe"], ",.0f"),
         "sample_seconds": _number(record["sample_seconds"], ".1f"),
-        "record": json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False),
     }
+
+
+def _shared(origins: Sequence[Origin]) -> list[tuple[str, str]]:
+    """The protocol box: what every cell's facts agree on, or that they do not."""
+    values: dict[str, dict[str, None]] = {key: {} for key in BOX}
+    for made in origins:
+        for key, value in made.facts:
+            if key in values:
+                values[key][value] = None
+    said = [(key, next(iter(found)) if len(found) == 1 else f"{len(found)} different ones, see each number")
+            for key, found in values.items() if found]  # fmt: skip
+    return [("Score", origins[0].facts[0][0] + ", lower is better"), *said]
 
 
 def _number(value: float | None, form: str) -> str:

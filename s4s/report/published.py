@@ -67,10 +67,11 @@ def published_frame(found: Sequence[Score], records: Sequence[Record]) -> pd.Dat
     frame = published_numbers(records[0]["benchmark"])
     ours = [_ours(found, method, nfe) for method, nfe in zip(frame["method"], frame["nfe"], strict=True)]
     frame["ours"] = [score.fid if score else None for score in ours]
+    frame["cell"] = [score.cells[0] if score else "" for score in ours]
     frame["ours_row"] = [f"{score.method}, {start_label(*score.start)}" if score else "" for score in ours]
     frame["difference"] = frame["ours"].astype("float64") - frame["fid"]
     return frame.rename(columns={"fid": "published"})[
-        ["method", "nfe", "first_step_free", "ours", "published", "difference", "ours_row", "source", "note"]
+        ["method", "nfe", "first_step_free", "ours", "published", "difference", "ours_row", "cell", "source", "note"]
     ]
 
 
@@ -150,8 +151,12 @@ def _pair(lines: pd.DataFrame, marks: dict[str, str]) -> list[Cell]:
     if lines.empty:
         return [Cell(), Cell()]
     line = lines.iloc[0]
-    ours = Cell() if pd.isna(line["ours"]) else Cell(f"{line['ours']:.2f}", f"{line['difference']:+.2f}")
+    ours = Cell() if pd.isna(line["ours"]) else _own(line)
     return [ours, _marked(line, line["published"], marks)]
+
+
+def _own(line: pd.Series) -> Cell:
+    return Cell(f"{line['ours']:.2f}", f"{line['difference']:+.2f}", of=str(line["cell"]))
 
 
 def _marked(line: pd.Series, fid: float, marks: dict[str, str]) -> Cell:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry: its text, a smaller remark after it, and how it is set off."""
+    """One entry: its text, a smaller remark after it, how it is set off, and of which cell of the results it tells."""
 
     text: str = ""
     remark: str = ""
     bold: bool = False
     underline: bool = False
+    of: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def to_html(table: Table) -> str:
     )
     notes = "".join(f'<p class="note">{html.escape(note)}</p>\n' for note in table.notes)
     caption = f"<caption>{html.escape(table.title)}</caption>"
-    return f'<div class="wide"><table>{caption}\n<thead><tr>{head}</tr></thead>\n{body}</table></div>\n{notes}'
+    made = f'<table class="data">{caption}\n<thead><tr>{head}</tr></thead>\n{body}</table>'
+    return f'<div class="wide">{made}</div>\n{notes}'
 
 
 def escape_tex(text: str) -> str:
@@ -96,9 +98,16 @@ def _tex_cell(cell: Cell) -> str:
 
 
 def _html_row(row: tuple[Cell, ...], names: int) -> str:
-    cells = [_cell(cell, html.escape, "<b>{}</b>", "<u>{}</u>", "<small>{}</small>") for cell in row]
+    cells = [_html_cell(cell) for cell in row]
     marks = ['<th scope="row">{}</th>' if i < names else "<td>{}</td>" for i in range(len(row))]
     return "<tr>" + "".join(mark.format(cell) for mark, cell in zip(marks, cells, strict=True)) + "</tr>\n"
+
+
+def _html_cell(cell: Cell) -> str:
+    """An entry; a number leads to where it comes from."""
+    link = f'<a href="#{html.escape(cell.of)}">{{}}</a>' if cell.of and cell.text else "{}"
+    text = _cell(replace(cell, remark=""), html.escape, "<b>{}</b>", "<u>{}</u>", "")
+    return link.format(text) + (f"<small>{html.escape(cell.remark)}</small>" if cell.remark else "")
 
 
 def _cell(cell: Cell, escape: Callable[[str], str], bold: str, underline: str, remark: str) -> str:

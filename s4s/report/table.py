@@ -196,7 +196,7 @@ def _fid_cell(score: Score, found: Sequence[Score]) -> Cell:
     column = [other for other in found if other.nfe == score.nfe and other.method != "teacher"]
     classical = [other for other in column if other.method == "classical"]
     marks = {"bold": _lowest(score, column), "underline": _lowest(score, classical)}
-    return Cell(fid_text(score), fewer_calls(score), **marks)
+    return Cell(fid_text(score), fewer_calls(score), of=score.cells[0], **marks)
 
 
 def _lowest(score: Score, among: Sequence[Score]) -> bool:
@@ -212,7 +212,8 @@ def _summary_cell(score: Score | None, low: float | None, of: Callable[[Score], 
         if score.method == "teacher"
         else "; ".join(filter(None, (of(score), begun, fewer_calls(score))))
     )
-    return Cell(f"{score.fid:.2f}", remark, bold=low is not None and round(score.fid, 2) == round(low, 2))
+    bold = low is not None and round(score.fid, 2) == round(low, 2)
+    return Cell(f"{score.fid:.2f}", remark, bold=bold, of=score.cells[0])
 
 
 def _flagship(found: Sequence[Score]) -> str:
