@@ -1,4 +1,4 @@
-"""``s4s import``: one sub-command a format of published weights."""
+"""``s4s import``: one sub-command a format of published weights and solvers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+
+from s4s.errors import Error
 
 OUT = click.option(
     "--out", required=True, type=click.Path(path_type=Path), help="NAME.safetensors to write, and NAME.json."
@@ -16,7 +18,7 @@ ALLOW_UNVERIFIED = click.option("--allow-unverified", is_flag=True, help="Read a
 
 @click.group("import")
 def import_() -> None:
-    """Turn published weights into safetensors. Nothing in the files is executed.
+    """Turn published weights into safetensors, and published solvers into solver files. Nothing in them is executed.
 
     Example: s4s import edm edm-cifar10-32x32-uncond-vp.pkl --out edm-cifar10.safetensors --sha256 4d5d...
     """
@@ -58,3 +60,125 @@ def import_ldm(checkpoint: Path, out: Path, allow_unverified: bool, **options: A
     record = ldm_convert.import_ldm(checkpoint, out, allow_unverified=allow_unverified, **options)
     click.echo(out)
     click.echo(f"weights: {record['ema']}")
+
+
+SOLVER_OUT = click.option("--out", required=True, type=click.Path(path_type=Path), help="The solver file to write.")
+FILE = click.argument("file", type=click.Path(path_type=Path))
+PROCESS_NAMES = "edm, vp-linear, flow, ldm or sd"  # not read from the registry: --help does not wait for torch
+NUMBERS = "Numbers with commas between them"
+
+
+def textbook(command: Any) -> Any:
+    """Options of what is sampled on a grid that was published without weights."""
+    name = click.option("--solver", default="ipndm", show_default=True, help="A textbook solver, of `s4s.solvers()`.")
+    order = click.option("--order", type=int, help="Its order; default its own.")
+    process = click.option("--process", default="edm", show_default=True, help=f"The model's: {PROCESS_NAMES}.")
+    return SOLVER_OUT(name(order(process(command))))
+
+
+@import_.command("grid")
+@click.option("--levels", help=f"{NUMBERS}: noise levels, falling.")
+@click.option("--times", help=f"{NUMBERS}: training steps (of ldm and sd) or times of the process, falling to data.")
+@textbook
+def import_grid(levels: str | None, times: str | None, solver: str, order: int | None, process: str, out: Path) -> None:
+    """A grid as papers print it (GITS, AYS, DMN, ...), under a textbook solver.
+
+    Example: s4s import grid --levels 80,10.9836,3.8811,1.584,0.5666,0.1698,0.002 --out gits.json
+    """
+    from s4s.zoo import published
+
+    if (levels is None) == (times is None):
+        raise Error("a grid is either --levels or --times")
+    own = _process(process)
+    found = _numbers(levels) if levels is not None else published.levels_of(_numbers(times or ""), own)
+    _save(published.grid(found, own, solver, **_order(order)), out)
+
+
+@import_.command("ld3")
+@FILE
+@textbook
+def import_ld3(file: Path, solver: str, order: int | None, process: str, out: Path) -> None:
+    """Times that LD3 learned (best_v1.pt, best_v2.pt), under the solver they were learned for.
+
+    Example: s4s import ld3 best_v2.pt --solver unipc --order 3 --out ld3.json
+    """
+    from s4s.zoo import published
+
+    _save(published.ld3(file, _process(process), solver, **_order(order)), out)
+
+
+def gridded(command: Any) -> Any:
+    """Options of a file that does not always say its levels."""
+    levels = click.option("--levels", help=f"{NUMBERS}: its levels, where the file does not say them.")
+    process = click.option("--process", help=f"Or the process in whose time they are even: {PROCESS_NAMES}.")
+    return FILE(SOLVER_OUT(levels(process(command))))
+
+
+@import_.command("dyweight")
+@gridded
+def import_dyweight(file: Path, levels: str | None, process: str | None, out: Path) -> None:
+    """Weights that DyWeight learned (network-snapshot-000010.pkl).
+
+    Example: s4s import dyweight network-snapshot-000010.pkl --out dyweight.json
+    """
+    from s4s.zoo import published
+
+    _save(published.dyweight(file, _grid(levels, process)), out)
+
+
+@import_.command("epd")
+@gridded
+def import_epd(file: Path, levels: str | None, process: str | None, out: Path) -> None:
+    """Parameters that EPD-Solver learned (sd15-best.pkl); each of its steps makes several evaluations.
+
+    Example: s4s import epd sd15-best.pkl --process sd --out epd.json
+    """
+    from s4s.zoo import published
+
+    _save(published.epd(file, _grid(levels, process)), out)
+
+
+@import_.command("gs")
+@FILE
+@SOLVER_OUT
+@click.option("--process", help=f"The model's, where it is not EDM's: {PROCESS_NAMES}.")
+@click.option("--t-eps", default=1e-3, show_default=True, help="The last time.")
+def import_gs(file: Path, out: Path, process: str | None, t_eps: float) -> None:
+    """Coefficients that GS or GAS learned (10000.pt).
+
+    Example: s4s import gs 10000.pt --out gs.json
+    """
+    from s4s.zoo import published
+
+    _save(published.gs(file, None if process is None else _process(process), t_eps), out)
+
+
+def _process(name: str) -> Any:
+    from s4s.errors import choose
+    from s4s.zoo.published import PROCESSES
+
+    if name not in PROCESSES:
+        raise choose("process", name, PROCESSES)
+    return PROCESSES[name]()
+
+
+def _order(order: int | None) -> dict[str, int]:
+    return {} if order is None else {"order": order}
+
+
+def _grid(levels: str | None, process: str | None) -> Any:
+    if levels is not None and process is not None:
+        raise Error("give --levels or --process, not both")
+    return _numbers(levels) if levels is not None else None if process is None else _process(process)
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(word) for word in text.strip("[]() ").split(",")]
+    except ValueError as error:
+        raise Error(f"{text[:60]!r} is not numbers with commas between them") from error
+
+
+def _save(solver: Any, out: Path) -> None:
+    solver.save(out)
+    click.echo(f"{out}  {solver.name}, {solver.nfe} evaluations")

@@ -12,6 +12,7 @@ import click
 from s4s.cli import compare, models, results, scores, solvers
 from s4s.cli.import_ import import_
 from s4s.cli.run import run
+from s4s.cli.zoo import zoo
 from s4s.errors import Error, Notice
 from s4s.version import __version__
 
@@ -47,6 +48,7 @@ for command in (
     solvers.show,
     solvers.check_method,
     import_,
+    zoo,
     results.list_cells,
     results.doctor,
 ):

@@ -1,13 +1,18 @@
-"""What can be seen not to match between what a solver was fitted for and the pipeline it goes into."""
+"""Cards of what a solver was fitted for, and what can be seen not to match in the pipeline it goes into."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
-FAR = {"guidance": 0.2, "last alphas_cumprod": 1e-2}  # relative; from here on a solver was fitted for something else
+from s4s.errors import Error
+
+# Relative; from here on a solver was fitted for something else
+FAR = {"guidance": 0.2, "shift of this resolution": 0.2, "last alphas_cumprod": 1e-2}
 ROUNDING = 1e-9
 
 
@@ -31,6 +36,29 @@ def mismatches(config: Mapping[str, Any], scheduler: Any, guidance: float | None
     for name, (mine, other) in found.items():
         if mine is not None and other is not None and _differ(mine, other, FAR.get(name, ROUNDING)):
             yield f"{name}: the solver is for {mine}, the pipeline has {other}"
+
+
+def card_of(solver: Any, said: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The card of a solver or bundle, as fresh plain values: what its own record has under ``card``, and what is said.
+
+    Raises:
+        Error: it cannot be saved as JSON.
+    """
+    own = getattr(solver, "provenance", {}).get("card")
+    try:
+        kept = dict(own) if isinstance(own, Mapping) else {}
+        made: dict[str, Any] = json.loads(json.dumps(kept | dict(said or {})))
+    except TypeError as error:
+        raise Error(f"the card must be of plain numbers, strings and lists: {error}") from error
+    return made
+
+
+def other_shift(card: Mapping[str, Any] | None, mu: float | None) -> str | None:
+    """What to say where a pipeline's own shift, ``exp(mu)``, is far from the card's."""
+    name, mine = "shift of this resolution", (card or {}).get("shift")
+    if mu is None or mine is None or not _differ(mine, other := round(math.exp(mu), 4), FAR[name]):
+        return None
+    return f"{name}: the solver is for {mine}, the pipeline has {other}"
 
 
 def _last(betas: list[float] | None) -> float | None:

@@ -7,7 +7,6 @@ do (start in the middle, other times, latents changed between steps) is refused.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor
 from s4s.bundle import Bundle
 from s4s.discrete import VPDiscrete
 from s4s.errors import Error, Notice, choose, extra
-from s4s.integrations.compare import mismatches
+from s4s.integrations.compare import card_of, mismatches, other_shift
 from s4s.integrations.plan import Plan, plan, plan_from_dict, require_standard_start
 from s4s.process import PREDICTIONS, Flow, Process
 from s4s.solver import Solver, solver_from_dict
@@ -88,7 +87,8 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             solver: fitted on the network the pipeline holds.
             process: of that network. The times of ``s4s.Flow`` are multiplied by 1000, as flow pipelines have it.
             prediction: ``eps``, ``x0``, ``v`` or ``flow``, or diffusers' names of them.
-            card: JSON-able; what the solver is for: model, guidance, resolution, shift, who fitted it and on what.
+            card: JSON-able; what the solver is for: model, guidance, resolution, shift, who fitted it and on what. What
+                a bundle's own card says and this does not is kept.
 
         Raises:
             Error: a solver that does not fit the process, or does not start from standard normal latents.
@@ -103,11 +103,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             require_standard_start(each)
         table = process.alphas_cumprod if isinstance(process, VPDiscrete) else None
         betas = None if table is None else _betas(torch.as_tensor(table, dtype=torch.float64))
-        facts = {"nfe": [each.nfe for each in plans], "prediction": ours} | dict(card or {})
-        try:
-            facts = json.loads(json.dumps(facts))
-        except TypeError as error:
-            raise Error(f"the card must be of plain numbers, strings and lists: {error}") from error
+        facts = card_of(solver, card) | {"nfe": [each.nfe for each in plans], "prediction": ours}
         return cls(
             solvers=[each.to_dict() for each in plans],
             prediction_type=NAMES[ours],
@@ -148,7 +144,8 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             device: of ``timesteps``.
             sigmas: of flow pipelines that give no number of steps: their length picks the solver. They must be the
                 pipeline's default, evenly spaced from 1, since the solver has its own.
-            mu: the pipeline's shift; not used, the solver has its own times.
+            mu: the pipeline's shift for its resolution; not used, the solver has its own times. A ``Notice`` says where
+                it is far from the card's.
             timesteps: refused.
         """
         if timesteps is not None:
@@ -160,6 +157,8 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if num_inference_steps not in self._plans:
             there = ", ".join(map(str, self._plans))
             raise Error(f"no solver for num_inference_steps={num_inference_steps} here, only for {there}")
+        if (line := other_shift(self.config.card, mu)) is not None:
+            warnings.warn(line, Notice, stacklevel=2)
         self._plan = self._plans[num_inference_steps]
         self._rows = self._plan.rows()
         flow = self.config.prediction_type == NAMES["flow"]

@@ -70,12 +70,21 @@ def read_pickle(data: memoryview) -> dict[str, Any]:
     Raises:
         Error: the file is damaged, or holds anything that such files do not.
     """
-    value, end = load(data, NAMES)
+    return _top(data, NAMES)
+
+
+def _top(data: memoryview, names: Names) -> dict[str, Any]:
+    value, end = load(data, names)
     if end != len(data):
         raise Error(f"{len(data) - end:,} bytes follow the end of the pickle")
     if type(value) is not dict:
         raise Error("the pickle does not hold a dictionary at the top, as EDM's network files do")
     return value
+
+
+def read_predictor(data: memoryview) -> dict[str, Any]:
+    """The same of a learned solver's pickle (DyWeight, EPD), which also names its samplers and plain layers."""
+    return _top(data, {**NAMES, **PREDICTOR_NAMES})
 
 
 def tensors(root: Layer) -> dict[str, LazyTensor]:
@@ -275,5 +284,9 @@ DTYPES = {
     "IntStorage": "int32",
     "ByteStorage": "uint8",
     "BoolStorage": "bool",
+}
+PREDICTOR_NAMES: Names = {
+    **{("solvers", f"{name}_sampler"): _no_call for name in ("dyweight", "heun", "euler", "ipndm", "dpm", "dpmpp")},
+    **{("torch.nn.modules.activation", name): _module_dict for name in ("Sigmoid", "Softmax")},
 }
 STORAGES: Names = {("torch", name): _no_call for name in DTYPES}

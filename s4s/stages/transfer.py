@@ -77,9 +77,11 @@ def _chosen(path: Path, nfe: int | None) -> tuple[Solver, str]:
 
 
 def _require_levels(bench: Bench, solver: Solver, path: Path) -> None:
-    """Its levels are within the model's range, and it starts where the model's noise does."""
-    process, first, lowest = bench.process, solver.sigma[0].item(), solver.sigma_eval.min().item()
-    if abs(first / process.sigma_max - 1) > NEAR or lowest < process.sigma_min * (1 - NEAR):
+    """Its levels are within the model's range, and it starts where the model's noise does, or says from what noise."""
+    process, lowest = bench.process, solver.sigma_eval.min().item()
+    first = (solver.sigma if solver.noise is None else solver.sigma_eval)[0].item()
+    off = first / process.sigma_max - 1
+    if off > NEAR or (off < -NEAR and solver.noise is None) or lowest < process.sigma_min * (1 - NEAR):
         ends = f"{process.sigma_max:g} to {process.sigma_min:g}"
         raise Error(f"{path}: starts at noise level {first:g} and evaluates down to {lowest:g}; the model of this "
                     f"config has {ends}: fit a solver on that range")  # fmt: skip

@@ -183,6 +183,30 @@ def test_half_precision_costs_little_more_than_rounding_the_result(dtype: torch.
     assert (found.float() - exact).norm() < 2 * (exact.to(dtype).float() - exact).norm()
 
 
+@pytest.mark.parametrize("name", ["SDXL", "SD3", "Flux", "PixArt"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_pipelines(name: str, dtype: torch.dtype) -> None:
+    """What the pipeline ends with, and ``s4s.sample`` in double precision with what its network said."""
+    case = TINY[name]()
+    made, process, to_x0 = decoupled(case.process, 6), case.process, PREDICTIONS[case.prediction]
+    case.net.to(dtype)
+    case.call = {key: value.to(dtype) if isinstance(value, Tensor) else value for key, value in case.call.items()}
+    case.pipe.scheduler = S4SScheduler.from_solver(made, process, case.prediction)
+    steps = recorded(case.pipe.scheduler)
+    case(6)
+    answers = iter(steps)
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        alpha, noise = process.alpha(process.time(sigma)), process.sigma(process.time(sigma))
+        output = next(answers)[0].double()
+        return to_x0(alpha * x, output[:, : x.shape[1]] if output.ndim == 4 else output, alpha, noise)
+
+    exact = s4s.sample(made, denoise, process.to_edm(steps[0][1].double(), made.sigma_eval[0]))
+    found = steps[-1][2]
+    assert found.dtype == dtype
+    assert (found.double() - exact).norm() < 2 * (exact.to(dtype).double() - exact).norm()
+
+
 # --- files ---
 
 
@@ -292,6 +316,27 @@ def test_install_says_what_does_not_match() -> None:
         flow.install(Pipe(diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)), guidance_scale=3.5)
         right = S4SScheduler.from_solver(solver(vp()), vp(), "eps", card={"guidance": 2.0})
         right.install(Pipe(ddim()), guidance_scale=2.2)
+
+
+def test_a_flow_pipeline_whose_own_shift_is_another() -> None:
+    """Flux works it out from the resolution: exp(mu)."""
+    case = TINY["Flux"]()
+    for shift, said in ((3.0, True), (1.6, False)):
+        scheduler = S4SScheduler.from_solver(solver(case.process), case.process, "flow", card={"shift": shift})
+        case.pipe.scheduler = scheduler
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always", Notice)
+            case(4)
+        lines = [str(each.message) for each in found if issubclass(each.category, Notice)]
+        assert lines == (["shift of this resolution: the solver is for 3.0, the pipeline has 1.5831"] if said else [])
+
+
+def test_the_card_of_a_bundle_is_kept() -> None:
+    process = vp()
+    fitted = s4s.Bundle(bundle(process).solvers, {"card": {"model": "a", "fitted by": "b"}, "other": 1})
+    made = S4SScheduler.from_solver(fitted, process, "eps", card={"model": "c"})
+    assert made.config.card == {"model": "c", "fitted by": "b", "nfe": [3, 4, 6], "prediction": "eps"}
+    assert S4SScheduler.from_solver(fitted[4], process, "eps").config.card == {"nfe": [4], "prediction": "eps"}
 
 
 class Pipe:

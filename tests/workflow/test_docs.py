@@ -27,7 +27,7 @@ from s4s.stages.config import check
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-IMPORTS = r"(?:s4s|torch|s4s\.learn\.methods|s4s\.integrations\.\S+)(?:$| import )"
+IMPORTS = r"(?:s4s|torch|s4s\.zoo|s4s\.learn\.methods|s4s\.integrations\.\S+)(?:$| import )"
 SMALLER = {
     "n=1400": "n=24",
     "(3, 32, 32)": "(1, 3, 3)",
@@ -114,7 +114,7 @@ def test_python_blocks_run_on_public_names(page: Path, given: dict[str, Any]) ->
         for large, small in SMALLER.items():
             block = block.replace(large, small)
         exec(compile(block, page_id(page), "exec"), given)
-        assert {*re.findall(r"\bs4s\.(\w+)", block)} <= {*s4s.__all__, "integrations", "learn"}
+        assert {*re.findall(r"\bs4s\.(\w+)", block)} <= {*s4s.__all__, "integrations", "learn", "zoo"}
 
 
 def test_the_solver_of_the_readme_is_the_one_that_runs() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import folder_paths
 from comfy_api.latest import ComfyExtension, io
 
 from s4s.bundle import Bundle, load_bundle
+from s4s.curve import Curve
 from s4s.errors import Error, choose
 from s4s.integrations.comfyui.sampler import sample_comfyui, sigmas_of
 from s4s.show import describe
@@ -78,7 +80,7 @@ class PickSolver(io.ComfyNode):  # type: ignore[misc]
         )
 
     @classmethod
-    def execute(cls, solver: Bundle, steps: int) -> Any:
+    def execute(cls, solver: Bundle | Curve, steps: int) -> Any:
         return io.NodeOutput(Bundle({steps: solver[steps]}, solver.provenance))
 
 
@@ -106,7 +108,7 @@ class SolverSampler(io.ComfyNode):  # type: ignore[misc]
         )
 
     @classmethod
-    def execute(cls, model: Any, solver: Bundle, finish: str) -> Any:
+    def execute(cls, model: Any, solver: Mapping[int, Solver], finish: str) -> Any:
         chosen = finished(only(solver), finish)
         sigmas = sigmas_of(chosen, model.get_model_object("model_sampling"))
         return io.NodeOutput(comfy.samplers.KSAMPLER(partial(sample_comfyui, solver=chosen)), sigmas)
@@ -119,10 +121,11 @@ class Extension(ComfyExtension):  # type: ignore[misc]
         return [LoadSolver, PickSolver, SolverSampler]
 
 
-def only(bundle: Bundle) -> Solver:
+def only(bundle: Mapping[int, Solver]) -> Solver:
     """The solver of a bundle of one."""
     if len(bundle) > 1:
-        raise Error(f"the bundle holds solvers of {bundle.numbers} steps: put the node that picks one before this one")
+        numbers = ", ".join(map(str, bundle))
+        raise Error(f"the bundle holds solvers of {numbers} steps: put the node that picks one before this one")
     (solver,) = bundle.values()
     return solver
 

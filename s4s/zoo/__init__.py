@@ -1,0 +1,1 @@
+"""Solvers that can be had: those that come with the package, and those of others from their published files."""

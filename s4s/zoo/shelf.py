@@ -1,0 +1,51 @@
+"""The solvers that come with the package: a bundle a file beside this one, with a card of what it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from s4s.bundle import Bundle, load_bundle
+from s4s.curve import Curve
+from s4s.errors import choose
+
+HERE = Path(__file__).parent
+
+
+def names() -> list[str]:
+    """Of all bundles."""
+    return sorted(path.stem for path in HERE.glob("*.json"))
+
+
+def bundle(name: str) -> Bundle | Curve:
+    """A bundle by its name, a ``Mapping`` from a number of evaluations to its solver."""
+    if name not in (known := names()):
+        raise choose("solver of the zoo", name, known)
+    return load_bundle(HERE / f"{name}.json")
+
+
+def card(found: Bundle | Curve) -> Mapping[str, Any]:
+    """What a bundle is for, who fitted it and how it scored."""
+    said = found.provenance.get("card", {})
+    return said if isinstance(said, Mapping) else {}
+
+
+def overview() -> str:
+    """Of each bundle its model, and its FID at each number of evaluations beside the best textbook solver's."""
+    lines = []
+    for name in names():
+        facts = card(found := bundle(name))
+        scores, textbook = (facts.get(key, {}) for key in ("fid", "textbook_fid"))
+        pairs = (f"{nfe}: {scores[str(nfe)]:.2f} ({textbook[str(nfe)]:.2f})" for nfe in found if str(nfe) in scores)
+        lines += [f"{name}: {facts.get('model', '')}", f"  {facts.get('score', '')} by NFE: {', '.join(pairs)}"]
+    return "\n".join([*lines, "In brackets: the best textbook solver's, of those in the benchmark."])
+
+
+def about(name: str) -> str:
+    """A card as text."""
+    lines = []
+    for key, value in card(bundle(name)).items():
+        text = ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
+        lines.append(f"{key}: {text}")
+    return "\n".join(lines)
