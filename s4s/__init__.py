@@ -39,6 +39,8 @@ _HOME = {
     "TeacherSet": "learn.teacher",
     "fit": "learn.fit",
     "fit_nfes": "learn.several",
+    "fit_curve": "learn.any_nfe",
+    "CurveResult": "learn.any_nfe",
     "FitResult": "learn.fit",
     "distance": "learn.distances",
     "Distance": "learn.distance",
@@ -68,6 +70,8 @@ if TYPE_CHECKING:
     from s4s.discrete import VPDiscrete as VPDiscrete
     from s4s.errors import Error as Error
     from s4s.grid import grid as grid
+    from s4s.learn.any_nfe import CurveResult as CurveResult
+    from s4s.learn.any_nfe import fit_curve as fit_curve
     from s4s.learn.distance import Distance as Distance
     from s4s.learn.distance import decoded as decoded
     from s4s.learn.distance import perceptual as perceptual

@@ -3,7 +3,7 @@
 Around a textbook solver on a grid of each number, step ``n`` of ``nfe`` lies at the place ``n / (nfe - 1)``, from 0 to
 1, and is corrected by functions of that place and of ``nfe``:
 
-    f(place, nfe) = sum_k hat_k(place) sum_m c[k, m] / nfe^powers[m]
+    f(place, nfe) = sum_k hat_k(place) sum_m c[k, m] (3 / nfe)^powers[m]
 
 with ``hat_k`` piecewise linear, 1 at knot ``k`` and 0 at the others, knots evenly spaced. ``step`` adds to the
 logarithm of the step's share of the log range, ``shift`` moves the level that the network is told, within half a step,
@@ -34,7 +34,7 @@ SCHEMA = "s4s-solver-curve"
 SCHEMA_VERSION = 1
 LEAST, MOST = 3, 20
 NUMBERS = range(LEAST, MOST + 1)
-KNOTS, POWERS = 5, (0, 1)
+KNOTS, POWERS = 5, (0, 1, 2)
 LEVELS = ("step", "shift")
 """Functions of a curve before its weights."""
 
@@ -59,7 +59,7 @@ class Curve(Mapping[int, Solver]):
         solver, options: the textbook solver that is corrected, as ``s4s.solver`` takes them.
         levels: number of evaluations -> its grid [nfe + 1], for all of them.
         theta: [2 + order, knots, powers] coefficients: of ``step``, ``shift``, and the weight of each lag.
-        powers: of ``1 / nfe``.
+        powers: of ``3 / nfe``.
         name: what its solvers are called.
         provenance: JSON-able record of how it was made.
         noise: as in ``Solver``.
@@ -113,11 +113,11 @@ class Curve(Mapping[int, Solver]):
         return replace(self, **changes)
 
     def _basis(self, nfe: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Hats at the places of the steps [nfe, knots], and the powers of ``1 / nfe``."""
+        """Hats at the places of the steps [nfe, knots], and the powers of ``3 / nfe``."""
         knots = self.theta.shape[1]
         at = torch.linspace(0, knots - 1, nfe, dtype=like.dtype)[:, None]
         hats = (1 - (at - torch.arange(knots)).abs()).clamp(min=0)
-        return hats, torch.tensor([float(nfe) ** -m for m in self.powers], dtype=like.dtype)
+        return hats, scales(nfe, self.powers).to(like)
 
     def _base(self, nfe: int) -> _Base:
         if nfe not in NUMBERS:
@@ -181,7 +181,7 @@ def curve(start: Callable[[int], Solver], *, knots: int = KNOTS, powers: tuple[i
     Args:
         start: number of evaluations, 3 to 20 -> a textbook solver with one evaluation a step, such as
             ``lambda nfe: s4s.solver("ipndm", s4s.grid("edm", process, nfe), order=3)``.
-        knots: of every function. powers: of ``1 / nfe`` that every knot's value is a sum of.
+        knots: of every function. powers: of ``3 / nfe`` that every knot's value is a sum of.
 
     Raises:
         Error: a start that is no textbook solver, not the same for every number, or looks back on ever more outputs.
@@ -239,6 +239,11 @@ def curve_from_dict(data: Any) -> Curve:
     noise = noise_from_dict(data["noise"]) if "noise" in data else None
     return Curve(data["solver"], data["options"], levels, theta, tuple(data["powers"]), data["name"],
                  data.get("provenance", {}), noise)  # fmt: skip
+
+
+def scales(nfe: int, powers: tuple[int, ...]) -> Tensor:
+    """What the coefficients of each power count at a number of evaluations: all the same at 3, the lower more above."""
+    return torch.tensor([(LEAST / nfe) ** m for m in powers], dtype=torch.float64)
 
 
 def _grids(levels: Mapping[int, Any]) -> dict[int, Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, as_tensor
 
-from s4s.curve import LEVELS, Curve
+from s4s.curve import LEVELS, Curve, scales
 from s4s.noise import Start
 from s4s.solver import Solver
 
@@ -39,8 +39,7 @@ def describe_curve(curve: Curve, few: tuple[int, ...] = (4, 8, 16)) -> str:
     knots = curve.theta.shape[1]
     rows = [["", "NFE", *(f"{k / (knots - 1):.3g}" for k in range(knots))]]
     for nfe in few:
-        scale = as_tensor([float(nfe) ** -m for m in curve.powers], dtype=curve.theta.dtype)
-        values = (curve.theta.detach() @ scale).tolist()
+        values = (curve.theta.detach() @ scales(nfe, curve.powers)).tolist()
         rows += [[name, str(nfe), *(f"{v:+.4f}" for v in row)] for name, row in zip(names, values, strict=True)]
     lines += ["", *_aligned(rows), "", *_simple(curve.provenance)]
     return "\n".join(lines)

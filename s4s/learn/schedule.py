@@ -31,3 +31,8 @@ OPENING = Steps(24, 12, (0.5, 0.85))  # of a last phase that moves other paramet
 ROUND = Steps(64, 4, (0.85, 0.9))  # between two looks at all held-out samples
 MOMENTS = Steps(256, 2, (0.7, 0.7))  # the same where moments count, which small batches do not tell
 """Sizes found on the digits; see docs/fitting.md."""
+
+GROUP = 2  # numbers of evaluations that a step of a curve's fit visits
+CURVE = (Steps(16, 10, (0.5, 0.9)), Steps(64, 1, (0.9, 0.9)))  # of a curve's fit: small batches, larger ones
+SWEEPS = (14, 3)  # times that either visits all numbers
+RIDGE = 1e-2  # of a curve's coefficients, squared, beside losses that are 1 each: unseen numbers need it

@@ -68,12 +68,12 @@ def test_the_functions_by_hand() -> None:
     """Of one coefficient each: what a step, a shift and a weight become."""
     start, base = through(), through().at(5)
     theta = torch.zeros_like(start.theta)
-    theta[2, 2, 1] = 1.0  # the weight of the latest output, middle knot, times 1 / nfe
+    theta[2, 2, 1] = 1.0  # the weight of the latest output, middle knot, times 3 / nfe
     made = start.replace(theta=theta).at(5)
     assert torch.equal(made.sigma, base.sigma) and torch.equal(made.sigma_eval, base.sigma_eval)
     change = family(made, "lms").theta[:12] - family(base, "lms").theta[:12]  # of steps 0, 1 and 2 on: 1, 2, 3 weights
     expected = torch.zeros(12, dtype=torch.float64)
-    expected[3] = 1 / 5  # step 2 of 5 is at place 1/2
+    expected[3] = 3 / 5  # step 2 of 5 is at place 1/2
     torch.testing.assert_close(change, expected, rtol=0, atol=1e-10)
     theta = torch.zeros_like(start.theta)
     theta[0, 0, 0] = 1.0  # the first step's share of the log range, e times as large as it was against the last's
@@ -129,7 +129,7 @@ def test_show_prints_the_functions_and_one_solver(tmp_path: Path) -> None:
     shown = CliRunner().invoke(cli, ["show", str(tmp_path / "curve.json")]).output.splitlines()
     assert shown[0].startswith("ipndm3-curve: 3 to 20 evaluations; what it adds to ipndm3")
     row = next(line.split() for line in shown if line.split()[:2] == ["shift", "8"])
-    expected = made.theta[1] @ torch.tensor([1.0, 1 / 8], dtype=torch.float64)
+    expected = made.theta[1] @ torch.tensor([1.0, 3 / 8, 9 / 64], dtype=torch.float64)
     assert [float(value) for value in row[2:]] == pytest.approx(expected.tolist(), abs=1e-4)
     one = CliRunner().invoke(cli, ["show", str(tmp_path / "curve.json"), "--nfe", "6"]).output
     assert one.startswith("ipndm3-curve: 6 evaluations, sigma 80 to 0.002")
@@ -145,10 +145,10 @@ def test_show_prints_the_functions_and_one_solver(tmp_path: Path) -> None:
     ({"options": {"order": 3, "x": 1}}, "has no option 'x'"),
     ({"powers": [0.5, 1]}, "'powers' of a curve must be whole numbers"),
     ({"powers": [0]}, "have shape"),
-    ({"step": [[0.0, float("nan")]] * 5}, "NaN"),
-    ({"step": [[0.0, 0.0]] * 4}, "the coefficients of a curve"),
+    ({"step": [[0.0, 0.0, float("nan")]] * 5}, "NaN"),
+    ({"step": [[0.0, 0.0, 0.0]] * 4}, "the coefficients of a curve"),
     ({"weight": []}, "have shape"),
-    ({"weight": [[[0.0, 0.0]] * 5]}, "looks back on 3 outputs at 20 evaluations, the curve has weights for 1"),
+    ({"weight": [[[0.0, 0.0, 0.0]] * 5]}, "looks back on 3 outputs at 20 evaluations, the curve has weights for 1"),
     ({"levels": {"3": [80.0, 9.0, 1.0, 0.1]}}, "a curve has a grid for every number from 3 to 20"),
     ({"levels": {str(nfe): [80.0, 1.0] for nfe in NUMBERS}}, "the grid of 3 evaluations needs 4 levels"),
     ({"levels": {"few": []}}, "a key that is no number of evaluations"),

@@ -1,0 +1,220 @@
+"""``s4s.fit_curve``: one fit for all numbers of evaluations, of the functions of a curve."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from s4s.curve import NUMBERS, Curve
+from s4s.curve import curve as through
+from s4s.errors import Error, Notice
+from s4s.learn.distance import Distance
+from s4s.learn.distances import distance as distance_named
+from s4s.learn.fit import _held_out
+from s4s.learn.frozen import Frozen
+from s4s.learn.jacobian import PERTURBATION
+from s4s.learn.levels import row_levels
+from s4s.learn.modes import with_derivatives
+from s4s.learn.objective import Objective, Tried
+from s4s.learn.robust import robust_mean
+from s4s.learn.schedule import CURVE, GROUP, JUDGED, SWEEPS
+from s4s.learn.teacher import TeacherSet
+from s4s.learn.unfinished import State, Unfinished, content
+from s4s.learn.visits import TINY, Descent, advance
+from s4s.solver import Denoise
+from s4s.version import __version__
+
+
+@dataclass(frozen=True)
+class CurveResult:
+    """What ``fit_curve`` found.
+
+    Args:
+        curve: the curve; ``curve.at(nfe)`` is a solver.
+        losses: number of evaluations -> on held-out samples, ``val_loss``, the mean distance, ``robust``, the mean of
+            its logarithmic form, ``start``, that of the start on the first of them, and whether it was ``fitted``.
+        evaluations: of the network, by the fit; ``reported``: by what ``losses`` says beside. ``seconds``: wall time.
+        history: of every sweep, each number's training loss.
+    """
+
+    curve: Curve
+    losses: Mapping[int, dict[str, Any]]
+    evaluations: int
+    reported: int
+    seconds: float
+    history: Sequence[dict[str, Any]] = field(default_factory=list)
+
+
+@with_derivatives
+def fit_curve(
+    start: Curve | Callable[[int], Any],
+    nfes: Iterable[int],
+    denoise: Denoise | Callable[[Tensor], Denoise],
+    teacher: TeacherSet,
+    *,
+    unseen: Iterable[int] = (),
+    distance: str | Distance = "l2",
+    seed: int = 0,
+    sweeps: tuple[int, int] = SWEEPS,
+    validation: int | None = None,
+    microbatch: int | None = None,
+    perturbation: float = PERTURBATION,
+    progress: str | None = None,
+    resume: str | os.PathLike[str] | None = None,
+) -> CurveResult:
+    """Learn one curve for all numbers of evaluations; ``s4s.fit(curve.at(nfe), ..., method="joint")`` polishes one.
+
+    Args:
+        start: where to start: a curve, or number of evaluations -> a textbook solver, as ``s4s.curve`` takes it.
+        nfes: numbers of evaluations to fit on, from 3 to 20. ``unseen``: more that are reported and never fitted.
+        denoise, teacher, distance, validation, microbatch, perturbation, progress, resume: as ``s4s.fit`` takes them.
+        seed: of the batches and their order.
+        sweeps: times that small and then larger batches visit all numbers.
+
+    Raises:
+        Error: numbers that no curve has, a start that is no curve, or that does not fit the teacher.
+    """
+    began = time.perf_counter()
+    begin = start if isinstance(start, Curve) else through(start)
+    numbers, others = _numbers(nfes, unseen)
+    held_out = _held_out(validation, len(teacher))
+    _require_noise(begin, teacher)
+    network = Frozen(row_levels(denoise, teacher), microbatch, perturbation)
+    told = begin.at(numbers[len(numbers) // 2]).sigma_eval
+    tried = Tried(told[len(told) // 2].item(), True)
+    objective = Objective(network, distance_named(distance), teacher, held_out, tried)
+    first = _judged(begin, objective, numbers)
+    record: dict[str, Any] = {"method": "s4s-any", "start": begin.name, "fitted": numbers, "seed": seed,
+                              "distance": objective.d.name, "teacher": dict(teacher.provenance),
+                              "teacher_samples": len(objective.train), "source": "docs/curve.md"}  # fmt: skip
+    identity = record | {"sweeps": list(sweeps), "unseen": others, "perturbation": perturbation}
+    identity |= {"start_loss": sum(first.values()), **_contents(begin, teacher)}
+    unfinished = Unfinished(resume, {} if resume is None else identity)
+    run = _Run(Descent.of(begin, seed), objective, numbers, unfinished)
+    run(sweeps, progress)
+    found, spent = run.better(begin, first), objective.evaluations
+    losses = _report(found, objective, first, _judged(begin, objective, others))
+    record |= {"evaluations": spent, "val_loss": {str(nfe): loss["val_loss"] for nfe, loss in losses.items()}}
+    name = f"s4s-any({begin.textbook(NUMBERS[0]).name})"
+    made = found.replace(name=name, provenance=record, noise=teacher.noise)
+    unfinished.remove()
+    seconds = time.perf_counter() - began + run.before
+    return CurveResult(made, losses, spent, objective.evaluations - spent, seconds, run.history)
+
+
+@dataclass
+class _Run:
+    """The sweeps of one fit, from where its file left them."""
+
+    descent: Descent
+    objective: Objective
+    numbers: list[int]
+    unfinished: Unfinished
+    sweep: int = 0
+    before: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def __call__(self, sweeps: tuple[int, int], progress: str | None) -> None:
+        """Small batches, then larger ones."""
+        self._restore()
+        started, total = time.perf_counter(), sum(sweeps)
+        for k in tqdm(range(self.sweep, total), desc=progress, initial=self.sweep, total=total,
+                      disable=progress is None, mininterval=2):  # fmt: skip
+            small = k < sweeps[0]
+            part = CURVE[not small]
+            for group in _groups(self.numbers, self.descent.seed, k):
+                advance(self.descent, self.objective, group, part.rows, part.kept(self.descent.steps), small)
+            self.sweep = k + 1
+            self.history.append({"sweep": k, "evaluations": self.objective.evaluations,
+                                 "loss": {str(nfe): v for nfe, v in sorted(self.descent.scale.items())}})  # fmt: skip
+            self._save(time.perf_counter() - started)
+
+    def better(self, begin: Curve, first: Mapping[int, float]) -> Curve:
+        """Where the fit ended, or with a ``Notice`` its start, if that is nearer to the teacher on held-out samples."""
+        reached = self.descent.reached
+        last = _judged(reached, self.objective, self.numbers)
+        if sum(math.log((last[nfe] + TINY) / (first[nfe] + TINY)) for nfe in self.numbers) < 0:
+            return reached
+        warnings.warn(
+            "the curve ended no nearer to the teacher than it began, and stays its start", Notice, stacklevel=3
+        )
+        return begin
+
+    def _save(self, seconds: float) -> None:
+        tensors, numbers = self.descent.state()
+        more = {"sweep": self.sweep, "history": self.history, "evaluations": self.objective.evaluations}
+        self.unfinished.save(State(tensors, numbers | more | {"seconds": self.before + seconds}))
+
+    def _restore(self) -> None:
+        state = self.unfinished.load()
+        if state is not None:
+            self.descent.restore(state.tensors, state.numbers)
+            self.sweep, self.history, self.before = (state.numbers[key] for key in ("sweep", "history", "seconds"))
+            self.objective.evaluations = state.numbers["evaluations"]
+
+
+def _groups(numbers: Sequence[int], seed: int, sweep: int) -> list[list[int]]:
+    """The numbers in the order of a sweep, as many together as a step takes."""
+    order = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(seed * 1_000_003 + sweep))
+    mixed = [numbers[k] for k in order.tolist()]
+    return [mixed[k : k + GROUP] for k in range(0, len(mixed), GROUP)]
+
+
+def _judged(curve: Curve, objective: Objective, numbers: Iterable[int]) -> dict[int, float]:
+    """Robust loss of every number on the first held-out samples."""
+    few = objective.held_out.at(slice(JUDGED))
+    found = {nfe: robust_mean(objective.distances(curve.at(nfe), few)) for nfe in numbers}
+    for nfe, loss in found.items():
+        if not math.isfinite(loss):
+            raise Error(f"samples of {curve.name} at {nfe} evaluations are not finite: check the network")
+    return found
+
+
+def _report(
+    curve: Curve, objective: Objective, fitted: Mapping[int, float], others: Mapping[int, float]
+) -> dict[int, dict[str, Any]]:
+    """What the curve reaches on all held-out samples, beside where numbers that were fitted and others began."""
+    found = {}
+    for nfe, start in sorted([*fitted.items(), *others.items()]):
+        distances = objective.distances(curve.at(nfe), objective.held_out)
+        found[nfe] = {"val_loss": distances.mean().item(), "robust": robust_mean(distances), "start": start,
+                      "fitted": nfe in fitted}  # fmt: skip
+    return found
+
+
+def _contents(begin: Curve, teacher: TeacherSet) -> dict[str, Any]:
+    """What makes a fit another one although its settings are the same."""
+    samples = [teacher.seed, teacher.first, content(teacher.y, teacher.condition)]
+    noise = {} if teacher.noise is None else {"noise": teacher.noise.to_dict()}
+    return {
+        "curve": content(begin.theta, *begin.levels.values()),
+        "teacher_set": samples,
+        "version": __version__,
+    } | noise
+
+
+def _numbers(nfes: Iterable[int], unseen: Iterable[int]) -> tuple[list[int], list[int]]:
+    numbers, others = sorted(set(nfes)), sorted(set(unseen))
+    for nfe in [*numbers, *others]:
+        if nfe not in NUMBERS:
+            raise Error(f"a curve has solvers of {NUMBERS[0]} to {NUMBERS[-1]} evaluations, not of {nfe}")
+    if not numbers or {*numbers} & {*others}:
+        raise Error(f"nfes = {numbers} needs a number at least, and none of the unseen ones, {others}")
+    return numbers, others
+
+
+def _require_noise(begin: Curve, teacher: TeacherSet) -> None:
+    first = begin.levels[NUMBERS[0]][0].item()
+    if first != teacher.sigma_max:
+        raise Error(f"the curve starts at level {first:.9g}, the teacher's noises at {teacher.sigma_max:.9g}")
+    if begin.noise is not None and not begin.noise.same(teacher.noise):
+        raise Error("the curve starts from another mean or scale of noise than the teacher set")

@@ -1,0 +1,132 @@
+"""``s4s.fit_curve``: one fit for all numbers of evaluations, seen and unseen, to the byte; what it refuses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import s4s
+from s4s.learn import visits
+from s4s.learn.visits import Descent, Visit
+
+PROCESS = s4s.EDM()
+BLOBS = torch.randn(3, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+
+
+def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+    """Of three narrow blobs, exact."""
+    sigma = sigma.to(x).reshape(-1, *[1] * 3) if sigma.ndim else sigma.to(x)
+    variance = 0.01 + sigma**2
+    offset = x[:, None] - BLOBS
+    weight = (-offset.square().flatten(2).sum(-1) / (2 * variance.reshape(-1, 1))).softmax(-1)
+    mean = (weight[..., None, None, None] * BLOBS).sum(1)
+    return mean + 0.01 / variance * (x - mean)
+
+
+TEACHER = s4s.teacher_set(s4s.solver("unipc", s4s.grid("logsnr", PROCESS, 40)), denoise, n=200, shape=(1, 2, 2), seed=0)
+
+
+def start(nfe: int) -> s4s.Solver:
+    return s4s.solver("ipndm", s4s.grid("edm", PROCESS, nfe), order=3)
+
+
+def fit(nfes: tuple[int, ...] = (3, 4, 6), **options: Any) -> s4s.CurveResult:
+    return s4s.fit_curve(start, nfes, denoise, TEACHER, **{"sweeps": (3, 1)} | options)
+
+
+def test_one_fit_brings_seen_and_unseen_numbers_near_the_teacher() -> None:
+    found = fit((3, 4, 5, 6, 8, 10), unseen=[7], sweeps=(14, 3))
+    assert list(found.losses) == [3, 4, 5, 6, 7, 8, 10] and not found.losses[7]["fitted"]
+    for nfe, loss in found.losses.items():
+        assert loss["robust"] < (0.2 if loss["fitted"] else 1.0) * loss["start"], nfe
+    assert {*found.history[-1]["loss"]} == {"3", "4", "5", "6", "8", "10"}, "7 is never fitted"
+    made = s4s.sample(found.curve.at(7), denoise, TEACHER.x_T[150:])
+    distance = s4s.distance("l2")(made, TEACHER.y[150:]).double().mean().item()
+    assert distance == pytest.approx(found.losses[7]["val_loss"], rel=1e-5)
+    record = found.curve.at(7).provenance
+    assert record["method"] == "s4s-any" and record["fitted"] == [3, 4, 5, 6, 8, 10] and record["distance"] == "l2"
+
+
+def test_its_evaluations_are_what_the_network_was_asked() -> None:
+    asked = 0
+
+    def counted(x: Tensor, sigma: Tensor) -> Tensor:
+        nonlocal asked
+        asked += len(x)
+        return denoise(x, sigma)
+
+    found = s4s.fit_curve(start, [3, 5], counted, TEACHER, sweeps=(1, 1), unseen=[4])
+    # forward once and back twice for every batch: what is asked forward is less than what is counted
+    batches = (16 + 64) * 2 * sum(nfe - 1 for nfe in (3, 5))
+    assert asked < found.evaluations + found.reported <= asked + batches + 100
+    assert found.reported == 50 * (2 + 3 + 4) + 50 * 3
+
+
+def test_the_same_seed_gives_the_same_curve_and_a_killed_fit_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, other = fit(), fit(seed=1)
+    assert torch.equal(fit().curve.theta, whole.curve.theta) and not torch.equal(other.curve.theta, whole.curve.theta)
+    file, calls = tmp_path / "unfinished.safetensors", 0
+    advance: Callable[..., None] = visits.advance
+
+    def killed(*args: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 6:
+            raise KeyboardInterrupt
+        advance(*args)
+
+    monkeypatch.setattr("s4s.learn.any_nfe.advance", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fit(resume=file)
+    assert file.exists()
+    monkeypatch.setattr("s4s.learn.any_nfe.advance", advance)
+    again = fit(resume=file)
+    assert torch.equal(again.curve.theta, whole.curve.theta) and again.evaluations == whole.evaluations
+    assert again.history == whole.history and not file.exists()
+
+
+def test_each_number_counts_by_its_own_loss() -> None:
+    descent = Descent.of(s4s.curve(start), 0)
+    descent.scale = {3: 2.0, 20: 1e-4}
+    far, near = (torch.full((4,), value, dtype=torch.float64) for value in (1.0, 1e-4))
+    inf = math.inf
+    seen = [Visit(3, torch.arange(4), inf, far), Visit(20, torch.arange(4), inf, near)]
+    assert descent.loss(seen) == pytest.approx(0.5 + 1.0)
+    broken = [Visit(3, torch.arange(4), inf, torch.full((4,), math.nan, dtype=torch.float64))]
+    assert descent.loss(broken) == inf
+
+
+def test_a_curve_goes_on_from_a_curve_and_is_polished_for_one_number() -> None:
+    first = fit((4, 6)).curve
+    again = s4s.fit_curve(first, [4, 6], denoise, TEACHER, sweeps=(1, 0))
+    assert again.losses[4]["start"] < s4s.fit_curve(start, [4], denoise, TEACHER, sweeps=(0, 1)).losses[4]["start"]
+    polished = s4s.fit(first.at(4), denoise, TEACHER, method="joint", rounds=1)
+    assert polished.solver.nfe == 4 and polished.val_loss <= polished.start_loss
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"nfes": (2, 4)}, "a curve has solvers of 3 to 20 evaluations, not of 2"),
+    ({"unseen": [21]}, "a curve has solvers of 3 to 20 evaluations, not of 21"),
+    ({"nfes": ()}, "needs a number at least"),
+    ({"unseen": [4, 5]}, "none of the unseen ones, \\[4, 5\\]"),
+    ({"validation": 200}, "validation = 200 must leave some"),
+    ({"distance": "l3"}, "unknown distance 'l3'"),
+])  # fmt: skip
+def test_what_cannot_be_fitted_is_one_line(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(s4s.Error, match=message) as caught:
+        fit(**options)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_first_level_is_one_line() -> None:
+    other = s4s.EDM(0.002, 40.0)
+    with pytest.raises(s4s.Error, match="the curve starts at level 40, the teacher's noises at 80"):
+        s4s.fit_curve(lambda nfe: s4s.solver("ddim", s4s.grid("edm", other, nfe)), [4], denoise, TEACHER)
