@@ -23,6 +23,7 @@ from s4s.learn.fit import _held_out
 from s4s.learn.frozen import Frozen
 from s4s.learn.jacobian import PERTURBATION
 from s4s.learn.levels import row_levels
+from s4s.learn.methods import TOGETHER
 from s4s.learn.modes import with_derivatives
 from s4s.learn.objective import Objective, Tried
 from s4s.learn.robust import robust_mean
@@ -93,7 +94,7 @@ def fit_curve(
     tried = Tried(told[len(told) // 2].item(), True)
     objective = Objective(network, distance_named(distance), teacher, held_out, tried)
     first = _judged(begin, objective, numbers)
-    record: dict[str, Any] = {"method": "s4s-any", "start": begin.name, "fitted": numbers, "seed": seed,
+    record: dict[str, Any] = {"method": TOGETHER, "start": begin.name, "fitted": numbers, "seed": seed,
                               "distance": objective.d.name, "teacher": dict(teacher.provenance),
                               "teacher_samples": len(objective.train), "source": "docs/curve.md"}  # fmt: skip
     identity = record | {"sweeps": list(sweeps), "unseen": others, "perturbation": perturbation}
@@ -104,7 +105,7 @@ def fit_curve(
     found, spent = run.better(begin, first), objective.evaluations
     losses = _report(found, objective, first, _judged(begin, objective, others))
     record |= {"evaluations": spent, "val_loss": {str(nfe): loss["val_loss"] for nfe, loss in losses.items()}}
-    name = f"s4s-any({begin.textbook(NUMBERS[0]).name})"
+    name = f"{TOGETHER}({begin.textbook(NUMBERS[0]).name})"
     made = found.replace(name=name, provenance=record, noise=teacher.noise)
     unfinished.remove()
     seconds = time.perf_counter() - began + run.before

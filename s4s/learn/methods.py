@@ -38,6 +38,10 @@ METHODS = {
 }
 
 
+TOGETHER = "s4s-any"
+"""The method that is one fit for all numbers of evaluations, ``s4s.fit_curve``; the others fit one each."""
+
+
 def moves_grid(spec: Method) -> bool:
     """Whether a method may move the grid."""
     return any({*LEVELS} & {*turn} for turn in spec.cycle)
@@ -70,6 +74,8 @@ def family_of(method: str, family: str | None = None) -> str:
     Raises:
         Error: unknown method, or one that cannot learn that family.
     """
+    if method == TOGETHER:
+        raise Error(f"method {method!r} is one fit for all numbers of evaluations: call s4s.fit_curve")
     if method not in METHODS:
         raise choose("method", method, METHODS)
     spec = METHODS[method]

@@ -88,7 +88,13 @@ def _learned(axes: Axes, found: Sequence[Score], against: str) -> list[Line2D]:
         x, y = [getattr(score, against) for score in curve], [score.fid for score in curve]
         error = [score.std or 0.0 for score in curve]
         axes.errorbar(x, y, yerr=error, elinewidth=1, capsize=2, zorder=4, mec="white", mew=0.7, **look)
+        unseen = [(getattr(score, against), score.fid) for score in curve if score.unseen]
+        if unseen:
+            axes.plot(*zip(*unseen, strict=True), ls="", marker=mark[start], ms=6, mfc="white", mec=color, zorder=5)
         handles[label] = Line2D([], [], color=color, lw=2, ls=dash[label], label=label)
+    if any(score.unseen for curve in curves for score in curve):
+        open_mark: dict[str, Any] = {"marker": "o", "mfc": "white", "mec": "#555555", "ls": ""}
+        handles["open"] = Line2D([], [], ms=6, label="open: NFE not fitted on", **open_mark)
     looks = [Line2D([], [], color="#555555", marker=mark[s], ms=6, lw=1.5, label=s) for s in starts if s]
     title = "Learned" if all(starts) else "Learned, and methods/"
     return [_title(title), *handles.values(), *([_title("Learned from"), *looks] if looks else [])] if curves else []

@@ -34,7 +34,7 @@ COLUMNS = [
     "sample_seconds",
     "metrics_file",
 ]
-EXTRA = ["radius", "calls", "fid_within_classes", "class_accuracy"]
+EXTRA = ["radius", "calls", "fid_within_classes", "class_accuracy", "unseen"]
 """Columns after those, where a benchmark has them: of several radii, of guidance, and of classes."""
 ROW = ["method", "solver", "schedule", "family", "order"]
 """What a row of the FID table is: everything but the NFE and the seed of the fit."""
@@ -63,6 +63,7 @@ class Score:
         radius: of the relaxed objective, where the benchmark has several.
         calls: network calls a sample, where an evaluation may be two.
         within, accuracy: mean FID within a class, and share of samples of the class asked for; means over fit seeds.
+        unseen: whether it is of a curve that is not fitted on this NFE.
     """
 
     method: str
@@ -78,6 +79,7 @@ class Score:
     calls: int | None = None
     within: float | None = None
     accuracy: float | None = None
+    unseen: bool = False
 
     @property
     def row(self) -> Row:
@@ -200,8 +202,9 @@ def _score(cells: Sequence[Mapping[str, Any]]) -> Score:
     row = {key: cells[0][key] for key in [*ROW, "nfe", "radius", "calls"]}
     names = tuple(Path(cell["metrics_file"]).stem for cell in cells)
     within, accuracy = (_mean(cells, key) for key in ("fid_within_classes", "class_accuracy"))
-    std = float(fid.std()) if len(cells) > 1 else None
-    return Score(**row, fid=float(fid.mean()), std=std, cells=names, within=within, accuracy=accuracy)
+    std, unseen = float(fid.std()) if len(cells) > 1 else None, bool(cells[0]["unseen"])
+    more = {"within": within, "accuracy": accuracy, "unseen": unseen}
+    return Score(**row, fid=float(fid.mean()), std=std, cells=names, **more)
 
 
 def _mean(cells: Sequence[Mapping[str, Any]], key: str) -> float | None:

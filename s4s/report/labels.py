@@ -11,6 +11,7 @@ METHODS = {
     "ld3": "LD3",
     "s4s": "S4S",
     "s4s-alt": "S4S-Alt",
+    "s4s-any": "S4S-any",
     "joint": "Joint",
     "guided": "Guided (GS)",
     "bns": "BNS",

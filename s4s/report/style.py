@@ -19,6 +19,7 @@ METHOD_COLOR = {
     "ld3": "#009E73",
     "s4s": "#0072B2",
     "s4s-alt": "#D55E00",
+    "s4s-any": "#882255",
     "joint": "#CC79A7",
     "guided": "#E69F00",
     "bns": "#56B4E9",

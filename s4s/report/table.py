@@ -19,9 +19,10 @@ from s4s.report.render import Cell, Table, markdown, tex
 from s4s.report.variants import variant_names, variants
 
 _OTHERS = "others"
+UNSEEN = "*"  # beside the FID of a curve at a number that it is not fitted on
 
 
-_FLAGSHIPS = ("s4s-alt", "s4s", "joint", "guided", "bns", "ld3")
+_FLAGSHIPS = ("s4s-alt", "s4s", "s4s-any", "joint", "guided", "bns", "ld3")
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,12 @@ def fid_table(found: Sequence[Score], records: Sequence[Record]) -> Table:
     for row, columns in by_row.items():
         cells = [Cell(name(next(iter(columns.values())))), Cell(solver_label(row[1])), Cell(schedule_label(row[2]))]
         cells += [_fid_cell(columns[nfe], found) if nfe in columns else Cell() for nfe in nfes]
-        groups.setdefault(row[0] if row[0] in list(METHODS)[:5] else _OTHERS, []).append(tuple(cells))
+        groups.setdefault(row[0] if row[0] in list(METHODS)[:6] else _OTHERS, []).append(tuple(cells))
     notes = [protocol_note(records), "Bold: best of a column, the teacher aside. Underlined: best classical solver."]
     if any(score.std is not None for score in found):
         notes.append("Mean ± sample standard deviation over fits with different seeds (in parentheses, how many).")
+    if any(score.unseen for score in found):
+        notes.append(f"{UNSEEN}: a number of evaluations that the curve is not fitted on.")
     title = f"FID of {records[0]['benchmark']} by number of network evaluations (NFE)."
     head = ("Method", "Solver or start", "Grid", *(nfe_label(nfe, found) for nfe in nfes))
     return Table(title, head, tuple(map(tuple, groups.values())), tuple(notes), names=3)
@@ -188,8 +191,9 @@ def say_headline(metrics_files: Iterable[Path]) -> str:
 
 
 def fid_text(score: Score) -> str:
-    """``3.15``, or ``3.15 ± 0.04 (3)`` over three fit seeds."""
-    return f"{score.fid:.2f}" + (f" ± {score.std:.2f} ({len(score.cells)})" if score.std is not None else "")
+    """``3.15``, or ``3.15 ± 0.04 (3)`` over three fit seeds; ``3.15*`` at a number that its curve is not fitted on."""
+    spread = f" ± {score.std:.2f} ({len(score.cells)})" if score.std is not None else ""
+    return f"{score.fid:.2f}{UNSEEN * score.unseen}{spread}"
 
 
 def _fid_cell(score: Score, found: Sequence[Score]) -> Cell:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from s4s.errors import Error, choose
-from s4s.learn.methods import METHODS
+from s4s.learn.methods import METHODS, TOGETHER
 
 PROTOCOLS: dict[str, tuple[str, tuple[str, ...]]] = {  # rounding rule and data sets of each; see s4s.score.protocol
     "edm": ("edm", ("cifar10", "ffhq", "afhqv2")),
@@ -32,7 +32,8 @@ class Cell:
     """One solver of a benchmark: a method, the (starting) solver, its schedule, the NFE and, if learned, a seed.
 
     ``family`` and ``order`` are those learned, where the config names them; ``radius`` is one of a list. A method of a
-    file of one's own, ``methods/NAME.py``, has a start where it is fitted, and else neither solver nor schedule.
+    file of one's own, ``methods/NAME.py``, has a start where it is fitted, and else neither solver nor schedule. A cell
+    of s4s-any is a solver of a curve, and ``fitted`` the numbers of evaluations that the curve is fitted on.
     """
 
     method: str
@@ -44,6 +45,17 @@ class Cell:
     family: str | None = None
     order: int | None = None
     radius: float | None = None
+    fitted: tuple[int, ...] = ()
+
+    @property
+    def unseen(self) -> bool:
+        """Whether its curve is not fitted on its number of evaluations."""
+        return bool(self.fitted) and self.nfe not in self.fitted
+
+    @property
+    def curve(self) -> str:
+        """File name of the curve that it is a solver of, such as ``s4s-any_ipndm3_edm_seed0``."""
+        return self.name.replace(f"_nfe{self.nfe}", "")
 
     @property
     def learned(self) -> bool:
@@ -52,7 +64,7 @@ class Cell:
     @property
     def file(self) -> Path | None:
         """The file of a method of one's own; None of those that are built in."""
-        built_in = self.method in ("teacher", "classical", *METHODS)
+        built_in = self.method in ("teacher", "classical", TOGETHER, *METHODS)
         return None if built_in else OWN / f"{self.method}.py"
 
     @property
@@ -94,7 +106,7 @@ def cells(config: Mapping[str, Any]) -> list[Cell]:
         for solver in config["classical"]["solvers"]:
             made += [Cell("classical", *_solver(solver), s, nfe) for s in config["classical"]["schedules"]]
         made += [Cell(name, "", {}, "", nfe) for name in config.get("methods", [])]
-        made += _learned(config["learned"], nfe)
+        made += _learned(config["learned"], nfe, tuple(config["nfe"]))
     return made
 
 
@@ -102,8 +114,17 @@ def require_files(config: Mapping[str, Any]) -> None:
     """Raise for a method that is neither built in nor a file of one's own."""
     for each in cells(config):
         if each.file is not None and not each.file.exists():
-            unknown = choose("method", each.method, METHODS)
+            unknown = choose("method", each.method, (*METHODS, TOGETHER))
             raise Error(f"{unknown}; or write {each.file}, see `s4s check-method --help`")
+
+
+def curves(config: Mapping[str, Any]) -> dict[str, list[Cell]]:
+    """The curves of a benchmark, each with its cells."""
+    found: dict[str, list[Cell]] = {}
+    for made in cells(config):
+        if made.fitted:
+            found.setdefault(made.curve, []).append(made)
+    return found
 
 
 def teachers(config: Mapping[str, Any]) -> list[Cell]:
@@ -239,17 +260,20 @@ def made_from(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
         "textbook": process if trained else model | process,
         "teacher": pairs,
         "fit": pairs | {key: config["learned"][key] for key in learned},
+        "curve": pairs | {key: config["learned"][key] for key in learned if key != "rounds"},
         "sample": sampled,
         "features": sampled | extractor | {"kept": needs_features(config)},
         "score": {"score": config["score"]},
-    }[stage] | {"code": CODE[stage]}
+    }[stage] | {"code": CODE[stage if stage != "curve" else "fit"]}
 
 
-def _learned(learned: Mapping[str, Any], nfe: int) -> Iterator[Cell]:
+def _learned(learned: Mapping[str, Any], nfe: int, nfes: tuple[int, ...]) -> Iterator[Cell]:
     radii = learned["radius"] if isinstance(learned["radius"], list) else [None]
     for entry in learned["methods"]:
         spec: dict[str, Any] = {"name": entry} if isinstance(entry, str) else entry
-        what = {key: spec[key] for key in ("family", "order") if key in spec}
+        what: dict[str, Any] = {key: spec[key] for key in ("family", "order") if key in spec}
+        if spec["name"] == TOGETHER:
+            what["fitted"] = tuple(spec.get("fitted", nfes))
         for start in spec.get("starts", learned["starts"]):
             for radius, seed in product(radii, learned["seeds"]):
                 yield Cell(spec["name"], *_solver(start["solver"]), start["schedule"], nfe, seed, **what, radius=radius)

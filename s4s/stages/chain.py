@@ -10,7 +10,7 @@ import json
 import time
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,11 +20,11 @@ from s4s.errors import Error, Notice
 from s4s.files import at_home, sha256, write_text
 from s4s.models.folder import hashes
 from s4s.records import Record, Walk
-from s4s.stages.cells import Cell, cells, made_from
+from s4s.stages.cells import Cell, cells, curves, made_from
 
 Config = Mapping[str, Any]
-MAKERS = {"models": "download", "teacher": "teacher", "solvers": "fit", "fits": "fit", "samples": "sample",
-          "features": "features", "metrics": "evaluate"}  # fmt: skip
+MAKERS = {"models": "download", "teacher": "teacher", "solvers": "fit", "fits": "fit", "curves": "fit",
+          "samples": "sample", "features": "features", "metrics": "evaluate"}  # fmt: skip
 CONFIG_OF = {"download": "train", "gits": "textbook", "transfer": "score"}  # the part of the config each depends on
 
 
@@ -126,16 +126,29 @@ class Chain:
             return None  # left by a config that asked for more
         if stage not in ("table", "figure"):
             part = made_from(self.config, CONFIG_OF.get(stage, stage))
+        if stage == "curve":
+            if (members := self._curves.get(PurePosixPath(name).name.split(".")[0])) is None:
+                return None
+            part |= {"cell": _asked(replace(members[0], nfe=0)), "nfe": [member.nfe for member in members]}
         if stage in ("textbook", "fit"):
-            part["cell"] = asdict(cell)  # type: ignore[arg-type]
+            part["cell"] = _asked(cell)  # type: ignore[arg-type]
         if stage == "score":
             part |= {"benchmark": self.config["benchmark"], "n": self.config["sample"]["n"]}
         made: dict[str, Any] = json.loads(json.dumps(part))
         return made
 
     @cached_property
+    def _curves(self) -> dict[str, list[Cell]]:
+        return curves(self.config or {})
+
+    @cached_property
     def _cells(self) -> dict[str, Cell]:
         return {cell.name: cell for cell in cells(self.config or {})}
+
+
+def _asked(cell: Cell) -> dict[str, Any]:
+    """What a config asks of a fit; ``fitted`` of curves alone."""
+    return {key: value for key, value in asdict(cell).items() if key != "fitted" or value}
 
 
 def outside(*paths: Path | str) -> dict[str, str]:

@@ -11,8 +11,8 @@ from typing import Any
 
 from s4s.learn.objective import CALL
 from s4s.learn.teacher import BATCH
-from s4s.stages.cells import cells, guided, needs_features, shards, uint8_rule
-from s4s.stages.fit_costs import fit_evaluations
+from s4s.stages.cells import cells, curves, guided, needs_features, shards, uint8_rule
+from s4s.stages.fit_costs import curve_evaluations, fit_evaluations
 from s4s.stages.passes import Pass
 
 Config = Mapping[str, Any]
@@ -28,7 +28,8 @@ def evaluations(config: Config) -> dict[str, int]:
     pairs = spec["train"] + spec["validation"]
     return {
         "teacher": sum(cell.nfe * pairs for cell in all_cells if cell.method == "teacher"),
-        "fits": sum(fit_evaluations(config, cell) for cell in all_cells if cell.learned),
+        "fits": sum(fit_evaluations(config, cell) for cell in all_cells if cell.learned and not cell.fitted)
+        + sum(curve_evaluations(config, members) for members in curves(config).values()),
         "samples": sum(cell.nfe * config["sample"]["n"] for cell in all_cells),
     }
 

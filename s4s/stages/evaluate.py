@@ -126,6 +126,8 @@ def evaluate_cell(bench: Bench, cell: Cell) -> Path:
             "fit_nfe": spent.get("evaluations"), "sample_seconds": sum(f["seconds"] for f in facts)}  # fmt: skip
     if guided(bench.config):
         head |= {"calls": calls(bench.config, cell)}
+    if cell.unseen:
+        head |= {"unseen": 1}
     if cell.radius is not None:
         head |= {"radius": cell.radius, "relaxed_loss": spent.get("relaxed_loss")}
     if cell.file is not None:

@@ -40,7 +40,11 @@ class Folder:
 
     def unfinished(self, cell: Cell) -> Path:
         """Of a fit, while it runs."""
-        return self.root / "fits" / f"{cell.name}.unfinished.safetensors"
+        return self.root / "fits" / f"{cell.curve if cell.fitted else cell.name}.unfinished.safetensors"
+
+    def curve(self, cell: Cell) -> Path:
+        """The curve that a cell is a solver of."""
+        return self.root / "curves" / f"{cell.curve}.json"
 
     def samples(self, cell: Cell, first: int, last: int) -> Path:
         return self.root / "samples" / cell.name / f"{first:06d}-{last:06d}.npz"

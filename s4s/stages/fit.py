@@ -6,11 +6,14 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
+from s4s.curve import load_curve
 from s4s.errors import Error
 from s4s.learn import distances, lpips
+from s4s.learn.any_nfe import fit_curve
 from s4s.learn.distance import Distance, decoded, feature, total
 from s4s.learn.fit import FitResult, fit
 from s4s.learn.frozen import Frozen
@@ -20,7 +23,7 @@ from s4s.learn.teacher import TeacherSet
 from s4s.models.model import identity
 from s4s.solver import Denoise, Solver
 from s4s.stages.bench import Bench
-from s4s.stages.cells import Cell, made_from, radius_of, teacher_of
+from s4s.stages.cells import Cell, curves, made_from, radius_of, teacher_of
 from s4s.stages.chain import outside
 from s4s.stages.files import write_json
 from s4s.stages.networks import network
@@ -50,6 +53,8 @@ def _named(bench: Bench, name: str) -> Distance:
 
 def fit_cell(bench: Bench, cell: Cell) -> Path:
     """Write the solver of a cell: textbook numbers, or what its method learns from them; a killed fit goes on."""
+    if cell.fitted:
+        return _of_curve(bench, cell)
     if cell.learned:
         return _learned(bench, cell)
     return _textbook(bench, cell) if cell.file is None else _own(bench, cell, cell.file)
@@ -98,14 +103,9 @@ def _fitted(bench: Bench, cell: Cell, denoise: Denoise | Callable[[Tensor], Deno
 
 def _learned(bench: Bench, cell: Cell) -> Path:
     folder, chain, learned = bench.folder, bench.chain, bench.config["learned"]
-    pairs, (compared, elsewhere) = teacher_of(bench.config, cell.nfe), _compared(bench)
-    reads = bench.reads(*teacher_paths(bench, pairs), *compared, *bench.searched(cell))
-    elsewhere |= {} if cell.file is None else outside(cell.file)
+    reads, elsewhere = _reads(bench, cell)
     chain.go_on(folder.unfinished(cell), "fit", reads, elsewhere)
-    model, teacher = bench.model, teacher_pairs(bench, pairs)
-    condition = model.condition(range(len(teacher)))
-    data = replace(teacher, condition=condition)
-    denoise: Denoise | Callable[[Tensor], Denoise] = model.denoiser(None) if condition is None else model.denoiser
+    denoise, data = _problem(bench, cell)
     result = _fit(bench, cell, denoise, data) if cell.file is None else _fitted(bench, cell, denoise, data)
     spent = {"val_loss": result.val_loss, "start_loss": result.start_loss, "evaluations": result.evaluations}
     if cell.radius is not None:
@@ -129,20 +129,77 @@ def _fit(bench: Bench, cell: Cell, denoise: Denoise | Callable[[Tensor], Denoise
         denoise,
         data,
         cell.method,
-        distance=distance_of(bench),
         radius=radius_of(bench.config, cell),
         moments=learned["moments"],
         family=cell.family,
         order=cell.order,
         convert=learned.get("convert"),
-        seed=cell.seed or 0,
         rounds=learned["rounds"],
-        validation=bench.config["teacher"]["validation"],
-        microbatch=learned.get("microbatch"),
-        perturbation=PERTURBATIONS.get(str(bench.model.facts["dtype"]), PERTURBATION),
         progress=cell.name,
-        resume=bench.folder.unfinished(cell),
+        **_settings(bench, cell),
     )
+
+
+def _settings(bench: Bench, cell: Cell) -> dict[str, Any]:
+    """What a config says to fits of one number of evaluations and of all."""
+    return {
+        "distance": distance_of(bench),
+        "seed": cell.seed or 0,
+        "validation": bench.config["teacher"]["validation"],
+        "microbatch": bench.config["learned"].get("microbatch"),
+        "perturbation": PERTURBATIONS.get(str(bench.model.facts["dtype"]), PERTURBATION),
+        "resume": bench.folder.unfinished(cell),
+    }
+
+
+def _reads(bench: Bench, cell: Cell) -> tuple[dict[str, str], dict[str, str]]:
+    """Hashes of what a fit reads: results, and files elsewhere."""
+    compared, elsewhere = _compared(bench)
+    pairs = teacher_paths(bench, teacher_of(bench.config, cell.nfe))
+    own = {} if cell.file is None else outside(cell.file)
+    return bench.reads(*pairs, *compared, *bench.searched(cell)), elsewhere | own
+
+
+def _problem(bench: Bench, cell: Cell) -> tuple[Denoise | Callable[[Tensor], Denoise], TeacherSet]:
+    """The network and the teacher's samples of a fit, under their conditions where there are any."""
+    model, teacher = bench.model, teacher_pairs(bench, teacher_of(bench.config, cell.nfe))
+    condition = model.condition(range(len(teacher)))
+    return model.denoiser(None) if condition is None else model.denoiser, replace(teacher, condition=condition)
+
+
+def _of_curve(bench: Bench, cell: Cell) -> Path:
+    """One solver of a curve, which the first of its cells fits."""
+    folder, chain = bench.folder, bench.chain
+    if not chain.follows(folder.curve(cell)):
+        _fit_curve(bench, curves(bench.config)[cell.curve])
+    reads, curve = chain.read(folder.curve(cell)), load_curve(folder.curve(cell))
+    record: dict[str, Any] = dict(curve.provenance)
+    loss = record.pop("losses")[str(cell.nfe)]
+    spent = {"val_loss": loss["val_loss"], "evaluations": record["evaluations"], "seconds": record["seconds"]}
+    write_json(folder.fit(cell), spent | {"history": [], "notes": []})
+    solver = curve.at(cell.nfe)
+    solver.replace(provenance=record | {"val_loss": loss["val_loss"], "curve": cell.curve}).save(folder.solver(cell))
+    for path in (folder.fit(cell), folder.solver(cell)):
+        chain.note(path, "fit", reads)
+    return folder.solver(cell)
+
+
+def _fit_curve(bench: Bench, members: list[Cell]) -> None:
+    """Write the curve of some cells; a killed fit goes on."""
+    folder, chain, cell = bench.folder, bench.chain, members[0]
+    reads, elsewhere = _reads(bench, cell)
+    chain.go_on(folder.unfinished(cell), "curve", reads, elsewhere)
+    denoise, data = _problem(bench, cell)
+    unseen = [each.nfe for each in members if each.unseen]
+    start = lambda nfe: bench.textbook(replace(cell, nfe=nfe))
+    settings = _settings(bench, cell)
+    result = fit_curve(start, cell.fitted, denoise, data, unseen=unseen, progress=cell.curve, **settings)
+    more = {"schedule": cell.schedule, "seconds": result.seconds, "reported": result.reported}
+    losses = {str(nfe): loss for nfe, loss in result.losses.items()}
+    provenance = {**result.curve.provenance, **more, "losses": losses, "made_from": made_from(bench.config, "curve")}
+    result.curve.replace(provenance=provenance).save(folder.curve(cell))
+    chain.note(folder.curve(cell), "curve", reads, elsewhere)
+    chain.forget(folder.unfinished(cell))
 
 
 def _compared(bench: Bench) -> tuple[list[Path], dict[str, str]]:

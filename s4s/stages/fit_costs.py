@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -13,6 +13,7 @@ from s4s.learn.family import is_textbook
 from s4s.learn.methods import Method, moves_grid, moves_levels, phases
 from s4s.learn.objective import TRIED
 from s4s.learn.schedule import (
+    CURVE,
     HEATS,
     JUDGED,
     LANES,
@@ -23,6 +24,7 @@ from s4s.learn.schedule import (
     ROUND,
     SMALL,
     STARTS_JUDGED,
+    SWEEPS,
     Steps,
 )
 from s4s.learn.sketch import MOMENT_PULLS
@@ -78,6 +80,20 @@ def fit_evaluations(config: Config, cell: Cell) -> int:
     part = MOMENTS if moments else ROUND
     a_round = count.batches(part, 1, 1 + part.count, moments, moving) + count.judged(count.held_out)
     return total + learned["rounds"] * a_round + 2 * count.judged(min(JUDGED, count.train))
+
+
+def curve_evaluations(config: Config, members: Sequence[Cell]) -> int:
+    """Of the fit of a curve and of its report, with one damping trial a step."""
+    spec, fitted = config["teacher"], members[0].fitted
+    counts = {cell.nfe: _Count(cell.nfe, spec["train"], spec["validation"], config["learned"].get("microbatch"))
+              for cell in members}  # fmt: skip
+    total = spec["train"] + spec["validation"] + 6 * TRIED + 1
+    for nfe, count in counts.items():
+        small, large = CURVE
+        total += count.judged(count.held_out) + (2 if nfe in fitted else 1) * count.judged(JUDGED)
+        if nfe in fitted:
+            total += count.batches(small, 0, SWEEPS[0]) + count.batches(large, 0, SWEEPS[1])
+    return total
 
 
 @cache

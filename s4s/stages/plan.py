@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from s4s.stages.cells import cells, needs_features, shards, teacher_files, teachers
+from s4s.stages.cells import cells, curves, needs_features, shards, teacher_files, teachers
 
 Config = Mapping[str, Any]
 Counts = Mapping[str, int]
@@ -24,7 +24,7 @@ def job_counts(config: Config) -> dict[str, int]:
         "train" if trained else "download": 3 if trained else 2,
         "teacher": sum(len(teacher_files(config, cell)) for cell in teachers(config)),
         "textbook": 1,
-        "fit": sum(cell.learned for cell in all_cells),
+        "fit": sum(cell.learned and not cell.fitted for cell in all_cells) + len(curves(config)),
         "sample": sampling * config["sample"]["keep_images"],
         "features": sampling,
         "evaluate": len(at if needs_features(config) else kinds),

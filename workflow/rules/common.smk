@@ -33,7 +33,8 @@ JOBS, SCORED = asked.jobs(CONFIG), asked.jobs(CONFIG, per_nfe=asked.needs_featur
 OWN_FIXED = [str(cell.file) for cell in CELLS.values() if cell.file and not cell.learned]  # files of one's own
 FIXED = [name for name, cell in CELLS.items() if not cell.learned]
 SEARCHED = any(CELLS[name].schedule == "gits" for name in FIXED)  # grids that need the network
-LEARNED = [name for name, cell in CELLS.items() if cell.learned]
+LEARNED = [name for name, cell in CELLS.items() if cell.learned and not cell.fitted]
+CURVES = asked.curves(CONFIG)
 SHARDS = [f"{first:06d}-{last:06d}" for first, last in asked.shards(CONFIG)]
 KEEP = CONFIG["sample"]["keep_images"]
 TRAINED = CONFIG["model"]["type"] == "digits"

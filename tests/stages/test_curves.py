@@ -1,0 +1,89 @@
+"""``s4s-any`` in the pipeline: one fit for all cells of a curve, its records, its costs, and what configs may ask."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small
+import torch
+
+import s4s
+from s4s.curve import NUMBERS
+from s4s.errors import Error
+from s4s.stages import costs, possible
+from s4s.stages.cells import cells, curves
+from s4s.stages.fit import fit_cell
+from s4s.stages.plan import job_counts
+
+METHOD = {"name": "s4s-any", "fitted": [4, 5]}
+START = {"solver": {"name": "ipndm", "order": 3}, "schedule": "edm"}
+
+
+def learned(**changes: Any) -> dict[str, Any]:
+    return {"methods": [METHOD], "starts": [START]} | changes
+
+
+def test_one_fit_for_all_cells_of_a_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = small.bench(tmp_path, nfe=[4, 5, 7], learned=learned(), model={"steps": 2})
+    small.train(made)
+    small.teach(made)
+    ((name, members),) = curves(made.config).items()
+    assert name == "s4s-any_ipndm3_edm_seed0" and [cell.unseen for cell in members] == [False, False, True]
+    for cell in members:
+        solver = s4s.load_solver(fit_cell(made, cell))
+        monkeypatch.setattr("s4s.stages.fit.fit_curve", None)  # the first cell has fitted it
+        file = s4s.load_curve(made.folder.curve(cell))
+        assert torch.equal(solver.weight, file.at(cell.nfe).weight) and solver.provenance["curve"] == name
+        spent = json.loads(made.folder.fit(cell).read_text())
+        assert spent["evaluations"] == file.provenance["evaluations"] and spent["val_loss"] > 0
+        assert made.chain.follows(made.folder.solver(cell)) and made.chain.follows(made.folder.curve(cell))
+    assert not file.provenance["losses"]["7"]["fitted"] and not made.folder.unfinished(members[0]).exists()
+    counted = costs.curve_evaluations(made.config, members)
+    spent = file.provenance["evaluations"] + file.provenance["reported"]
+    assert counted == pytest.approx(spent, rel=0.25), "but for further trials"
+    other = small.bench(tmp_path, nfe=[4, 5, 7], learned=learned(distance="l2"), model={"steps": 2})
+    assert not other.chain.follows(made.folder.curve(members[0])), "another distance is another curve"
+    fewer = small.bench(tmp_path, nfe=[4, 5], learned=learned(), model={"steps": 2})
+    assert not fewer.chain.follows(made.folder.curve(members[0])), "its record has losses of other numbers"
+
+
+def test_cells_and_jobs() -> None:
+    both = {"methods": ["s4s", "s4s-any"], "starts": [START], "seeds": [0, 1]}
+    made = small.bench(nfe=[4, 6], learned=both).config
+    assert [cell.name for cell in cells(made) if cell.fitted][:2] == [
+        "s4s-any_ipndm3_edm_nfe4_seed0", "s4s-any_ipndm3_edm_nfe4_seed1",
+    ]  # fmt: skip
+    assert [cell.fitted for cell in cells(made) if cell.fitted] == [(4, 6)] * 4
+    assert len(curves(made)) == 2 and job_counts(made)["fit"] == 4 + 2
+
+
+def test_the_numbers_are_those_of_the_curve() -> None:
+    assert possible.NUMBERS == NUMBERS
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"nfe": [4, 21], "learned": learned(methods=["s4s-any"])}, "solvers of 3 to 20 evaluations, not of 21"),
+    ({"nfe": [4]}, "fitted names 5, which is not in nfe; add it there"),
+    ({"learned": learned(moments=1.0)}, "a curve is fitted by the distance alone; set moments and radius to 0"),
+    ({"learned": learned(radius=[0.0, 0.1])}, "a curve is fitted by the distance alone"),
+    ({"learned": learned(methods=[METHOD | {"family": "pc"}])}, "a curve has its own family; leave out family"),
+    ({"learned": learned(methods=[{"name": "s4s", "fitted": [4]}])}, "fitted is of s4s-any alone; s4s is fitted at"),
+    ({"learned": learned(starts=[START | {"solver": {"name": "ipndm", "order": 4}}])}, "an order of at most 3"),
+    ({"learned": learned(convert="grid")}, "learned.convert: it has no effect"),
+    ({"teacher": {"nfe": "student+1"}}, "a curve imitates one teacher"),
+])  # fmt: skip
+def test_what_a_config_cannot_ask_is_one_line(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(Error, match=message) as caught:
+        small.bench(**({"nfe": [4, 5], "learned": learned()} | changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_single_fit_of_it_is_refused() -> None:
+    grid = s4s.grid("edm", s4s.EDM(), 4)
+    denoise = lambda x, sigma: x / (1 + sigma**2)
+    teacher = s4s.teacher_set(s4s.solver("ddim", grid), denoise, n=8, shape=(2,), seed=0)
+    with pytest.raises(Error, match=r"'s4s-any' is one fit for all numbers of evaluations: call s4s\.fit_curve"):
+        s4s.fit(s4s.solver("ddim", grid), denoise, teacher, method="s4s-any")
