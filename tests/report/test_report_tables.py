@@ -215,3 +215,19 @@ def test_solver_labels() -> None:
         "DEIS 3 tab",
         "mine",
     ]
+
+
+def test_a_number_that_a_curve_is_not_fitted_on_is_marked(tmp_path: Path) -> None:
+    made = Results(tmp_path)
+    for nfe, fid, more in ((4, 5.0, {}), (5, 3.2, {"unseen": 1}), (6, 2.1, {})):
+        made.add("s4s-any", "ipndm3", "edm", nfe, fid, **more)
+    records = read_records(made.metrics)
+    frame = to_frame(records)
+    assert list(frame)[-1] == "unseen" and [score.unseen for score in scores(frame)] == [False, True, False]
+    text = markdown(fid_table(scores(frame), records))
+    assert "| S4S-any | iPNDM 3 | EDM | **5.00** | **3.20\\***" in text
+    assert "\\*: a number of evaluations that the curve is not fitted on." in text
+    open_marks = [path.read_bytes() for path in report.draw_fid(made.metrics, tmp_path / "open")]
+    made.add("s4s-any", "ipndm3", "edm", 5, 3.2)
+    made.metrics.pop()  # the same file, now without the mark
+    assert [path.read_bytes() for path in report.draw_fid(made.metrics, tmp_path / "filled")] != open_marks
