@@ -34,7 +34,7 @@ SCHEMA = "s4s-solver-curve"
 SCHEMA_VERSION = 1
 LEAST, MOST = 3, 20
 NUMBERS = range(LEAST, MOST + 1)
-KNOTS, POWERS = 5, (0, 1, 2)
+KNOTS, POWERS = 7, (0, 1, 2)
 LEVELS = ("step", "shift")
 """Functions of a curve before its weights."""
 

@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -203,8 +203,8 @@ def _score(cells: Sequence[Mapping[str, Any]]) -> Score:
     names = tuple(Path(cell["metrics_file"]).stem for cell in cells)
     within, accuracy = (_mean(cells, key) for key in ("fid_within_classes", "class_accuracy"))
     std, unseen = float(fid.std()) if len(cells) > 1 else None, bool(cells[0]["unseen"])
-    more = {"within": within, "accuracy": accuracy, "unseen": unseen}
-    return Score(**row, fid=float(fid.mean()), std=std, cells=names, **more)
+    made = Score(**row, fid=float(fid.mean()), std=std, cells=names, within=within, accuracy=accuracy)
+    return replace(made, unseen=unseen)
 
 
 def _mean(cells: Sequence[Mapping[str, Any]], key: str) -> float | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from s4s.errors import Error
 from s4s.learn.methods import METHODS, TOGETHER, family_of
+from s4s.stages.any_nfe import require_curve
 from s4s.stages.cells import PROTOCOLS, Cell, cells, uint8_rule
 
 Config = Mapping[str, Any]
@@ -19,7 +20,6 @@ OF_FLOATS = "inception-v3-pytorch-fid"  # the extractor that takes floats; all o
 UNCONDITIONAL = ("lsun_bedroom",)  # kinds of latent diffusion without classes
 OF_TABLES, STEPS = ("ldm", "stable-diffusion"), 1000  # models with a table of so many training steps
 LEAST = {"fid": 2, "kid": 2, "precision-recall": 4, "classes": 20}  # samples that a metric needs
-NUMBERS = range(3, 21)  # of evaluations that a curve has solvers of; a test holds it to s4s.curve
 GITS_SEED, GITS_STEPS = 0, 60  # of the noises that GITS searches its grid on; steps of the path it chooses from
 OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {  # what each solver takes; a test holds it to the registry
     "ddim": {},
@@ -93,7 +93,7 @@ def _require_cells(config: Config) -> None:
             raise Error(f"schedule gits: it chooses from {GITS_STEPS} steps, too few for {made.nfe} evaluations of "
                         f"{made.start}; take another schedule")  # fmt: skip
         if made.fitted:
-            _require_curve(config, made)
+            require_curve(config, made, _order(made), _evaluations(made))
         elif made.learned and made.file is None:
             require_held(made)
 
@@ -112,25 +112,6 @@ def _require_options(made: Cell) -> None:
         raise Error(f"dpmpp.variant: taylor exists at order 2 only, not at order {_order(made)}")
     if options.get("singlestep") and "lower_order_final" in options:
         raise Error("dpmpp.lower_order_final: it means nothing with singlestep: true; leave it out")
-
-
-def _require_curve(config: Config, cell: Cell) -> None:
-    """A curve of one textbook solver, fitted on numbers of evaluations that it has, by the distance alone."""
-    where, learned = f"learned.methods {cell.method} from {cell.start}", config["learned"]
-    outside = [nfe for nfe in (cell.nfe, *cell.fitted) if nfe not in NUMBERS]
-    if outside:
-        ends = f"{NUMBERS[0]} to {NUMBERS[-1]}"
-        raise Error(f"{where}: a curve has solvers of {ends} evaluations, not of {outside[0]}; take it from nfe")
-    if cell.family or cell.order:
-        raise Error(f"{where}: a curve has its own family; leave out {'family' if cell.family else 'order'}")
-    if _evaluations(cell) > 1 or _order(cell) > NUMBERS[0]:
-        raise Error(f"{where}: a curve needs one evaluation a step and an order of at most {NUMBERS[0]}")
-    if missing := [nfe for nfe in cell.fitted if nfe not in config["nfe"]]:
-        raise Error(f"{where}: fitted names {missing[0]}, which is not in nfe; add it there")
-    if learned["moments"] or learned["radius"]:
-        raise Error(f"{where}: a curve is fitted by the distance alone; set moments and radius to 0, or drop it")
-    if config["teacher"]["nfe"] == "student+1":
-        raise Error(f"{where}: a curve imitates one teacher; give teacher.nfe a number, or drop it")
 
 
 def require_held(cell: Cell) -> None:

@@ -68,7 +68,7 @@ def test_the_functions_by_hand() -> None:
     """Of one coefficient each: what a step, a shift and a weight become."""
     start, base = through(), through().at(5)
     theta = torch.zeros_like(start.theta)
-    theta[2, 2, 1] = 1.0  # the weight of the latest output, middle knot, times 3 / nfe
+    theta[2, 3, 1] = 1.0  # the weight of the latest output, middle knot, times 3 / nfe
     made = start.replace(theta=theta).at(5)
     assert torch.equal(made.sigma, base.sigma) and torch.equal(made.sigma_eval, base.sigma_eval)
     change = family(made, "lms").theta[:12] - family(base, "lms").theta[:12]  # of steps 0, 1 and 2 on: 1, 2, 3 weights
@@ -79,7 +79,7 @@ def test_the_functions_by_hand() -> None:
     theta[0, 0, 0] = 1.0  # the first step's share of the log range, e times as large as it was against the last's
     steps = [solver.sigma.log().diff() for solver in (base, start.replace(theta=theta).at(5))]
     ratios = [lam / lam[-1] for lam in steps]
-    expected = torch.tensor([torch.e, 1.0, 1.0, 1.0, 1.0], dtype=torch.float64)  # step 1 of 5 is at the next knot
+    expected = torch.tensor([torch.e, 1.0, 1.0, 1.0, 1.0], dtype=torch.float64)  # step 1 of 5 is beyond the next knot
     torch.testing.assert_close(ratios[1] / ratios[0], expected, rtol=1e-4, atol=0)
 
 
@@ -145,10 +145,10 @@ def test_show_prints_the_functions_and_one_solver(tmp_path: Path) -> None:
     ({"options": {"order": 3, "x": 1}}, "has no option 'x'"),
     ({"powers": [0.5, 1]}, "'powers' of a curve must be whole numbers"),
     ({"powers": [0]}, "have shape"),
-    ({"step": [[0.0, 0.0, float("nan")]] * 5}, "NaN"),
-    ({"step": [[0.0, 0.0, 0.0]] * 4}, "the coefficients of a curve"),
+    ({"step": [[0.0, 0.0, float("nan")]] * 7}, "NaN"),
+    ({"step": [[0.0, 0.0, 0.0]] * 6}, "the coefficients of a curve"),
     ({"weight": []}, "have shape"),
-    ({"weight": [[[0.0, 0.0, 0.0]] * 5]}, "looks back on 3 outputs at 20 evaluations, the curve has weights for 1"),
+    ({"weight": [[[0.0, 0.0, 0.0]] * 7]}, "looks back on 3 outputs at 20 evaluations, the curve has weights for 1"),
     ({"levels": {"3": [80.0, 9.0, 1.0, 0.1]}}, "a curve has a grid for every number from 3 to 20"),
     ({"levels": {str(nfe): [80.0, 1.0] for nfe in NUMBERS}}, "the grid of 3 evaluations needs 4 levels"),
     ({"levels": {"few": []}}, "a key that is no number of evaluations"),

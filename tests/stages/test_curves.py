@@ -13,7 +13,7 @@ import torch
 import s4s
 from s4s.curve import NUMBERS
 from s4s.errors import Error
-from s4s.stages import costs, possible
+from s4s.stages import any_nfe, costs
 from s4s.stages.cells import cells, curves
 from s4s.stages.fit import fit_cell
 from s4s.stages.plan import job_counts
@@ -61,7 +61,7 @@ def test_cells_and_jobs() -> None:
 
 
 def test_the_numbers_are_those_of_the_curve() -> None:
-    assert possible.NUMBERS == NUMBERS
+    assert any_nfe.NUMBERS == NUMBERS
 
 
 @pytest.mark.parametrize(("changes", "message"), [
