@@ -10,11 +10,10 @@ import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from s4s.download import cache_dir, download
@@ -22,6 +21,9 @@ from s4s.errors import Error, choose, extra
 from s4s.files import sha256
 from s4s.models import checkpoint
 from s4s.score.registered import UNPICKLED, registered
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 CHUNK = 250  # images per forward pass of the extractor, aligned to the sample index: features do not depend on shards
 OF_RGB = ("inception", "vgg", "clip", "dinov2")  # how the names of torch-fidelity's own extractors begin
@@ -76,6 +78,9 @@ def _torch_fidelity(image: Image.Image, size: int) -> Image.Image:
 
 def _adm(image: Image.Image, size: int) -> Image.Image:
     """Halved by box means while twice too large, smaller side to ``size`` (bicubic), then the centre: ADM's rule."""
+    with extra("benchmark"):
+        from PIL import Image
+
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
@@ -84,7 +89,7 @@ def _adm(image: Image.Image, size: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
 
 
-Rule = Callable[[Image.Image, int], Image.Image]
+Rule = Callable[["Image.Image", int], "Image.Image"]
 RESIZE_RULES: dict[str, Rule] = {"none": lambda image, _: image, "torch-fidelity": _torch_fidelity, "adm": _adm}
 
 
@@ -109,7 +114,24 @@ class Resize:
         """uint8 images [n, 3, H, W], each resized."""
         if self.rule == "none":
             return images
+        with extra("benchmark"):
+            from PIL import Image
+
         return torch.stack([pixels(self(Image.fromarray(image.permute(1, 2, 0).numpy()))) for image in images])
+
+
+def opened(path: Path) -> Image.Image:
+    """An image file as RGB of 8 bits; ``Error`` in one line where it is none."""
+    with extra("benchmark"):
+        from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                raise Error(f"{path}: an image of more than 8 bits a channel ({image.mode})")
+            return image.convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise Error(f"{path}: cannot read the image ({error})") from error
 
 
 def pixels(image: Image.Image) -> Tensor:

@@ -22,13 +22,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from s4s.download import cache_dir, download, parse_sha256
 from s4s.errors import Error, Notice, choose, extra
 from s4s.files import at_home, replacing
-from s4s.score.features import Extractor, Resize, pixels, to_uint8
+from s4s.score.features import Extractor, Resize, opened, pixels, to_uint8
 from s4s.score.metrics import Moments
 
 FORMAT, MAX_DIMENSION = 1, 8192
@@ -265,13 +264,7 @@ def _folder_images(source: Source) -> Iterator[tuple[str, Tensor]]:
         warnings.warn(Notice(f"{folder}: {len(found):,} images; left out: {left}"), stacklevel=1)
     _require_count(source, len(found))
     for path in found:
-        try:
-            with Image.open(path) as image:
-                if image.mode.startswith(("I", "F")):
-                    raise Error(f"{path}: an image of more than 8 bits a channel ({image.mode})")
-                yield str(path), pixels(source.resize(image.convert("RGB")))
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise Error(f"{path}: cannot read the image ({error})") from error
+        yield str(path), pixels(source.resize(opened(path)))
 
 
 def _dataset_images(source: Source, offline: bool) -> Iterator[tuple[str, Tensor]]:

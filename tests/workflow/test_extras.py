@@ -35,6 +35,8 @@ def imports(path: Path) -> Iterator[tuple[str, str | None]]:
 
     def walk(node: ast.AST, named: str | None) -> Iterator[tuple[str, str | None]]:
         match node:
+            case ast.If(test=ast.Name("TYPE_CHECKING")):
+                return
             case ast.With(items=[ast.withitem(ast.Call(ast.Name("extra"), [ast.Constant(str(name))]))]):
                 named = name
         if isinstance(node, ast.ImportFrom) and not node.level:
