@@ -13,13 +13,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from s4s.learn.family import Family, family
+from s4s.learn.held_out import HeldOut
 from s4s.learn.methods import Method, moves_grid
 from s4s.learn.objective import Objective
 from s4s.learn.quadratic import Memory
-from s4s.learn.robust import robust, robust_mean, tolerance_of
-from s4s.learn.schedule import HEATS, HOME, JUDGED, LEFT, MOMENTS, OPENING, RACE, ROUND
+from s4s.learn.robust import robust_mean
+from s4s.learn.schedule import HEATS, HOME, JUDGED, LEFT, MOMENTS, NOTED, OPENING, RACE, ROUND
 from s4s.learn.starts import label, lanes
-from s4s.learn.stream import MOST, Stream, Terms, advance
+from s4s.learn.stream import MOST, Stream, Terms, advance, solver_at
 from s4s.learn.unfinished import State, Unfinished
 from s4s.solver import ARRAYS, Solver
 
@@ -27,7 +28,7 @@ DIVERGED = 10.0  # of the start's held-out loss: beyond it a stream goes back to
 CAUTION = 36.0  # by which damping rises then
 GAP, SURE = 1.2, 3.0  # of held-out to training distance, and standard errors: beyond both more samples would help
 GAIN = 0.97  # of the robust held-out loss that counted last: what the next must reach
-KEPT = ("lanes", "racing", "heat", "base", "round", "mark", "tolerance", "raced", "history")
+KEPT = ("lanes", "racing", "heat", "base", "round", "mark", "guess", "raced", "history")
 """What a file keeps of a run, beside its tensors and its streams."""
 
 
@@ -62,7 +63,8 @@ class Run:
         lanes: index of the start of every stream that is still in the race; ``racing``: whether it goes on.
         best, best_loss: the best solver on held-out samples so far; ``safe``: its parameters in the last stream.
         heat, base, round: heats run; batches of the last stream before its rounds; rounds run.
-        mark: the round that last gained enough, and its robust loss, of which ``tolerance`` is.
+        mark: the round that last gained enough, and its robust loss.
+        likely, guess: of a round's parameters, those whose loss is guessed lowest, and that guess.
     """
 
     plan: Plan
@@ -78,13 +80,15 @@ class Run:
     round: int = 0
     mark: tuple[int, float] = (0, math.inf)
     base: int = 0
-    tolerance: float = math.inf
+    likely: Tensor = field(default_factory=lambda: torch.empty(0))
+    guess: float = math.inf
     raced: list[dict[str, Any]] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
     started: float = field(default_factory=lambda: time.perf_counter())
 
     def __post_init__(self) -> None:
         self.start, self.start_loss = self.best, self.best_loss
+        self.held_out = HeldOut(self.objective, self.plan.terms.moments)
 
     def __call__(self, rounds: int, patience: int, progress: str | None) -> None:
         """Run the whole course, from where the file left it."""
@@ -129,7 +133,7 @@ class Run:
         last, plan = len(self.plan.phases) - 1, self.plan
         self.base = OPENING.count if last else stream.steps
         stream = plan.stream(stream.solver, last, lane) if last else stream
-        loss, near, self.tolerance = self.held_out(stream.solver, None)
+        loss, near = self.held_out.look(stream.solver)
         if loss > (1.0 if plan.terms.moments else DIVERGED) * self.start_loss:
             stream, self.base = plan.stream(self.start, last, lane), 0
         elif loss < self.best_loss:
@@ -148,8 +152,9 @@ class Run:
             if k - self.mark[0] >= patience:
                 break
             self.turn(stream, k)
-            (batch, loss), (val, near, _) = stream.last, self.held_out(stream.solver, self.tolerance)
-            self.judge(stream, val)
+            (batch, loss), likely = stream.last, solver_at(stream.family, self.likely)
+            val, near = self.held_out.look(likely)
+            self.judge(stream, likely, val)
             if near < GAIN * self.mark[1]:
                 self.mark = (k + 1, near)
             self.history.append({"round": k, "batch": batch, "loss": loss, "val_loss": val,
@@ -167,25 +172,22 @@ class Run:
         while stream.steps < first + part.count:
             keep = part.keep[0] if k == 0 else part.keep[1]
             advance(stream, self.objective, part.rows, keep, self.plan.terms)
+            self.glance(stream, stream.steps == first + 1)
             self.save()
 
-    def judge(self, stream: Stream, val: float) -> None:
+    def glance(self, stream: Stream, anew: bool) -> None:
+        """Note the parameters of a round whose loss is guessed lowest."""
+        guess = self.held_out.glance(stream.solver)
+        if anew or not guess > self.guess:
+            self.likely, self.guess = stream.theta, guess
+
+    def judge(self, stream: Stream, likely: Solver, val: float) -> None:
         """Keep the best; from where the loss has run away, go back to it."""
         if val < self.best_loss:
-            self.best, self.best_loss, self.safe = stream.solver.detach(), val, stream.theta
+            self.best, self.best_loss, self.safe = likely.detach(), val, self.likely
         elif not val <= DIVERGED * self.start_loss:
             stream.theta, stream.memory, stream.before = self.safe, Memory.of(len(self.safe)), None
             stream.damping = min(CAUTION * stream.damping, MOST)
-
-    def held_out(self, solver: Solver, tolerance: float | None) -> tuple[float, float, float]:
-        """Mean distance on the held-out samples and their robust mean, each with what moments add, and the tolerance.
-
-        The first chooses, the second says whether the loss still falls: it does not hang on a few samples.
-        """
-        distances, more = self.objective.distances_and_gap(solver, self.objective.held_out, self.plan.terms.moments)
-        tolerance = tolerance_of(distances) if tolerance is None else tolerance
-        plain, near = distances.mean().item() + more, robust(distances, tolerance).mean().item() + more
-        return plain if plain == plain else math.inf, near, tolerance
 
     @property
     def winner(self) -> Solver:
@@ -198,7 +200,7 @@ class Run:
         found, objective = [], self.objective
         if self.history and self.mark[0] == len(self.history):
             found.append(f"the held-out loss still fell in round {len(self.history)}, the last; more rounds would help")
-        few = slice(min(JUDGED, len(objective.train), len(objective.held_out)))
+        few = slice(min(NOTED, len(objective.train), len(objective.held_out)))
         trained, held_out = (objective.distances(self.best, part.at(few)).log()
                              for part in (objective.train, objective.held_out))  # fmt: skip
         gap = (held_out.mean() - trained.mean()).item()
@@ -217,7 +219,8 @@ class Run:
         """Write what the steps to come hang on."""
         if self.unfinished.path is None:
             return
-        tensors = {f"best.{key}": getattr(self.best, key) for key in ARRAYS} | {"safe": self.safe}
+        tensors = {f"best.{key}": getattr(self.best, key) for key in ARRAYS}
+        tensors |= {"safe": self.safe, "likely": self.likely, "last": self.held_out.last}
         streams: dict[str, Any] = {}
         for lane, stream in self.streams.items():
             parts, numbers = stream.state()
@@ -226,7 +229,7 @@ class Run:
             streams[str(lane)] = numbers
         numbers = {key: getattr(self, key) for key in KEPT} | {"streams": streams, "seconds": self.seconds,
                    "evaluations": self.objective.evaluations, "best_loss": self.best_loss,
-                   "start_loss": self.start_loss}  # fmt: skip
+                   "start_loss": self.start_loss, "tolerance": self.held_out.tolerance}  # fmt: skip
         self.unfinished.save(State(tensors, numbers))
 
     def restore(self, state: State) -> None:
@@ -236,7 +239,9 @@ class Run:
             setattr(self, key, numbers[key])
         self.lanes = {int(lane): k for lane, k in self.lanes.items()}
         self.best = self.best.replace(**{key: tensors[f"best.{key}"] for key in ARRAYS})
-        self.best_loss, self.start_loss, self.safe = numbers["best_loss"], numbers["start_loss"], tensors["safe"]
+        self.best_loss, self.start_loss = numbers["best_loss"], numbers["start_loss"]
+        self.safe, self.likely, self.held_out.last = tensors["safe"], tensors["likely"], tensors["last"]
+        self.held_out.tolerance = numbers["tolerance"]
         self.objective.evaluations, self.started = numbers["evaluations"], self.started - numbers["seconds"]
         for lane, found in numbers["streams"].items():
             parts = {key.removeprefix(f"{lane}."): t for key, t in tensors.items() if key.startswith(f"{lane}.")}

@@ -10,6 +10,7 @@ from typing import Any
 from s4s import classical
 from s4s.grid import grid
 from s4s.learn.family import is_textbook
+from s4s.learn.held_out import RULING
 from s4s.learn.methods import Method, moves_grid, moves_levels, phases
 from s4s.learn.objective import TRIED
 from s4s.learn.schedule import (
@@ -19,6 +20,7 @@ from s4s.learn.schedule import (
     LANES,
     LEFT,
     MOMENTS,
+    NOTED,
     OPENING,
     RACE,
     ROUND,
@@ -78,8 +80,9 @@ def fit_evaluations(config: Config, cell: Cell) -> int:
         first = last
     total += count.judged(count.held_out) + (len(course) > 1) * count.batches(OPENING, 0, OPENING.count)
     part = MOMENTS if moments else ROUND
-    a_round = count.batches(part, 1, 1 + part.count, moments, moving) + count.judged(count.held_out)
-    return total + learned["rounds"] * a_round + 2 * count.judged(min(JUDGED, count.train))
+    looks = count.judged(count.held_out) + part.count * count.judged(RULING) * (not moments)
+    a_round = count.batches(part, 1, 1 + part.count, moments, moving) + looks
+    return total + learned["rounds"] * a_round + 2 * count.judged(min(NOTED, count.train))
 
 
 def curve_evaluations(config: Config, members: Sequence[Cell]) -> int:
