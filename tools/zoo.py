@@ -1,4 +1,4 @@
-"""The package's own solvers from a finished digits run: ``python tools/zoo.py results/digits``.
+"""The package's own solvers from a finished run of an embedded benchmark: ``python tools/zoo.py results/digits``.
 
 Of each method and number of evaluations the fit with the lowest validation loss goes in, with a card.
 """
@@ -11,11 +11,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from s4s.bundle import Bundle
 from s4s.solver import load_solver
 
 ZOO = Path(__file__).parents[1] / "s4s" / "zoo"
 METHODS = ("s4s", "s4s-alt")
+PREDICTIONS = {"edm": "x0", "vp": "eps", "flow": "flow"}
 KEPT = ("method", "start", "schedule", "family", "distance", "radius", "seed", "val_loss", "teacher_samples", "source")
 
 
@@ -25,11 +28,14 @@ def pack(results: Path) -> None:
         rows = list(csv.DictReader(file))
     for method in METHODS:
         found = [row for row in rows if row["method"] == method]
+        if not found:
+            continue
         best = [min((row for row in found if row["nfe"] == nfe), key=lambda row: float(row["val_loss"]))
                 for nfe in sorted({row["nfe"] for row in found}, key=int)]  # fmt: skip
         solvers = [load_solver(results / "solvers" / Path(row["metrics_file"]).name) for row in best]
         kept = [each.replace(provenance={key: each.provenance[key] for key in KEPT}) for each in solvers]
-        bundle = Bundle({each.nfe: each for each in kept}, {"card": card(results, rows, best)})
+        levels = " to ".join(f"{level:.6g}" for level in kept[0].sigma[[0, -1]].tolist())
+        bundle = Bundle({each.nfe: each for each in kept}, {"card": card(results, rows, best) | {"sigma": levels}})
         bundle.save(path := ZOO / f"{results.name}-{method}.json")
         print(path, path.stat().st_size, "bytes")
 
@@ -37,22 +43,25 @@ def pack(results: Path) -> None:
 def card(results: Path, rows: list[dict[str, str]], best: list[dict[str, str]]) -> dict[str, Any]:
     """What the solvers of some rows of ``fid.csv`` are for, who fitted them, and how they and textbook ones scored."""
     metrics = json.loads((results / best[0]["metrics_file"]).read_text(encoding="utf-8"))
-    made, textbook = metrics["provenance"], [row for row in rows if row["method"] == "classical"]
+    config = yaml.safe_load((results / "config.yaml").read_text(encoding="utf-8"))
+    process = config.get("process", {}).get("type", "edm")
+    made = metrics["provenance"]
+    by_class = "by class" if made["model"].get("classes") else "unconditional"
+    textbook = [(row["nfe"], float(row["fid"])) for row in rows if row["method"] == "classical"]
     return {
-        "model": "digits of scikit-learn, 8x8, EDM, unconditional",
+        "model": f"digits of scikit-learn, 8x8, {process}, {by_class}",
         "weights_sha256": made["model"]["weights_sha256"],
-        "prediction": "x0",
-        "guidance": None,
+        "process": process,
+        "prediction": PREDICTIONS[process],
+        "guidance": made["model"]["guidance"],
         "resolution": "8x8",
-        "sigma": "80 to 0.002",
         "fitted by": f"s4s run config/{results.name}.yaml",
         "s4s": made["versions"]["s4s"],
         "score": f"{metrics['fid_label']} in features of its own",
         "fid": {row["nfe"]: round(float(row["fid"]), 2) for row in best},
-        "textbook_fid": {row["nfe"]: min(round(float(each["fid"]), 2) for each in textbook if each["nfe"] == row["nfe"])
-                         for row in best},
+        "textbook_fid": {row["nfe"]: round(min(fid for nfe, fid in textbook if nfe == row["nfe"]), 2) for row in best},
         "licence": "Apache-2.0",
-    }  # fmt: skip
+    }
 
 
 if __name__ == "__main__":

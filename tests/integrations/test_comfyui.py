@@ -280,6 +280,17 @@ def test_a_solver_that_is_not_there_and_one_of_several(nodes: dict[str, Any], tm
     assert nodes["S4SLoadSolver"].fingerprint_inputs(file="vp.json") != before
 
 
+def test_a_curve_gives_any_number_of_steps(nodes: dict[str, Any], tmp_path: Path) -> None:
+    made = s4s.curve(lambda nfe: s4s.solver("ipndm", s4s.grid("logsnr", VP, nfe), order=2))
+    made.save(tmp_path / "models/s4s/curve.json")
+    loaded = nodes["S4SLoadSolver"].execute(file="curve.json").result[0]
+    (picked,) = nodes["S4SPickSolver"].execute(solver=loaded, steps=7).result
+    model = Model(Discrete())
+    sampler, sigmas = nodes["S4SSampler"].execute(model=model, solver=picked, finish="no evaluation").result
+    comfy_host.sample(sampler, sigmas, model, NOISE)
+    assert len(model.told) == 7
+
+
 def test_the_workflow_of_the_guide_wires_these_nodes(nodes: dict[str, Any]) -> None:
     workflow = json.loads((ROOT / "docs/comfyui-workflow.json").read_text())
     own = {each["class_type"]: each["inputs"] for each in workflow.values() if each["class_type"] in nodes}
