@@ -11,7 +11,7 @@ class Error(ValueError):
 
 
 class Missing(Error, ImportError):
-    """A package that `pip install s4s` does not bring; the message names the extra that does."""
+    """A package that installing s4s does not bring; the message names the extra that does."""
 
 
 class Notice(UserWarning):

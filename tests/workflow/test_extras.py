@@ -1,4 +1,4 @@
-"""What `pip install s4s` does not bring is behind an extra, and says so in one line."""
+"""What installing s4s does not bring is behind an extra, and says so in one line."""
 
 from __future__ import annotations
 
