@@ -17,6 +17,7 @@ from s4s.classical import label
 from s4s.classical import solver as textbook
 from s4s.discrete import VPDiscrete
 from s4s.errors import Error
+from s4s.files import sha256
 from s4s.grid import grid as named_grid
 from s4s.process import EDM, Flow, Process, VPLinear
 from s4s.solver import Solver
@@ -212,4 +213,6 @@ def _levels(path: Path | str, state: Mapping[str, Any], steps: int, levels: Grid
 
 def _about(path: Path | str, method: str, paper: str, **facts: Any) -> dict[str, Any]:
     kept = {key: value for key, value in facts.items() if isinstance(value, dict) or files.plain(value) is not None}
-    return {"provenance": {"method": method, "source": f"arXiv:{paper}", "file": Path(path).name} | kept}
+    path = Path(path)
+    facts = {"method": method, "source": f"arXiv:{paper}", "file": path.name, "file_sha256": sha256(path)} | kept
+    return {"provenance": facts}

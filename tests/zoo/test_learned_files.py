@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ def test_dyweight(tmp_path: Path, afs: bool) -> None:
     top = theirs.dyweight_top(afs=afs)
     made = published.dyweight(written(tmp_path / "d.pkl", top))
     assert made.nfe == 4 - afs and made.provenance["data"] == "toy" and made.provenance["afs"] is afs
+    assert made.provenance["file_sha256"] == hashlib.sha256((tmp_path / "d.pkl").read_bytes()).hexdigest()
     found = s4s.sample(made, net, made.x_T(NORMAL))
     close(found, theirs.dyweight_loop(top, GRID, net, 80 * NORMAL))
     assert (made.noise is None) is not afs, "its first step asks no network: it starts below, from more than sigma"
