@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib import import_module
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -31,25 +32,37 @@ def fit_once(models: Path, distance: str, nfe: int, seed: int) -> dict[str, floa
 
     import s4s
     from s4s.models import weights
-    from s4s.models.digits import SHAPE, DigitsUNet, Perceptual
+    from s4s.models.digits import SHAPE, DigitsUNet
 
     torch.set_num_threads(1)
     process = s4s.EDM(0.002, 80.0)
     denoise = process.denoiser(weights.load(models / "denoiser.safetensors", DigitsUNet), prediction="x0")
     strong = s4s.solver("dpmpp", s4s.grid("logsnr", process, 40), order=3)
     samples = s4s.teacher_set(strong, denoise, n=TRAIN + HELD_OUT, shape=SHAPE, seed=0)
-    d: Any = distance
-    if distance == "feature":
-        maker = __import__(f"{type(s4s.distance('l2')).__module__}", fromlist=["feature"])
-        d = maker.feature(weights.load(models / "perceptual.safetensors", Perceptual).taps)
+    d, apart = _distance(distance, models)
     started = time.process_time()
     start = s4s.solver("ipndm", s4s.grid("edm", process, nfe), order=3)
     found = s4s.fit(start, denoise, samples, "s4s-alt", distance=d, seed=seed, validation=HELD_OUT)
     spent = time.process_time() - started
-    made = s4s.distance(d)(s4s.sample(found.solver, denoise, samples.x_T[TRAIN:]), samples.y[TRAIN:]).double()
+    made = apart(s4s.sample(found.solver, denoise, samples.x_T[TRAIN:]), samples.y[TRAIN:]).double()
     c = 4 * made.median()
     robust = (c * (made / c).log1p()).mean().item()
     return {"loss": found.val_loss, "robust": robust, "evaluations": found.evaluations, "cpu_s": spent}
+
+
+def _distance(name: str, models: Path) -> tuple[Any, Any]:
+    """What ``s4s.fit`` of either build takes, and a function of student and teacher: a distance each."""
+    if name == "l2":
+        return name, lambda a, b: (a - b).square().flatten(1).mean(1)
+    from s4s.models import weights
+    from s4s.models.digits import Perceptual
+
+    try:
+        from s4s.learn.distance import feature
+    except ImportError:  # before the package had wings
+        feature = import_module("s4s.distance").feature
+    made = feature(weights.load(models / "perceptual.safetensors", Perceptual).taps)
+    return made, made
 
 
 def unpacked(commit: str, folder: Path) -> Path:

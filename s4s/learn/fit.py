@@ -125,6 +125,8 @@ def fit(
     run(rounds, patience, progress)
     result = _result(run, record, teacher.noise)
     unfinished.remove()
+    for note in result.notes:
+        warnings.warn(f"{progress}: {note}" if progress else note, Notice, stacklevel=3)
     return result
 
 
@@ -181,8 +183,6 @@ def _result(run: Run, record: dict[str, Any], noise: Start | None) -> FitResult:
     record |= {"start": start.name, "start_provenance": dict(start.provenance), "raced": run.raced, "notes": notes,
                "derivatives": "reverse mode" if objective.reverse else "forward differences"} | found  # fmt: skip
     fitted = run.best.replace(name=f"{record['method']}({start.name})", provenance=record, noise=noise)
-    for note in notes:
-        warnings.warn(note, Notice, stacklevel=4)
     return FitResult(fitted.detach(), **found, seconds=run.seconds, history=run.history, raced=run.raced, notes=notes)
 
 
