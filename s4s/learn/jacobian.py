@@ -74,7 +74,7 @@ def gauss_newton(
             loss += share * gap.square().sum().item()
             gradient, curvature = gradient + share * K @ gap, curvature + share * K @ K.T
         gradient, curvature = back @ gradient.cpu(), back @ curvature.cpu() @ back.T
-        return Quadratic(loss, gradient, curvature, evaluations, tolerance, each)
+        return Quadratic(loss, gradient, curvature, evaluations, tolerance, each.cpu())
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _propagate(
     d_outputs: list[list[Tensor | None]] = []
     evaluations = 0
     for n in range(len(sigma_eval)):
-        D = denoise(x, sigma_eval[n])
+        D = denoise(x, sigma_eval[n].to(x.device))
         outputs.append(D)
         d_D = _directional(denoise, x, D, tangents, d_sigma_eval[n], sigma_eval[n], how)
         d_outputs.append(d_D)
@@ -186,7 +186,7 @@ def _directional(
             step = how.perturbation * sigma.item() / reach
             moves.append((step, x if t is None else x + step * t, sigma + step * ds))
         xs = torch.cat([m[1] for m in moves])
-        levels = torch.stack([m[2] for m in moves]).repeat_interleave(size)
+        levels = torch.stack([m[2] for m in moves]).repeat_interleave(size).to(x.device)
         for c, (step, *_), out in zip(batch, moves, f(xs, levels).split(size), strict=True):
             made[c] = (out - value) / step
     return made

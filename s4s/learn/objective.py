@@ -83,7 +83,8 @@ class Objective:
     @torch.no_grad()
     def _first(self, part: Samples, sigma_max: float) -> Tensor:
         self.evaluations += len(part)
-        return self.network.under(part.condition)(part.x_T, torch.tensor(sigma_max, dtype=torch.float64))
+        level = torch.tensor(sigma_max, dtype=torch.float64, device=part.x_T.device)
+        return self.network.under(part.condition)(part.x_T, level)
 
     @torch.no_grad()
     def features(self, solver: Solver, samples: Samples) -> Iterator[tuple[Tensor, Tensor]]:
@@ -137,11 +138,11 @@ class Objective:
     def _differentiable(self, tried: Tried) -> bool:
         """Whether reverse mode can differentiate the network, tried on a few noised outputs at one level."""
         few = self.train.at(slice(TRIED))
-        self.evaluations += 3 * (1 + tried.moves) * len(few)  # of each argument: two calls, and one back
         sigma = torch.full((len(few),), tried.level).to(few.y)
         x = few.y + few.x_T * (tried.level / self.sigma_max)
-        denoise = self.network.with_gradient(few.condition)
-        return differentiable(denoise, x, sigma, self.network.perturbation, tried.moves)
+        made, taken = differentiable(self.network.with_gradient(few.condition), x, sigma, tried.moves)
+        self.evaluations += taken * len(few)
+        return made
 
     def _gradient_rows(self) -> int:
         """Rows of a call with a gradient whose activations take at most ``ROOM``; the same on every machine."""

@@ -16,9 +16,10 @@ from s4s.learn.distances import distance
 from s4s.learn.family import family
 from s4s.learn.jacobian import gauss_newton
 from s4s.learn.memory import SavedBytes, recompute
-from s4s.learn.sketch import sketch
+from s4s.learn.sketch import differentiable, sketch
 from s4s.models.ddpmpp import UNetConfig
 from s4s.models.edm import EDMNetwork
+from s4s.solver import Denoise
 
 PROCESS = s4s.EDM(0.01, 20.0)
 
@@ -111,3 +112,43 @@ def test_memory_of_a_linearisation_is_flat_in_nfe() -> None:
             sketch(made.arrays, made.theta, recompute(net), distance("l2"), x_T, y)
         peaks[nfe] = saved.peak
     assert peaks[8] < 1.15 * peaks[4]
+
+
+def half(x: Tensor, sigma: Tensor) -> Tensor:
+    """The network in bfloat16: weights and activations are rounded to three digits."""
+    x16, sigma16 = x.bfloat16(), sigma.bfloat16()
+    return denoise(x16, sigma16).to(x)
+
+
+def tensor_float(x: Tensor, sigma: Tensor) -> Tensor:
+    """Rounded to ten bits on the way in and out, gradients as they are: what tf32 does to a convolution."""
+    return _rounded(denoise(_rounded(x), sigma))
+
+
+def _rounded(x: Tensor) -> Tensor:
+    size = 2.0 ** (x.detach().abs().clamp(min=1e-30).log2().floor() - 10)
+    return x + ((x / size).round() * size - x).detach()
+
+
+def by_table(x: Tensor, sigma: Tensor) -> Tensor:
+    table = torch.linspace(-7, 5, 4000, dtype=torch.float64)
+    return denoise(x, table[((sigma.log() + 7) / 12 * 3999).round().long()].exp().expand(len(x)))
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        (denoise, True),
+        (half, True),
+        (tensor_float, True),
+        (by_table, False),
+        (lambda x, sigma: denoise(x, (sigma * 50).round() / 50), False),
+        (lambda x, sigma: denoise(x.detach(), sigma), False),
+        (lambda x, sigma: denoise(x, sigma.detach()), False),
+    ],
+    ids=["plain", "bfloat16", "tf32", "table", "rounded time", "input cut", "level cut"],
+)
+@pytest.mark.parametrize("level", [0.1, 1.0, 10.0])
+def test_reverse_mode_is_believed_where_it_is_right(network: Denoise, expected: bool, level: float) -> None:
+    x = level * torch.randn(4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    assert differentiable(network, x, torch.full((4,), level).double())[0] == expected
