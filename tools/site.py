@@ -105,17 +105,8 @@ def solver_page(name: str) -> str:
               " ([how to read it](../table.md)).", "", "```text", describe(solver).split("\n\nsolver:")[0], "```", "",
               "## Its order", "", "What theory says, and the slope of the error from 128 to 256 steps"
               " ([how it is measured](../convergence.md)).", "", *orders(name), ""]  # fmt: skip
-    source = [
-        "## Its source",
-        "",
-        "In `s4s/textbook.py`:",
-        "",
-        "```python",
-        inspect.getsource(function).rstrip(),
-        "```",
-        "",
-    ]
-    return "\n".join(lines + source)
+    lines += ["## Its source", "", "In `s4s/textbook.py`:", "", "```python", inspect.getsource(function), "```", ""]
+    return "\n".join(lines)
 
 
 def others(option: dict[str, Any]) -> str:
