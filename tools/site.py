@@ -26,8 +26,9 @@ ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build"
 PROJECT = {"CONTRIBUTING.md": "project/contributing.md", "CHANGELOG.md": "project/changelog.md"}
 HOSTS = ["diffusers.S4SScheduler", "k_diffusion.sample_s4s", "k_diffusion.get_sigmas_s4s", "k_diffusion.denoiser"]
+ZOO = ["ld3", "dyweight", "epd", "gs", "levels_of"]
 TITLES = {"": "Processes, grids and solvers", "learn": "Learning", "models": "Models", "score": "Scores",
-          "integrations": "Where people sample"}  # fmt: skip
+          "integrations": "Where people sample", "zoo": "Others' solvers"}  # fmt: skip
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
 
@@ -123,7 +124,8 @@ def orders(name: str) -> list[str]:
 def python_page() -> str:
     """Everything public, from the docstrings, in the order of ``s4s.__all__``."""
     names = [f"{home}.{name}" for name, home in s4s._HOME.items()] + [f"integrations.{name}" for name in HOSTS]
-    lines = ["# Python", "", "All of it is `s4s.NAME`, but for what lies in `s4s.integrations`.", ""]
+    names += [f"zoo.published.{name}" for name in ZOO]
+    lines = ["# Python", "", "All of it is `s4s.NAME`, but for what lies in `s4s.integrations` and `s4s.zoo`.", ""]
     for wing, title in TITLES.items():
         own = [name for name in names if (head if (head := name.split(".")[0]) in TITLES else "") == wing]
         lines += [f"## {title}", "", *(f"::: s4s.{name}\n" for name in own)]
@@ -133,9 +135,13 @@ def python_page() -> str:
 def commands_page() -> str:
     """``--help`` of every command."""
     lines = ["# The command line", "", "What `s4s COMMAND --help` prints, command by command.", ""]
-    for name, command in sorted(cli.commands.items()):
-        with click.Context(command, info_name=f"s4s {name}", max_content_width=100) as context:
-            lines += [f"## s4s {name}", "", "```text", command.get_help(context), "```", ""]
+    named = {f"s4s {name}": command for name, command in cli.commands.items()}
+    for name, command in [*named.items()]:
+        if isinstance(command, click.Group):
+            named |= {f"{name} {inner}": each for inner, each in command.commands.items()}
+    for name, command in sorted(named.items()):
+        with click.Context(command, info_name=name, max_content_width=100) as context:
+            lines += [f"## {name}", "", "```text", command.get_help(context), "```", ""]
     return "\n".join(lines)
 
 

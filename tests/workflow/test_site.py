@@ -57,7 +57,9 @@ def test_the_reference_is_all_that_is_public(site: dict[str, Any]) -> None:
     pages = site["pages"]()
     shown = re.findall(r"^::: s4s\.(?:\w+\.)*(\w+)$", pages["reference/python.md"], flags=re.M)
     assert {*s4s.__all__} - {"__version__"} <= {*shown} and len(shown) == len({*shown}) > 40
-    assert "## s4s show\n" in pages["reference/commands.md"] and "Usage: s4s show" in pages["reference/commands.md"]
+    commands = pages["reference/commands.md"]
+    assert "## s4s show\n" in commands and "Usage: s4s show" in commands
+    assert "## s4s import ld3\n" in commands and "Usage: s4s zoo save" in commands
 
 
 LINKS = {
