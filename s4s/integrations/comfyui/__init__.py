@@ -1,6 +1,8 @@
 """Nodes for ComfyUI: this folder, copied or linked into ``custom_nodes``, and ``s4s`` installed beside it.
 
-``custom_nodes/s4s/__init__.py`` may as well hold one line: ``from s4s.integrations.comfyui import comfy_entrypoint``.
+``custom_nodes/s4s_nodes/__init__.py`` may as well hold one line:
+
+    from s4s.integrations.comfyui import comfy_entrypoint
 """
 
 from __future__ import annotations
