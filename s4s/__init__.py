@@ -27,6 +27,9 @@ _HOME = {
     "noise": "noise",
     "sample": "solver",
     "from_table": "table",
+    "guided": "guidance",
+    "split_guidance": "guidance",
+    "merge_guidance": "guidance",
     "Bundle": "bundle",
     "load_bundle": "bundle",
     "Curve": "curve",
@@ -70,6 +73,9 @@ if TYPE_CHECKING:
     from s4s.discrete import VPDiscrete as VPDiscrete
     from s4s.errors import Error as Error
     from s4s.grid import grid as grid
+    from s4s.guidance import guided as guided
+    from s4s.guidance import merge_guidance as merge_guidance
+    from s4s.guidance import split_guidance as split_guidance
     from s4s.learn.any_nfe import CurveResult as CurveResult
     from s4s.learn.any_nfe import fit_curve as fit_curve
     from s4s.learn.distance import Distance as Distance

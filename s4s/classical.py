@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from s4s.errors import Error, choose
-from s4s.solver import Solver, check_levels
+from s4s.solver import Solver
 from s4s.textbook import SOLVERS, Arrays, Trace
-from s4s.values import doubles
+from s4s.values import check_levels, doubles
 
 
 def solver(

@@ -25,10 +25,10 @@ from s4s import classical, spacing
 from s4s.errors import Error
 from s4s.files import at_home, write_text
 from s4s.noise import Start
-from s4s.solver import Solver, check_levels, noise_from_dict, read_json
+from s4s.solver import Solver, noise_from_dict, read_json
 from s4s.steps import history, increments, lags, lower, shortest, walk
 from s4s.textbook import Arrays
-from s4s.values import doubles, plain
+from s4s.values import check_levels, doubles, plain
 
 SCHEMA = "s4s-solver-curve"
 SCHEMA_VERSION = 1

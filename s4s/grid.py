@@ -16,8 +16,7 @@ from s4s.errors import Error, choose
 from s4s.process import Process
 from s4s.schedules import SCHEDULES
 from s4s.search import SEARCHES
-from s4s.solver import check_levels
-from s4s.values import doubles, require_between, whole
+from s4s.values import check_levels, doubles, require_between, whole
 
 
 def grid(schedule: str | Sequence[float] | Tensor, process: Process, nfe: int, **options: Any) -> Tensor:

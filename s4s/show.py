@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor, as_tensor
 
 from s4s.curve import LEVELS, Curve, scales
+from s4s.errors import Error
+from s4s.guidance import merge_guidance
 from s4s.noise import Start
 from s4s.solver import Solver
 
@@ -27,7 +29,8 @@ def describe(solver: Solver) -> str:
         level = [f"{numbers.sigma_eval[n]:.6g}" if n < solver.nfe else "-"] if decoupled else []
         used = [f"{w:+.5f}" for w in numbers.weight[n, :n].tolist()]
         rows.append([str(n), f"{numbers.sigma[n]:.6g}", *level, f"{numbers.start[n]:.5g}", *used])
-    lines += [*_aligned(rows), "", *_simple(solver.provenance)]
+    own = [] if numbers.null is None else ["", *_guidance(numbers)]
+    lines += [*_aligned(rows), *own, "", *_simple(solver.provenance)]
     return "\n".join(lines)
 
 
@@ -54,6 +57,21 @@ def _aligned(rows: list[list[str]]) -> list[str]:
 def _simple(record: Mapping[str, Any]) -> list[str]:
     """What a line says of a record."""
     return [f"{key}: {v}" for key, v in record.items() if isinstance(v, str | int | float) or v is None]
+
+
+def _guidance(solver: Solver) -> list[str]:
+    """Of a solver that weighs outputs with and without the condition apart: its calls, and scales or both weights."""
+    assert solver.null is not None
+    alone = ", ".join(f"D[{j}]" for j, asked in enumerate(solver.asks) if not asked)
+    of = "two of every evaluation" + f" but {alone}" * bool(alone)
+    lines = [f"guidance of its own: {solver.calls} network calls, {of}", "weights above: of outputs with the condition"]
+    try:
+        scales = merge_guidance(solver)[1]
+        return [*lines, "scale of each evaluation: " + ", ".join(f"{scale:.5g}" for scale in scales)]
+    except Error:
+        header = ["node", *(f"null[{j}]" for j in range(solver.nfe))]
+        rows = [[str(n), *(f"{w:+.5f}" for w in solver.null[n, :n].tolist())] for n in range(1, solver.nfe + 1)]
+        return [*lines, "of outputs without it:", *_aligned([header, *rows])]
 
 
 def levels(solver: Solver, *, flow: bool = False) -> str:

@@ -5,6 +5,7 @@ In EDM coordinates (state divided by alpha, so that ``x = x_0 + sigma * eps``) e
     x[0] = x_T
     x[n] = start[n] * x_T + sum_{j<n} weight[n, j] * D[j],      D[j] = denoise(x[j], sigma_eval[j])
 
+Under guidance a solver may weigh outputs with and without the condition apart: ``+ sum_{j<n} null[n, j] D_null[j]``.
 Textbook solvers (``s4s.classical``) and learned ones (``s4s.learn.family``) differ only in the numbers.
 """
 
@@ -20,15 +21,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from s4s.ending import finished, prolonged
 from s4s.errors import Error
 from s4s.files import at_home, read_text, write_text
 from s4s.noise import Start
-from s4s.values import doubles, plain, require_floats, require_known
+from s4s.values import check_levels, doubles, dumps, require_floats, require_known
 
 SCHEMA = "s4s-solver"
 SCHEMA_VERSION = 1
 WITH_NOISE = 2  # the schema of files that state a starting noise: a reader of 1 must not start them from another
+WITH_NULL = (
+    3  # and of those that weigh outputs with and without the condition apart, which readers of 1 and 2 would mix
+)
 ARRAYS = ("sigma", "sigma_eval", "start", "weight")
+
+Arrays = tuple[Tensor, ...]
+"""Those of ``ARRAYS``, and ``null`` where a solver has that."""
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """``denoise(x, sigma) -> x_0``: x [B, ...] in EDM coordinates, sigma a scalar or [B] noise level in data units."""
@@ -43,6 +51,8 @@ class Solver:
         sigma_eval: [N] level handed to the network at each node; equals ``sigma[:-1]`` unless times are decoupled.
         start: [N+1] coefficient of x_T in each node; ``start[0] == 1``.
         weight: [N+1, N] coefficient of output ``D[j]`` in node ``n``; zero for ``j >= n``.
+        null: [N+1, N] the same of the output without the condition, ``weight`` then being of the one with it. A column
+            of zeros is not asked for. None: the denoiser gives one output, guided or not.
         name: what the solver is called in tables.
         provenance: JSON-able record of how it was made.
         noise: of ``x_T`` where it is not ``N(0, sigma[0]^2)``.
@@ -58,11 +68,26 @@ class Solver:
     name: str = "custom"
     provenance: Mapping[str, Any] = field(default_factory=dict)
     noise: Start | None = None
+    null: Tensor | None = None
+    asks: tuple[bool, ...] = field(init=False, repr=False, default=())
 
     def __post_init__(self) -> None:
-        for key in ARRAYS:
+        for key in self.arrays:
             object.__setattr__(self, key, doubles(getattr(self, key), f"solver array '{key}'"))
         _check(self)
+        if self.null is not None:
+            object.__setattr__(self, "asks", tuple(self.null.detach().ne(0).any(0).tolist()))
+
+    @property
+    def arrays(self) -> dict[str, Tensor]:
+        """Its arrays by name: those of ``ARRAYS``, and ``null`` where it has that."""
+        made = {key: getattr(self, key) for key in ARRAYS}
+        return made if self.null is None else made | {"null": self.null}
+
+    @property
+    def calls(self) -> int:
+        """Network calls a sample where ``null`` is apart; else the evaluations, of which a guided one is two calls."""
+        return self.nfe + sum(self.asks)
 
     @property
     def nfe(self) -> int:
@@ -85,7 +110,7 @@ class Solver:
         """
         if self.sigma[-1] == 0:
             raise Error(f"{self.name} ends at level 0 already")
-        made = _finished(self) if evaluate else _prolonged(self)
+        made = finished(self.arrays) if evaluate else prolonged(self.arrays)
         record = dict(self.provenance) | {"finish": "one more evaluation" if evaluate else "none"}
         return self.replace(**made, name=f"{self.name}+finish", provenance=record)
 
@@ -95,19 +120,20 @@ class Solver:
 
     def detach(self) -> Solver:
         """The same numbers, cut from any autograd graph and on the CPU."""
-        return self.replace(**{key: getattr(self, key).detach().cpu() for key in ARRAYS})
+        return self.replace(**{key: value.detach().cpu() for key, value in self.arrays.items()})
 
     def to(self, device: torch.device | str) -> Solver:
         """The same solver with its arrays on a device: ``sample`` then copies nothing, so a CUDA graph can hold it."""
         moved = copy(self)  # checked already, and a check reads numbers from the device
-        for key in ARRAYS:
-            object.__setattr__(moved, key, getattr(self, key).to(device))
+        for key, value in self.arrays.items():
+            object.__setattr__(moved, key, value.to(device))
         return moved
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able form; floats survive exactly (shortest repr of a float64 is lossless)."""
-        arrays = {key: getattr(self, key).detach().tolist() for key in ARRAYS}
+        arrays = {key: value.detach().tolist() for key, value in self.arrays.items()}
         version = SCHEMA_VERSION if self.noise is None else WITH_NOISE
+        version = version if self.null is None else WITH_NULL
         head = {"schema": SCHEMA, "version": version, "name": self.name, "nfe": self.nfe}
         noise = {} if self.noise is None else {"noise": self.noise.to_dict()}
         return head | arrays | noise | {"provenance": dict(self.provenance)}
@@ -151,17 +177,19 @@ def solver_from_dict(data: Any) -> Solver:
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         raise Error(f"not an {SCHEMA} file: the key 'schema' must be {SCHEMA!r}")
     version = data.get("version")
-    if version not in (SCHEMA_VERSION, WITH_NOISE):
-        raise Error(f"solver schema version {version!r} is not supported; this s4s reads 1 and 2")
+    if version not in (SCHEMA_VERSION, WITH_NOISE, WITH_NULL):
+        raise Error(f"solver schema version {version!r} is not supported; this s4s reads 1, 2 and 3")
     missing = [key for key in (*ARRAYS, "name") if key not in data]
     if missing:
         raise Error(f"the solver file lacks {', '.join(missing)}")
     if not isinstance(data["name"], str) or not isinstance(data.get("provenance", {}), dict):
         raise Error("'name' must be a string and 'provenance' an object")
     noise = noise_from_dict(data["noise"]) if "noise" in data else None
-    if (noise is not None) != (version == WITH_NOISE):
+    if (noise is not None) != (version == WITH_NOISE) and version != WITH_NULL:
         raise Error(f"'noise' belongs to schema version {WITH_NOISE}, and {WITH_NOISE} needs it")
-    arrays = {key: data[key] for key in ARRAYS}
+    if ("null" in data) != (version == WITH_NULL):
+        raise Error(f"'null' belongs to schema version {WITH_NULL}, and {WITH_NULL} needs it")
+    arrays = {key: data[key] for key in (*ARRAYS, "null") if key in data}
     return Solver(**arrays, name=data["name"], provenance=data.get("provenance", {}), noise=noise)
 
 
@@ -177,10 +205,11 @@ def sample(
 
     Args:
         solver: any ``Solver``.
-        denoise: the network as ``denoise(x, sigma) -> x_0`` (see ``s4s.process``).
+        denoise: the network as ``denoise(x, sigma) -> x_0`` (see ``s4s.process``); for a solver with ``null`` one that
+            tells its two outputs apart (a model with guidance, or ``s4s.guided``).
         x_T: [B, ...] starting noise in EDM coordinates, ``x_T ~ N(0, sigma[0]^2)``. Device and dtype follow it.
         check: test the outputs for NaN and infinity, once, after the loop (no host synchronisation inside it).
-        callback: called with ``(n, x[n], D[n])`` after every evaluation, 0 to N-1.
+        callback: called with ``(n, x[n], D[n])`` after every evaluation, 0 to N-1; D is that with the condition.
 
     Returns:
         [B, ...] the last node, in data units.
@@ -193,23 +222,51 @@ def sample(
     if check:
         require_known(solver.sigma_eval, denoise)
     sigma_eval, start, weight = (
-        a.to(x_T.device, non_blocking=True) for a in (solver.sigma_eval, solver.start, solver.weight)
+        a.to(x_T.device, non_blocking=True) for a in (solver.sigma_eval, solver.start, in_order(solver))
     )
     outputs: list[Tensor] = []
     finite: list[Tensor] = []
     x = x_T
     for n in range(solver.nfe):
-        outputs.append(denoise(x, sigma_eval[n]))
-        if outputs[n].shape != x_T.shape:
-            raise Error(f"denoise returned shape {list(outputs[n].shape)} at step {n} for states {list(x_T.shape)}")
+        made = ask(denoise, x, sigma_eval[n], solver.asks[n] if solver.asks else None)
+        if made[0].shape != x_T.shape:
+            raise Error(f"denoise returned shape {list(made[0].shape)} at step {n} for states {list(x_T.shape)}")
         if check:
-            finite.append(outputs[n].detach().isfinite().all())
+            finite.append(torch.stack([D.detach().isfinite().all() for D in made]).all())
         if callback is not None:
-            callback(n, x, outputs[n])
+            callback(n, x, made[0])
+        outputs += made
         x = node(start[n + 1], weight[n + 1], x_T, outputs)
     if check:
         _require_finite(finite, solver)
     return x
+
+
+def solver_of(arrays: Arrays, name: str = "custom") -> Solver:
+    """The solver of its arrays in the order of ``Solver.arrays``."""
+    sigma, sigma_eval, start, weight, *null = arrays
+    return Solver(sigma, sigma_eval, start, weight, name=name, null=null[0] if null else None)
+
+
+def in_order(solver: Solver) -> Tensor:
+    """[N+1, calls] weights of all outputs in the order in which they are asked for."""
+    if solver.null is None:
+        return solver.weight
+    both = torch.stack([solver.weight, solver.null], -1).flatten(1)
+    return both[:, [2 * n + k for n, asked in enumerate(solver.asks) for k in range(1 + asked)]]
+
+
+def ask(denoise: Denoise, x: Tensor, sigma: Tensor, both: bool | None) -> list[Tensor]:
+    """The outputs of one evaluation: the denoiser's own, or (``both`` is not None) that with the condition and, if
+    ``both``, that without."""
+    if both is None:
+        return [denoise(x, sigma)]
+    columns = getattr(denoise, "columns", None)
+    if columns is None:
+        raise Error("this solver weighs outputs with and without the condition apart, and the denoiser gives one: load "
+                    "the model with guidance, or make a denoiser of two with s4s.guided")  # fmt: skip
+    made: list[Tensor] = list(columns(x, sigma, both))
+    return made
 
 
 def node(start: Tensor, weight: Tensor, x_T: Tensor, outputs: list[Tensor]) -> Tensor:
@@ -227,33 +284,12 @@ def noise_from_dict(data: Any) -> Start:
     return Start(**data)
 
 
-def _finished(solver: Solver) -> dict[str, Tensor]:
-    """The arrays with a last node that is the output at the node before: ``x[N+1] = D[N]``."""
-    last, n = solver.sigma[-1:], solver.nfe
-    zero = torch.zeros_like(last)
-    weight = torch.cat([solver.weight, solver.weight.new_zeros(n + 1, 1)], 1)
-    row = torch.cat([solver.weight.new_zeros(1, n), torch.ones_like(zero)[None]], 1)
-    return {"sigma": torch.cat([solver.sigma, zero]), "sigma_eval": torch.cat([solver.sigma_eval, last]),
-            "start": torch.cat([solver.start, zero]), "weight": torch.cat([weight, row])}  # fmt: skip
-
-
-def _prolonged(solver: Solver) -> dict[str, Tensor]:
-    """The arrays with the last node moved to level 0, along the line from the last node above its level."""
-    above = int((solver.sigma > solver.sigma[-1]).nonzero()[-1])
-    share = solver.sigma[-1] / solver.sigma[above]
-    made = {"sigma": torch.cat([solver.sigma[:-1], torch.zeros_like(solver.sigma[-1:])])}
-    for key in ("start", "weight"):
-        rows = getattr(solver, key)
-        last = (rows[-1] - share * rows[above]) / (1 - share)
-        made[key] = torch.cat([rows[:-1], last[None]])
-    return made
-
-
 def _check(solver: Solver) -> None:
     n = solver.sigma_eval.numel()
-    shapes = {"sigma": (n + 1,), "sigma_eval": (n,), "start": (n + 1,), "weight": (n + 1, n)}
-    for key, shape in shapes.items():
-        value = getattr(solver, key).detach()
+    table = (n + 1, n)
+    shapes = {"sigma": (n + 1,), "sigma_eval": (n,), "start": (n + 1,), "weight": table, "null": table}
+    for key, array in solver.arrays.items():
+        value, shape = array.detach(), shapes[key]
         if value.shape != shape:
             raise Error(f"solver array '{key}' has shape {list(value.shape)}, needs {list(shape)} for nfe {n}")
         if not value.isfinite().all():
@@ -263,22 +299,9 @@ def _check(solver: Solver) -> None:
     check_levels(solver.sigma.detach(), strictly=False)
     if not (solver.sigma_eval.detach() > 0).all():
         raise Error("solver array 'sigma_eval' must be positive: the network is never called at level 0")
-    if solver.start[0] != 1 or solver.weight.detach().triu().any():
+    tables = [solver.weight] if solver.null is None else [solver.weight, solver.null]
+    if solver.start[0] != 1 or any(table.detach().triu().any() for table in tables):
         raise Error("not an explicit solver: needs start[0] == 1 and weight[n, j] == 0 for every j >= n")
-
-
-def check_levels(sigma: Tensor, *, strictly: bool) -> None:
-    """Raise unless the levels [N+1] fall (strictly, or never rise) and are positive, the last possibly 0."""
-    if not sigma.isfinite().all():
-        raise Error("noise levels must be numbers: one is NaN or infinite")
-    step = sigma.diff()
-    bad = (step >= 0) if strictly else (step > 0)
-    if bad.any():
-        i = int(bad.nonzero()[0])
-        a, b = sigma[i].item(), sigma[i + 1].item()
-        raise Error(f"noise levels must fall: sigma[{i}] = {a:.6g} is followed by sigma[{i + 1}] = {b:.6g}")
-    if not (sigma[:-1] > 0).all() or sigma[-1] < 0:
-        raise Error("noise levels must be positive; only the last may be 0")
 
 
 def _require_finite(finite: list[Tensor], solver: Solver) -> None:
@@ -286,17 +309,3 @@ def _require_finite(finite: list[Tensor], solver: Solver) -> None:
         n = [bool(ok) for ok in finite].index(False)
         level = solver.sigma_eval[n].item()
         raise Error(f"the denoiser returned NaN or infinity at step {n} of {solver.nfe}, level sigma = {level:.6g}")
-
-
-def dumps(data: dict[str, Any]) -> str:
-    """JSON with one key a line and one matrix row a line, so that solver files diff well."""
-    lines = []
-    for key, value in data.items():
-        if key == "weight":
-            body = "[\n" + ",\n".join("    " + json.dumps(row) for row in value) + "\n  ]"
-        elif key == "provenance":
-            body = json.dumps(value, indent=2, sort_keys=True, default=plain).replace("\n", "\n  ")
-        else:
-            body = json.dumps(value)
-        lines.append(f"  {json.dumps(key)}: {body}")
-    return "{\n" + ",\n".join(lines) + "\n}\n"

@@ -50,7 +50,8 @@ def increments(solver: Solver, form: str, convert: str = "eval", base: Tensor | 
         steps = torch.linalg.solve_triangular(f[:, 1:].T, change[:, 1:].T, upper=True).T
         missed = steps @ f[:, 0] - change[:, 0]
         steps = steps / scale[:, None]
-    return steps if (missed.abs() < 1e-12).all() else torch.full_like(steps, torch.inf)
+    size = max(1.0, solver.start.abs().max().item(), solver.weight.abs().max().item())  # of learned numbers: any
+    return steps if (missed.abs() < 1e-12 * size).all() else torch.full_like(steps, torch.inf)
 
 
 def shortest(start: Solver, convert: str) -> tuple[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import operator
 from typing import Any
 
@@ -67,3 +68,31 @@ def require_between(low: float, high: float, lowest: float, highest: float) -> N
         raise Error(f"noise levels {high:.6g} to {low:.6g} go beyond those of the process, {highest:.6g} to "
                     f"{lowest:.6g}: the network would be told times it does not know; take a grid of this process, or "
                     "give the process a wider range if the network has one")  # fmt: skip
+
+
+def check_levels(sigma: Tensor, *, strictly: bool) -> None:
+    """Raise unless the levels [N+1] fall (strictly, or never rise) and are positive, the last possibly 0."""
+    if not sigma.isfinite().all():
+        raise Error("noise levels must be numbers: one is NaN or infinite")
+    step = sigma.diff()
+    bad = (step >= 0) if strictly else (step > 0)
+    if bad.any():
+        i = int(bad.nonzero()[0])
+        a, b = sigma[i].item(), sigma[i + 1].item()
+        raise Error(f"noise levels must fall: sigma[{i}] = {a:.6g} is followed by sigma[{i + 1}] = {b:.6g}")
+    if not (sigma[:-1] > 0).all() or sigma[-1] < 0:
+        raise Error("noise levels must be positive; only the last may be 0")
+
+
+def dumps(data: dict[str, Any]) -> str:
+    """JSON with one key a line and one matrix row a line, so that solver files diff well."""
+    lines = []
+    for key, value in data.items():
+        if key in ("weight", "null"):
+            body = "[\n" + ",\n".join("    " + json.dumps(row) for row in value) + "\n  ]"
+        elif key == "provenance":
+            body = json.dumps(value, indent=2, sort_keys=True, default=plain).replace("\n", "\n  ")
+        else:
+            body = json.dumps(value)
+        lines.append(f"  {json.dumps(key)}: {body}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"

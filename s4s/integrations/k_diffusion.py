@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from s4s.errors import Error
+from s4s.guidance import require_mixed
 from s4s.integrations.sigmas import same_levels
 from s4s.process import any_levels
 from s4s.solver import Denoise, Solver, sample
@@ -48,9 +49,10 @@ def sample_s4s(
         solver: a solver, or a bundle, of which the number of sigmas picks one.
 
     Raises:
-        Error: other sigmas than the solver's own: its weights belong to its levels.
+        Error: other sigmas than the solver's own: its weights belong to its levels; or guidance of its own.
     """
     chosen = _chosen(solver, torch.as_tensor(sigmas))
+    require_mixed(chosen, "the host")
     with tqdm(total=chosen.nfe, disable=disable) as bar:
 
         def report(n: int, x_n: Tensor, D: Tensor) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from s4s.errors import Error
+from s4s.guidance import require_mixed
 from s4s.process import Process
 from s4s.solver import Solver, solver_from_dict
 
@@ -57,8 +58,9 @@ def plan(solver: Solver, process: Process, time_scale: float = 1.0) -> Plan:
     """The plan of a solver for a network of ``process``; ``time_scale`` multiplies the network's time.
 
     Raises:
-        Error: the solver's levels lie outside what the process has.
+        Error: the solver's levels lie outside what the process has, or it has guidance of its own.
     """
+    require_mixed(solver, "the host")
     solver = solver.detach()
     told = solver.sigma_eval
     ends: tuple[float, float] = process.sigma_max, process.sigma_min  # type: ignore[attr-defined]

@@ -11,6 +11,8 @@ A family is a grid part and a weight part. The grid part turns ``grid`` (step si
 | ss        | k stages a step, each weighing those before it in its step                  | k (k+1) / 2 + (k - 1)  |
 | guided    | the textbook node plus ``(1 - r) sum_{j<=n} b[n, j] D[j]``, carried along    | n + 1                  |
 | full      | every entry of the table (BNS)                                              | n + 2                  |
+| cfg       | lms, each output mixed at a scale of its own, ``g D + (1 - g) D_null``      | k + 1                  |
+| columns   | lms, and as many weights of the differences ``D - D_null``                  | 2 k                    |
 
 ``f = D`` or ``f = eps`` (then ``x[n] + (sigma[n+1] - sigma[n]) sum_j b[n, j] eps[n-j]``), whichever has the shorter
 history in the starting solver. Source: S4S (arXiv:2502.17423), LD3 (2405.15506), BNS (2403.01329), GS (2510.17699).
@@ -28,11 +30,13 @@ from torch import Tensor
 
 from s4s import classical, spacing
 from s4s.errors import Error, choose
+from s4s.guidance import split_guidance
+from s4s.learn.apart import cfg, columns
+from s4s.learn.methods import APART
 from s4s.learn.multistep import Weights, lms, pc
 from s4s.learn.singlestep import ss
-from s4s.solver import Solver
+from s4s.solver import Arrays, Solver, solver_of
 from s4s.steps import lags, lower, walk
-from s4s.textbook import Arrays
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Family:
 
     def solver(self, theta: Tensor) -> Solver:
         """The solver at ``theta``, checked."""
-        return Solver(*self.arrays(theta), name=self.start.name)
+        return solver_of(self.arrays(theta), self.start.name)
 
     def moves(self, *names: str) -> Tensor:
         """[p, q] directions in which theta may move: those of the named blocks, each parameter by itself.
@@ -74,16 +78,19 @@ class Family:
         return [moves for names in cycle if (moves := self.moves(*names)).shape[1]]
 
 
-def family(start: Solver, kind: str = "lms", order: int | None = None, convert: Any = None) -> Family:
+def family(
+    start: Solver, kind: str = "lms", order: int | None = None, convert: Any = None, guidance: float | None = None
+) -> Family:
     """Family ``kind`` around a solver, with theta at that solver.
 
     Args:
         start: any solver; ``classical`` and ``guided`` need a multistep one made by ``s4s.solver``.
-        kind: ``lms``, ``pc``, ``ss``, ``classical``, ``guided`` or ``full``.
+        kind: ``lms``, ``pc``, ``ss``, ``classical``, ``guided``, ``full``, ``cfg`` or ``columns``.
         order: outputs a step of ``lms`` may use, or a predictor of ``pc``; stages of a step of ``ss``. By default what
             the start uses, which is also the least.
         convert: with decoupled times, where a noise prediction becomes data, as in ``s4s.solver``: ``eval`` or
             ``grid``. By default what the start says, else ``eval``.
+        guidance: for ``cfg`` and ``columns``, the constant scale of a start that leaves guidance to the model.
 
     Raises:
         Error: unknown kind, an order the start does not fit in, or a start the family cannot represent.
@@ -98,7 +105,11 @@ def family(start: Solver, kind: str = "lms", order: int | None = None, convert: 
     convert = start.provenance.get("convert", "eval") if convert is None else convert
     if convert not in ("eval", "grid"):
         raise choose("convert", convert, ("eval", "grid"))
+    if start.null is not None and kind not in APART:
+        raise Error(f"{start.name} has guidance of its own, which family {kind!r} has not; choose {' or '.join(APART)}")
     start = start.detach()
+    if kind in APART and guidance is not None:
+        start = split_guidance(start, guidance)
     made = FAMILIES[kind](start, order, convert)
     grid, shift = spacing.parameters(start, made.ends)
     ends = start.sigma[[0, -1]]
@@ -150,7 +161,7 @@ def _full(start: Solver, order: None, convert: str) -> Weights:
     return Weights(torch.cat([start.start[1:] / scale, start.weight[n + 1, n - lag]]), rows)
 
 
-WITH_ORDER: dict[str, Callable[..., Weights]] = {"lms": lms, "pc": pc, "ss": ss}
+WITH_ORDER: dict[str, Callable[..., Weights]] = {"lms": lms, "pc": pc, "ss": ss, "cfg": cfg, "columns": columns}
 FAMILIES: dict[str, Callable[..., Weights]] = {"classical": _classical, **WITH_ORDER, "guided": _guided, "full": _full}
 
 
@@ -174,8 +185,7 @@ def _textbook(start: Solver, convert: str) -> Callable[[Tensor, Tensor], tuple[T
 
 
 def _require_start(made: Family) -> None:
-    for key, value in zip(("sigma", "sigma_eval", "start", "weight"), made.arrays(made.theta), strict=True):
-        target = getattr(made.start, key)
+    for (key, target), value in zip(made.start.arrays.items(), made.arrays(made.theta), strict=True):
         if not torch.allclose(value, target, rtol=1e-10, atol=1e-10 * target.abs().max().item()):
             raise Error(
                 f"family {made.kind!r} cannot represent {made.start.name} exactly (array '{key}'); choose another"

@@ -11,28 +11,30 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
 from s4s.errors import Error, Notice
+from s4s.guidance import split_guidance
 from s4s.learn.distance import Distance
 from s4s.learn.distances import distance
 from s4s.learn.family import family, is_textbook
 from s4s.learn.frozen import Frozen
 from s4s.learn.jacobian import PERTURBATION
 from s4s.learn.levels import row_levels
-from s4s.learn.methods import moves_levels, phases
+from s4s.learn.methods import APART, Method, moves_levels, phases
 from s4s.learn.modes import with_derivatives
 from s4s.learn.objective import Objective, Tried
 from s4s.learn.run import Plan, Run
+from s4s.learn.skip import budget, fewer_calls
 from s4s.learn.starts import known
 from s4s.learn.stream import Terms
 from s4s.learn.teacher import TeacherSet
 from s4s.learn.unfinished import Unfinished, content
 from s4s.noise import Start
-from s4s.solver import ARRAYS, Denoise, Solver
+from s4s.solver import Denoise, Solver
 from s4s.values import whole
 from s4s.version import __version__
 
@@ -70,7 +72,7 @@ def fit(
     family: str | None = None, order: int | None = None, convert: str | None = None,
     seed: int = 0, rounds: int = 12, patience: int = 2, validation: int | None = None,
     microbatch: int | None = None, perturbation: float = PERTURBATION, checkpoint: bool | None = None,
-    progress: str | None = None, resume: str | os.PathLike[str] | None = None,
+    calls: int | None = None, progress: str | None = None, resume: str | os.PathLike[str] | None = None,
 ) -> FitResult:  # fmt: skip
     """Learn a few-step solver that imitates a teacher, starting from ``solver``.
 
@@ -98,6 +100,7 @@ def fit(
         perturbation: of the network's input in derivatives, see ``gauss_newton``.
         checkpoint: with radius > 0, whether the backward pass computes each evaluation again instead of keeping its
             activations; None does so for those that do not fit into half of the free memory.
+        calls: network calls a sample that ``s4s-cfg-skip`` leaves; by default three quarters of two an evaluation.
         resume: a file that holds the fit while it runs. A killed fit goes on from it when called again, to the result
             of an unbroken one; a file of another fit is ignored, with a ``Notice``. ``microbatch`` may change.
 
@@ -109,20 +112,27 @@ def fit(
     _check(given, teacher, radius, moments, microbatch)
     specs, held_out = phases(method, all(map(is_textbook, given)), family), _held_out(validation, len(teacher))
     options: dict[str, Any] = {"order": order, "convert": convert or given[0].provenance.get("convert", "eval")}
+    apart, kept = specs[-1].family in APART, _budget(specs[-1], given[0].nfe, calls)
+    options |= {"guidance": _guidance(denoise, teacher, method)} if apart else {}
     for start in given:
         _family(start, specs[-1].family, **options)  # raises now, not after a race
     network = Frozen(row_levels(denoise, teacher), microbatch, perturbation, checkpoint)
     tried = Tried(given[0].sigma_eval[given[0].nfe // 2].item(), any(map(moves_levels, specs)))
     objective = Objective(network, _distance(distance), teacher, held_out, tried)
+    if apart and not objective.reverse:
+        raise Error(f"method {method!r} needs a network that reverse mode can differentiate, and this one it cannot")
     start_loss = _start_loss(objective, given[0], moments)
     others = known(given[0], specs, options) if isinstance(solver, Solver) else []
     plan = Plan(specs, options, given, others, Terms(moments, radius * teacher.sigma_max), seed)
-    settings = {"radius": radius, "moments": moments, "seed": seed}
+    settings = {"radius": radius, "moments": moments, "seed": seed} | ({} if kept is None else {"calls": kept})
     record = _record(plan, objective, teacher, {"method": method} | settings) | {"start_loss": start_loss}
     identity = record | {"rounds": rounds, "patience": patience, "perturbation": perturbation}
     unfinished = Unfinished(resume, {} if resume is None else identity | _contents(given, teacher))
     run = Run(plan, objective, given[0], start_loss, unfinished)
     run(rounds, patience, progress)
+    if kept is not None:
+        run = _left_out(run, kept)
+        run(rounds, patience, progress and f"{progress} {kept} calls")
     result = _result(run, record, teacher.noise)
     unfinished.remove()
     for note in result.notes:
@@ -147,6 +157,34 @@ def _check(given: Sequence[Solver], teacher: TeacherSet, radius: float, moments:
             raise Error(f"the solver starts at level {first:.9g}, the teacher's noises at {teacher.sigma_max:.9g}")
         if solver.noise is not None and not solver.noise.same(teacher.noise):
             raise Error("the solver starts from another mean or scale of noise than the teacher set")
+
+
+def _guidance(denoise: Any, teacher: TeacherSet, method: str) -> float:
+    """The constant scale at which a denoiser mixes the two outputs that it tells apart."""
+    first = denoise if teacher.condition is None else denoise(teacher.condition[:1])
+    if not hasattr(first, "columns"):
+        raise Error(f"method {method!r} learns guidance, and the denoiser has none that it tells apart: load a model "
+                    "with a guidance other than 1, or make a denoiser of two with s4s.guided")  # fmt: skip
+    return float(first.guidance)
+
+
+def _budget(spec: Method, nfe: int, calls: int | None) -> int | None:
+    """Calls to be left; None for a method that leaves none out."""
+    if not spec.skips and calls is not None:
+        raise Error("calls is the budget of s4s-cfg-skip alone; leave it out")
+    return budget(nfe, calls) if spec.skips else None
+
+
+def _left_out(run: Run, calls: int) -> Run:
+    """A further fit, of its last phase, from what a fit has found with all but so many calls left out."""
+    plan, scaled = run.plan, run.plan.phases[-1].family == "cfg"
+    whole_one = split_guidance(run.best, plan.options["guidance"])
+    start = fewer_calls(whole_one, calls, run.objective, scaled)
+    start = start.replace(name=run.winner.name, provenance=run.winner.provenance)
+    after = replace(plan, phases=plan.phases[-1:], given=[start], known=[], seed=plan.seed + 1)
+    made = Run(after, run.objective, start, run.objective.loss(start, run.objective.held_out), Unfinished(None, {}))
+    made.start_loss, made.raced, made.history = run.start_loss, [*run.raced], [*run.history]
+    return made
 
 
 def _held_out(validation: int | None, samples: int) -> int:
@@ -188,7 +226,7 @@ def _result(run: Run, record: dict[str, Any], noise: Start | None) -> FitResult:
 
 def _contents(given: Sequence[Solver], teacher: TeacherSet) -> dict[str, Any]:
     """What makes a fit another one although its settings are the same."""
-    numbers = content(*(getattr(solver, key) for solver in given for key in ARRAYS))
+    numbers = content(*(array for solver in given for array in solver.arrays.values()))
     samples = [teacher.seed, teacher.first, content(teacher.y, teacher.condition)]
     noise = {} if teacher.noise is None else {"noise": teacher.noise.to_dict()}
     return {"version": __version__, "start_numbers": numbers, "teacher_set": samples} | noise

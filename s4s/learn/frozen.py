@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from s4s.guidance import apart
 from s4s.learn.jacobian import PERTURBATION
 from s4s.learn.memory import recompute
 from s4s.solver import Denoise
@@ -29,7 +31,16 @@ class Frozen:
 
     def with_gradient(self, condition: Tensor | None) -> Denoise:
         denoise = self.under(condition)
-        return denoise if self.checkpoint is False else recompute(denoise, 0 if self.checkpoint else None)
+        if self.checkpoint is False:
+            return denoise
+        budget = 0 if self.checkpoint else None
+        made, columns = recompute(denoise, budget), getattr(denoise, "columns", None)
+        if columns is None:
+            return made
+        pair = recompute(lambda x, sigma: torch.cat(columns(x, sigma, True)), budget)
+        alone = recompute(lambda x, sigma: columns(x, sigma, False)[0], budget)
+        return apart(made, lambda x, sigma, both: pair(x, sigma).chunk(2) if both else [alone(x, sigma)],
+                     denoise.guidance)  # type: ignore[attr-defined]  # fmt: skip
 
     def parts(self, batch: Batch, most: int) -> list[Batch]:
         """A batch in pieces of at most ``most`` samples, or of ``microbatch`` if that is less."""

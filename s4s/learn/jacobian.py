@@ -28,7 +28,7 @@ UNFELT = 1e-9  # share of an array entry's slope along which it counts as not mo
 
 
 def gauss_newton(
-    arrays: Callable[[Tensor], Arrays],
+    arrays: Callable[[Tensor], tuple[Tensor, ...]],
     theta: Tensor,
     denoise: Denoise,
     d: Distance,

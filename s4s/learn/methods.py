@@ -16,7 +16,8 @@ class Method:
         cycle: names of blocks; see ``Family.moves``.
         source: where it is from.
         first: the method whose result it goes on from, if the start is a textbook solver.
-        open: whether another family may be asked for.
+        open: whether another family may be asked for: of ``APART`` where its own is one, else of the others.
+        skips: whether calls without the condition are left out, down to a budget of calls.
     """
 
     family: str
@@ -24,6 +25,7 @@ class Method:
     source: str
     first: str | None = None
     open: bool = False
+    skips: bool = False
 
 
 WEIGHTS, LEVELS = ("weight",), ("grid", "shift")
@@ -35,7 +37,11 @@ METHODS = {
     "joint": Method("lms", EVERYTHING, "S4S Algorithm 3, arXiv:2502.17423", open=True),
     "guided": Method("guided", EVERYTHING, "GS, arXiv:2510.17699"),
     "bns": Method("full", EVERYTHING, "BNS, arXiv:2403.01329"),
+    "s4s-cfg": Method("cfg", (WEIGHTS, LEVELS), "S4S-Alt with guidance of its own", first="ld3", open=True),
+    "s4s-cfg-skip": Method("cfg", (WEIGHTS, LEVELS), "s4s-cfg with fewer calls", first="ld3", open=True, skips=True),
 }
+APART = ("cfg", "columns")
+"""Families that weigh outputs with and without the condition apart."""
 
 
 TOGETHER = "s4s-any"
@@ -81,8 +87,10 @@ def family_of(method: str, family: str | None = None) -> str:
     spec = METHODS[method]
     if family in (None, spec.family):
         return spec.family
-    if not spec.open or family == "classical":
-        others = ", ".join(name for name, other in METHODS.items() if other.open)
+    apart = spec.family in APART
+    if not spec.open or family == "classical" or apart != (family in APART):
+        apart = family in APART
+        others = ", ".join(name for name, other in METHODS.items() if other.open and apart == (other.family in APART))
         raise Error(f"method {method!r} cannot learn family {family!r}: its own is {spec.family!r}; a family of "
                     f"learned weights may be chosen for {others}")  # fmt: skip
     return str(family)

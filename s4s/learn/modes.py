@@ -13,7 +13,7 @@ from torch import Tensor
 
 from s4s.errors import Error
 from s4s.learn.teacher import TeacherSet
-from s4s.solver import ARRAYS, Solver
+from s4s.solver import Solver
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,8 +47,8 @@ def with_derivatives(function: Callable[P, T]) -> Callable[P, T]:
 
 def _ordinary(value: Any) -> Any:
     """Solvers or a teacher set whose tensors can take part in derivatives; anything else as it is."""
-    if isinstance(value, Solver) and any(getattr(value, key).is_inference() for key in ARRAYS):
-        return value.replace(**{key: getattr(value, key).clone() for key in ARRAYS})
+    if isinstance(value, Solver) and any(array.is_inference() for array in value.arrays.values()):
+        return value.replace(**{key: array.clone() for key, array in value.arrays.items()})
     if isinstance(value, list | tuple):
         return [_ordinary(one) for one in value]
     if isinstance(value, TeacherSet):

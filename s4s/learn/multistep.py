@@ -21,8 +21,8 @@ from s4s.solver import Solver
 from s4s.steps import history, increments, lags, lower, output, shortest, step, walk
 from s4s.textbook import Trace, _order, _transfer, _vandermonde
 
-Rows = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""``(weight parameters, sigma, sigma_eval) -> start, weight``."""
+Rows = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]
+"""``(weight parameters, sigma, sigma_eval) -> start, weight``, and ``null`` where outputs are weighed apart."""
 
 Levels = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """``(weight parameters, sigma, sigma_eval) of the steps' ends -> sigma, sigma_eval`` of all nodes."""

@@ -21,8 +21,7 @@ from s4s.learn.relaxed import descend, pull
 from s4s.learn.robust import tolerance_of
 from s4s.learn.sketch import differentiable, sketch
 from s4s.learn.teacher import TeacherSet
-from s4s.solver import Denoise, Solver, sample
-from s4s.textbook import Arrays
+from s4s.solver import ARRAYS, Arrays, Denoise, Solver, sample, solver_of
 
 CALL = 256  # rows of a network call, at the most
 ROOM = 2**30  # bytes that the activations of one network call may take
@@ -90,8 +89,9 @@ class Objective:
     def features(self, solver: Solver, samples: Samples) -> Iterator[tuple[Tensor, Tensor]]:
         """Features of student and teacher, in pieces."""
         for part in samples.parts(self._rows(CALL)):
-            self.evaluations += (solver.nfe - (part.first is not None)) * len(part)
-            x = sample(solver, after(part.first, self.network.under(part.condition)), part.x_T, check=False)
+            first = part.first if solver.null is None else None  # which is that of both outputs mixed
+            self.evaluations += (solver.nfe - (first is not None)) * len(part)
+            x = sample(solver, after(first, self.network.under(part.condition)), part.x_T, check=False)
             yield self.d.features(x), self.d.features(part.y)
 
     def distances(self, solver: Solver, samples: Samples) -> Tensor:
@@ -117,8 +117,11 @@ class Objective:
         self, arrays: Callable[[Tensor], Arrays], theta: Tensor, samples: Samples, seed: int, moments: float = 0.0
     ) -> Quadratic:
         """The model of half the loss near ``theta``: by reverse mode, or by differences where that cannot go."""
+        values = arrays(theta)
+        if len(values) > len(ARRAYS):  # outputs apart, and the first known one is of both mixed
+            samples = samples.moved(torch.zeros_like(samples.x_T))
         parts, rows = [], self.rows(len(samples))
-        tolerance = None if rows >= len(samples) else tolerance_of(self.distances(Solver(*arrays(theta)), samples))
+        tolerance = None if rows >= len(samples) else tolerance_of(self.distances(solver_of(values), samples))
         for k, part in enumerate(samples.parts(rows)):
             shared: dict[str, Any] = {"tolerance": tolerance, "moments": moments}
             if self.reverse:
@@ -131,7 +134,7 @@ class Objective:
                 made = gauss_newton(arrays, theta, denoise, self.d, part.x_T, part.y, **shared)
             parts.append(made)
         model = mean(parts)
-        passes = model.evaluations // len(arrays(theta)[1]) if self.reverse else 1  # that a known output is spared
+        passes = model.evaluations // len(values[1]) if self.reverse else 1  # that a known output is spared
         self.evaluations += (model.evaluations - (samples.first is not None) * passes) * len(samples)
         return model
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ from s4s.learn.schedule import HEATS, HOME, JUDGED, LEFT, MOMENTS, NOTED, OPENIN
 from s4s.learn.starts import label, lanes
 from s4s.learn.stream import MOST, Stream, Terms, advance, solver_at
 from s4s.learn.unfinished import State, Unfinished
-from s4s.solver import ARRAYS, Solver
+from s4s.solver import Solver
 
 DIVERGED = 10.0  # of the start's held-out loss: beyond it a stream goes back to the best and takes smaller steps
 CAUTION = 36.0  # by which damping rises then
@@ -219,12 +219,12 @@ class Run:
         """Write what the steps to come hang on."""
         if self.unfinished.path is None:
             return
-        tensors = {f"best.{key}": getattr(self.best, key) for key in ARRAYS}
+        tensors = {f"best.{key}": array for key, array in self.best.arrays.items()}
         tensors |= {"safe": self.safe, "likely": self.likely, "last": self.held_out.last}
         streams: dict[str, Any] = {}
         for lane, stream in self.streams.items():
             parts, numbers = stream.state()
-            parts |= {f"from.{key}": getattr(stream.family.start, key) for key in ARRAYS}
+            parts |= {f"from.{key}": array for key, array in stream.family.start.arrays.items()}
             tensors |= {f"{lane}.{key}": tensor for key, tensor in parts.items()}
             streams[str(lane)] = numbers
         numbers = {key: getattr(self, key) for key in KEPT} | {"streams": streams, "seconds": self.seconds,
@@ -238,7 +238,7 @@ class Run:
         for key in KEPT:
             setattr(self, key, numbers[key])
         self.lanes = {int(lane): k for lane, k in self.lanes.items()}
-        self.best = self.best.replace(**{key: tensors[f"best.{key}"] for key in ARRAYS})
+        self.best = self.best.replace(**_arrays(tensors, "best."))
         self.best_loss, self.start_loss = numbers["best_loss"], numbers["start_loss"]
         self.safe, self.likely, self.held_out.last = tensors["safe"], tensors["likely"], tensors["last"]
         self.held_out.tolerance = numbers["tolerance"]
@@ -246,8 +246,13 @@ class Run:
         for lane, found in numbers["streams"].items():
             parts = {key.removeprefix(f"{lane}."): t for key, t in tensors.items() if key.startswith(f"{lane}.")}
             begin = self.plan.starts[self.lanes[int(lane)]]
-            begin = begin.replace(**{key: parts[f"from.{key}"] for key in ARRAYS})
+            begin = begin.replace(**_arrays(parts, "from."))
             self.streams[int(lane)] = self.plan.stream(
                 begin, 0 if self.racing else len(self.plan.phases) - 1, int(lane)
             )
             self.streams[int(lane)].restore(parts, found)
+
+
+def _arrays(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Of a solver, by name."""
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}

@@ -17,8 +17,7 @@ from s4s.learn.distance import Distance
 from s4s.learn.moments import moments as moments_of
 from s4s.learn.quadratic import Quadratic
 from s4s.learn.robust import robust, shares, tolerance_of
-from s4s.solver import Denoise
-from s4s.textbook import Arrays
+from s4s.solver import Arrays, Denoise, ask
 
 MOMENT_PULLS = 4  # projections of the curvature of a batch's moments, each of rank one
 TRUSTED = 0.7  # of a difference of two network calls that its derivative must explain
@@ -92,17 +91,20 @@ def _of_each_sample(array: Tensor, x_T: Tensor) -> Tensor:
 
 def _last_node(own: Sequence[Tensor], denoise: Denoise, x_T: Tensor) -> Tensor:
     """``s4s.sample`` with a solver of its own for every sample."""
-    sigma_eval, start, weight = own
+    sigma_eval, start, *weight = own
+    both = [bool(column.any()) for column in weight[-1][0].detach().unbind(-1)] if len(weight) > 1 else None
     x, outputs = x_T, list[Tensor]()
+    of = list[tuple[int, int]]()  # of every output its table and its column there
 
     def column(v: Tensor) -> Tensor:
         return v.reshape(-1, *[1] * (x_T.ndim - 1))
 
     for n in range(sigma_eval.shape[1]):
-        outputs.append(denoise(x, sigma_eval[:, n]))
+        made = ask(denoise, x, sigma_eval[:, n], None if both is None else both[n])
+        outputs, of = outputs + made, of + [(k, n) for k in range(len(made))]
         x = column(start[:, n + 1]) * x_T
-        for j, D in enumerate(outputs):
-            x = x + column(weight[:, n + 1, j]) * D
+        for (k, j), D in zip(of, outputs, strict=True):
+            x = x + column(weight[k][:, n + 1, j]) * D
     return x
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from s4s.errors import Error, choose
+from s4s.guidance import apart
 from s4s.process import Process
 from s4s.solver import Denoise
 from s4s.values import whole
@@ -122,7 +123,30 @@ def make_denoiser(
             without, with_ = out.to(x.dtype).chunk(2)
             return without + guidance.scale * (with_ - without)
 
-        return process.denoiser(net, prediction)
+        made = process.denoiser(net, prediction)
+        if guidance is None or guidance.scale == 1:
+            return made
+
+        def columns(x: Tensor, sigma: Tensor, both: bool) -> list[Tensor]:
+            if not both:
+                return [alone(x, sigma)]
+            levels = sigma if sigma.ndim == 0 else torch.cat([sigma, sigma])
+            without, with_ = apart_(torch.cat([x, x]), levels).chunk(2)
+            return [with_, without]
+
+        def told(x: Tensor, model_time: Tensor, both: bool) -> Tensor:
+            placed, null = on(x.device)
+            if both and null is not None:
+                rows = stacked(placed, x[len(x) // 2 :])
+                assert rows is not None  # a model with guidance has conditions
+                rows = torch.cat([null.to(rows.dtype).expand_as(rows), rows])
+            else:
+                rows = stacked(placed, x)
+            return network(x.to(dtype or x.dtype), model_time, rows).to(x.dtype)
+
+        alone = process.denoiser(lambda x, model_time: told(x, model_time, False), prediction)
+        apart_ = process.denoiser(lambda x, model_time: told(x, model_time, True), prediction)
+        return apart(made, columns, guidance.scale)
 
     return denoiser
 

@@ -27,11 +27,15 @@ _CIRCLE: dict[str, Any] = {"ls": "", "marker": "o", "mfc": "white", "mew": 1.2, 
 
 @dataclass(frozen=True)
 class Numbers:
-    """What the figure needs of a solver file: sigma [N+1], sigma_eval [N], weight [N+1, N]."""
+    """What the figure needs of a solver file: sigma [N+1], sigma_eval [N], weight [N+1, N].
+
+    ``null`` [N+1, N] where outputs with and without the condition are weighed apart.
+    """
 
     sigma: Array
     sigma_eval: Array
     weight: Array
+    null: Array | None = None
 
     @property
     def decoupled(self) -> bool:
@@ -47,7 +51,8 @@ def read_numbers(path: Path) -> Numbers:
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        numbers = Numbers(*(np.asarray(data[key], dtype=np.float64) for key in ("sigma", "sigma_eval", "weight")))
+        keys = [key for key in ("sigma", "sigma_eval", "weight", "null") if key != "null" or key in data]
+        numbers = Numbers(*(np.asarray(data[key], dtype=np.float64) for key in keys))
     except OSError as error:
         raise Error(f"{path}: cannot read the solver file: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -94,16 +99,25 @@ def draw_anatomy(
     levels = {label: (_GRID, read_numbers(path)) for label, path in grids.items()}
     levels |= {labels[method]: (method, read_numbers(path)) for method, path in solvers.items()}
     panels = {label: numbers for label, (method, numbers) in levels.items() if method not in (_GRID, "ld3")}
-    panels = dict(list(panels.items())[:_PANELS])
+    apart = any(numbers.null is not None for numbers in panels.values())
+    chosen = list(panels.items())
+    panels = dict(chosen[:_PANELS] if not apart else chosen[: _PANELS - 2] + chosen[_PANELS - 2 :][-2:])
+    tables = 1 + apart
     side = max(2.3, 0.36 * max(numbers.sigma_eval.size for numbers in panels.values()))
     rows = 0.27 * len(levels) + 0.3
     with drawing():
-        figure = Figure(figsize=(max(7.0, side * len(panels)), rows + side + 1.2))
-        spec = figure.add_gridspec(2, len(panels), height_ratios=(rows, side), hspace=1.05 / (0.5 * (rows + side)))
+        figure = Figure(figsize=(max(7.0, side * len(panels)), rows + tables * (side + 0.2) + 1.0))
+        heights = (rows, *[side] * tables)
+        space = 1.05 / (sum(heights) / len(heights))
+        spec = figure.add_gridspec(1 + tables, len(panels), height_ratios=heights, hspace=space)
         _levels(figure.add_subplot(spec[0, :]), levels)
-        limit = max(float(np.abs(numbers.weight).max()) for numbers in panels.values())
+        shown_tables = [table for n in panels.values() for table in (n.weight, n.null) if table is not None]
+        limit = max(float(np.abs(table).max()) for table in shown_tables)
         for i, (label, numbers) in enumerate(panels.items()):
-            _weights(figure.add_subplot(spec[1, i]), label, numbers, limit, first=i == 0)
+            _weights(figure.add_subplot(spec[1, i]), label, numbers.weight, limit, first=i == 0)
+            if numbers.null is not None:
+                below = f"{label}:\nwithout the condition"
+                _weights(figure.add_subplot(spec[2, i]), below, numbers.null, limit, first=False)
         return save(figure, stem)
 
 
@@ -131,9 +145,8 @@ def _levels(axes: Axes, levels: Mapping[str, tuple[str, Numbers]]) -> None:
     axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderpad=0)
 
 
-def _weights(axes: Axes, label: str, numbers: Numbers, limit: float, *, first: bool) -> None:
-    n = numbers.sigma_eval.size
-    weight = numbers.weight[1:]
+def _weights(axes: Axes, label: str, table: Array, limit: float, *, first: bool) -> None:
+    n, weight = table.shape[1], table[1:]
     sns.heatmap(
         weight,
         ax=axes,

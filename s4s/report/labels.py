@@ -15,6 +15,8 @@ METHODS = {
     "joint": "Joint",
     "guided": "Guided (GS)",
     "bns": "BNS",
+    "s4s-cfg": "S4S-CFG",
+    "s4s-cfg-skip": "S4S-CFG, fewer calls",
 }
 """Every method that is built in, in the order of the tables; those of one's own come after."""
 

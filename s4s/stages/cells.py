@@ -251,6 +251,7 @@ def made_from(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
     pairs = model | process | {"teacher": {k: v for k, v in config["teacher"].items() if k != "shard_size"}}
     learned = ["distance", "rounds"] + ["space"] * (not trained or "latents" in config["model"])
     learned += ["convert"] * ("convert" in config["learned"])
+    learned += ["calls"] * ("calls" in config["learned"])
     learned += ["moments"] * (config["learned"]["moments"] > 0)
     learned += ["radius"] * (not isinstance(config["learned"]["radius"], list))  # else the cell's name says it
     sampled = model | process | {"seed": config["sample"]["seed"], "uint8": uint8_rule(config)}

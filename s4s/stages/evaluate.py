@@ -125,7 +125,8 @@ def evaluate_cell(bench: Bench, cell: Cell) -> Path:
             "n_samples": count, "val_loss": spent.get("val_loss"), "fit_seconds": spent.get("seconds"),
             "fit_nfe": spent.get("evaluations"), "sample_seconds": sum(f["seconds"] for f in facts)}  # fmt: skip
     if guided(bench.config):
-        head |= {"calls": calls(bench.config, cell)}
+        own = solver.calls if isinstance(solver, Solver) and solver.null is not None else None
+        head |= {"calls": own or calls(bench.config, cell)}
     if cell.unseen:
         head |= {"unseen": 1}
     if cell.radius is not None:

@@ -18,6 +18,7 @@ from s4s.learn.distance import Distance, decoded, feature, total
 from s4s.learn.fit import FitResult, fit
 from s4s.learn.frozen import Frozen
 from s4s.learn.jacobian import PERTURBATION
+from s4s.learn.methods import METHODS
 from s4s.learn.relaxed import relaxed_distances
 from s4s.learn.teacher import TeacherSet
 from s4s.models.model import identity
@@ -135,6 +136,7 @@ def _fit(bench: Bench, cell: Cell, denoise: Denoise | Callable[[Tensor], Denoise
         order=cell.order,
         convert=learned.get("convert"),
         rounds=learned["rounds"],
+        calls=_budget(bench, cell),
         progress=cell.name,
         **_settings(bench, cell),
     )
@@ -200,6 +202,12 @@ def _fit_curve(bench: Bench, members: list[Cell]) -> None:
     result.curve.replace(provenance=provenance).save(folder.curve(cell))
     chain.note(folder.curve(cell), "curve", reads, elsewhere)
     chain.forget(folder.unfinished(cell))
+
+
+def _budget(bench: Bench, cell: Cell) -> int | None:
+    """Network calls that a method which leaves some out may make; None for others, and for its own default."""
+    share = bench.config["learned"].get("calls")
+    return round(2 * share * cell.nfe) if share and cell.method in METHODS and METHODS[cell.method].skips else None
 
 
 def _compared(bench: Bench) -> tuple[list[Path], dict[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -11,7 +11,7 @@ from s4s import classical
 from s4s.grid import grid
 from s4s.learn.family import is_textbook
 from s4s.learn.held_out import RULING
-from s4s.learn.methods import Method, moves_grid, moves_levels, phases
+from s4s.learn.methods import APART, Method, moves_grid, moves_levels, phases
 from s4s.learn.objective import TRIED
 from s4s.learn.schedule import (
     CURVE,
@@ -74,15 +74,18 @@ def fit_evaluations(config: Config, cell: Cell) -> int:
     tried = 3 * (1 + any(map(moves_levels, course))) * TRIED + 1  # whether reverse mode works, and its activations
     total = count.train + count.held_out + tried  # first outputs
     total += count.judged(count.held_out) + others * count.judged(STARTS_JUDGED)
+    # outputs apart: the first, known one is of both mixed; with calls left out, a second fit follows
+    last_phase = replace(count, nfe=count.nfe + (course[-1].family in APART))
     first, lanes = 0, LANES[moves_grid(course[0])]
     for last, left in zip(HEATS, (lanes, *LEFT), strict=False):
         total += left * (count.batches(RACE, first, last) + count.judged(JUDGED))
         first = last
-    total += count.judged(count.held_out) + (len(course) > 1) * count.batches(OPENING, 0, OPENING.count)
+    total += last_phase.judged(count.held_out) + (len(course) > 1) * last_phase.batches(OPENING, 0, OPENING.count)
     part = MOMENTS if moments else ROUND
-    looks = count.judged(count.held_out) + part.count * count.judged(RULING) * (not moments)
-    a_round = count.batches(part, 1, 1 + part.count, moments, moving) + looks
-    return total + learned["rounds"] * a_round + 2 * count.judged(min(NOTED, count.train))
+    looks = last_phase.judged(count.held_out) + part.count * last_phase.judged(RULING) * (not moments)
+    a_round = last_phase.batches(part, 1, 1 + part.count, moments, moving) + looks
+    total += learned["rounds"] * a_round + 2 * last_phase.judged(min(NOTED, count.train))
+    return total * (2 if course[-1].skips else 1)
 
 
 def curve_evaluations(config: Config, members: Sequence[Cell]) -> int:
@@ -108,4 +111,5 @@ def _course(
     levels = grid("edm", EDM(), classical.intervals(solver, nfe, **chosen))
     start = classical.solver(solver, levels, **chosen)
     course = phases(method, is_textbook(start), kind)
-    return course, len(known(start, course, {"order": order, "convert": None}))
+    given = {"order": order, "convert": None} | ({"guidance": 2.0} if course[-1].family in APART else {})
+    return course, len(known(start, course, given))

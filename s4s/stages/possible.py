@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from s4s.errors import Error
-from s4s.learn.methods import METHODS, TOGETHER, family_of
+from s4s.learn.methods import APART, METHODS, TOGETHER, family_of
 from s4s.stages.any_nfe import require_curve
-from s4s.stages.cells import PROTOCOLS, Cell, cells, uint8_rule
+from s4s.stages.cells import PROTOCOLS, Cell, cells, guided, uint8_rule
 
 Config = Mapping[str, Any]
 OF_STATISTICS = ("edm", "adm", "ld3-latent")  # protocols whose known references are files of mu and sigma
@@ -53,7 +53,7 @@ def require_possible(config: Config) -> None:
     _require_classes(config["model"])
     _require_scored(config)
     _require_seen(config)
-    _require_learned(config["learned"])
+    _require_learned(config)
     _require_cells(config)
     _require_apart(config)
 
@@ -119,7 +119,7 @@ def require_held(cell: Cell) -> None:
     where = f"learned.methods {cell.kind} from {cell.start}"
     family, unipc = family_of(cell.method, cell.family), cell.solver == "unipc"
     order, inside = _order(cell), _evaluations(cell)
-    least = {"lms": order + unipc, "pc": max(order - 1 + unipc, 1), "ss": 1}.get(family)
+    least = {"lms": order + unipc, "pc": max(order - 1 + unipc, 1), "ss": 1}.get("lms" if family in APART else family)
     if cell.order is not None and least is None:
         raise Error(f"{where}: family {family} has no order")
     if cell.order is not None and not min(least or 1, cell.nfe) <= cell.order <= cell.nfe:
@@ -248,8 +248,9 @@ def _require_pixels(config: Config) -> None:
         raise Error(f"sample.uint8: the extractor of {own['name'] if own else protocol} needs {needs}, not {rule!r}")
 
 
-def _require_learned(learned: Mapping[str, Any]) -> None:
+def _require_learned(config: Config) -> None:
     """Every method has a start, settings that it takes, and settings of times have times to act on."""
+    learned = config["learned"]
     names, weights = [], learned["distance"]
     if isinstance(weights, Mapping) and not any(weights.values()):
         raise Error("learned.distance: all weights are 0, so there is nothing to fit; give one of them a weight")
@@ -263,8 +264,19 @@ def _require_learned(learned: Mapping[str, Any]) -> None:
             raise Error(f"learned.methods: {spec['name']}, of a file of your own, takes no {min(given)}; leave it out")
         if not spec.get("starts", learned["starts"]):
             raise Error(f"learned.starts: method {spec['name']} has nothing to start from; give it starts, or drop it")
+    _require_guidance(config, names)
     if "convert" in learned and not any(_moves_times(name) for name in names):
         raise Error("learned.convert: it has no effect, since no method here learns times; leave it out")
+
+
+def _require_guidance(config: Config, methods: list[str]) -> None:
+    """Methods that learn guidance have some, and a budget of calls has a method that it holds for."""
+    known = {name: METHODS[name] for name in methods if name in METHODS}
+    own = [name for name, spec in known.items() if spec.family in APART]
+    if own and not guided(config):
+        raise Error(f"learned.methods: {own[0]} learns guidance, and this model has none; set model.guidance")
+    if "calls" in config["learned"] and not any(spec.skips for spec in known.values()):
+        raise Error("learned.calls: it has no effect without method s4s-cfg-skip; leave it out")
 
 
 def _moves_times(method: str) -> bool:

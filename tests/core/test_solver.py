@@ -140,7 +140,7 @@ def test_truncated_file(tmp_path_factory: pytest.TempPathFactory, share: float) 
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"schema": "other"}, "the key 'schema' must be 's4s-solver'"),
-    ({"version": 3}, "version 3 is not supported"),
+    ({"version": 4}, "version 4 is not supported"),
     ({"version": None}, "version None"),
     ({"name": 3}, "'name' must be a string"),
     ({"provenance": []}, "'provenance' an object"),

@@ -133,7 +133,7 @@ BAD: list[tuple[list[Any], Any, str]] = [
     (["nfe"], [], "nfe: [] should be non-empty"),
     (["nfe"], [4, 4], "nfe: [4, 4] has non-unique elements"),
     (["nfee"], [4], "unknown key 'nfee'; choose one of: benchmark, classical"),
-    (["learned", "radios"], 1, "learned: unknown key 'radios'; choose one of: convert, distance, methods"),
+    (["learned", "radios"], 1, "learned: unknown key 'radios'; choose one of: calls, convert, distance, methods"),
     (["learned", "radius"], -1, "learned.radius: -1 is less than the minimum of 0"),
     (["learned"], LEARNED | {"moments": 1, "microbatch": 8}, "learned.moments: they are of whole batches; leave out"),
     (["learned", "methods"], ["S5S"], "learned.methods.0: 'S5S' does not match"),
@@ -146,7 +146,7 @@ BAD: list[tuple[list[Any], Any, str]] = [
     (
         ["learned", "methods"],
         [{"name": "s4s", "stages": 2}],
-        "unknown key 'stages'; choose one of: family, name, order",
+        "unknown key 'stages'; choose one of: family, fitted, name, order",
     ),
     (["learned", "methods"], [{"name": "ld3", "family": "pc"}], "method 'ld3' cannot learn family 'pc': its own is 'c"),
     (["learned", "methods"], [{"name": "bns", "order": 2}], "bns-2 from ipndm3: family full has no order"),

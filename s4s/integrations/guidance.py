@@ -1,0 +1,67 @@
+"""A solver's own guidance in hosts that mix the outputs with and without the condition themselves, once a step.
+
+``s4s.merge_guidance(solver)`` gives what they can take: a solver of mixed outputs, and a scale for every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from s4s.errors import Error
+from s4s.solver import Solver
+
+NEAR = 1e-3  # relative: of a host's level to the solver's
+
+
+def diffusers_callback(scales: Sequence[float]) -> Callable[..., dict[str, Any]]:
+    """A ``callback_on_step_end`` that gives every step of a diffusers pipeline a guidance scale of its own.
+
+    Call the pipeline with ``guidance_scale=scales[0]``, this callback, and
+    ``callback_on_step_end_tensor_inputs=["prompt_embeds"]``. At a scale of 1 the call without the prompt is not made.
+
+    Args:
+        scales: of all steps, as ``s4s.merge_guidance`` gives them.
+
+    Raises:
+        Error: a scale below 1, or a first of 1: diffusers' pipelines then do not guide at all.
+    """
+    if low := [scale for scale in scales if scale < 1]:
+        raise Error(f"a scale of {low[0]:.4g}: diffusers' pipelines take scales below 1 for no guidance; fit with more "
+                    "evaluations, or sample with s4s.sample")  # fmt: skip
+    if scales[0] <= 1:
+        raise Error("the first scale is 1: a diffusers pipeline then prepares no negative prompt for the others")
+    both: list[Tensor] = []
+
+    def callback(pipe: Any, step: int, timestep: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+        if step == 0:
+            both[:] = [inputs["prompt_embeds"]]
+        if step + 1 < len(scales):
+            pipe._guidance_scale = scales[step + 1]
+            alone = scales[step + 1] <= 1
+            inputs["prompt_embeds"] = both[0].chunk(2)[1] if alone else both[0]
+        return inputs
+
+    return callback
+
+
+def comfyui_function(solver: Solver, scales: Sequence[float]) -> Callable[[dict[str, Any]], Tensor]:
+    """A function for ComfyUI's ``model.set_model_sampler_cfg_function``: every level of the solver has its scale.
+
+    Args:
+        solver, scales: as ``s4s.merge_guidance`` gives them.
+    """
+    levels = solver.detach().sigma_eval
+
+    def mixed(args: dict[str, Any]) -> Tensor:
+        sigma = torch.as_tensor(args["sigma"]).flatten()[0].double().cpu()
+        off = (levels / sigma).log().abs()
+        if off.min() > NEAR:
+            raise Error(f"{solver.name} is not asked at level {sigma.item():.6g}: sample on its own levels")
+        out: Tensor = args["uncond"] + scales[int(off.argmin())] * (args["cond"] - args["uncond"])
+        return out
+
+    return mixed

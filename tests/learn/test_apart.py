@@ -1,0 +1,174 @@
+"""Guidance of a solver's own: two columns, the families that learn them, calls that are left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import s4s
+from s4s.errors import Error
+from s4s.guidance import guided, merge_guidance, split_guidance
+from s4s.learn.family import family
+from s4s.learn.skip import budget, without
+from s4s.solver import Denoise, ask, in_order, solver_from_dict
+
+PROCESS = s4s.EDM()
+SCALE = 3.0
+
+
+def with_(x: Tensor, sigma: Tensor) -> Tensor:
+    """Data around (1, -1), with a deviation of 0.5."""
+    s = sigma.reshape(-1, 1) if sigma.ndim else sigma
+    centre = torch.tensor([1.0, -1.0], dtype=x.dtype)
+    return centre + (x - centre) * 0.25 / (0.25 + s**2)
+
+
+def none(x: Tensor, sigma: Tensor) -> Tensor:
+    """Data around 0, with a deviation of 1, bent so that no linear solver is exact."""
+    s = sigma.reshape(-1, 1) if sigma.ndim else sigma
+    return torch.tanh(x / (1 + s**2))
+
+
+DENOISE = guided(with_, none, SCALE)
+x_T = 80 * s4s.noise(0, range(8), (2,))
+STARTS = [("ipndm", {"order": 3}), ("dpmpp", {"order": 3}), ("unipc", {"order": 2}), ("ddim", {})]
+
+
+def start(name: str = "ipndm", nfe: int = 5, **options: object) -> s4s.Solver:
+    return s4s.solver(name, s4s.grid("edm", PROCESS, nfe=nfe), **options)
+
+
+def test_a_constant_scale_is_one_of_them() -> None:
+    """Split at the denoiser's scale, a solver gives the same samples, and back again the same numbers."""
+    plain = start(order=3)
+    own = split_guidance(plain, SCALE)
+    assert torch.allclose(s4s.sample(own, DENOISE, x_T), s4s.sample(plain, DENOISE, x_T), atol=1e-12)
+    assert own.calls == 10
+    merged, scales = merge_guidance(own)
+    assert scales == pytest.approx([SCALE] * 5)
+    assert torch.allclose(merged.weight, plain.weight)
+    assert merged.null is None
+
+
+@pytest.mark.parametrize(("name", "options"), STARTS)
+@pytest.mark.parametrize("kind", ["cfg", "columns"])
+@pytest.mark.parametrize("convert", ["eval", "grid"])
+def test_families_start_at_their_start(name: str, options: dict[str, object], kind: str, convert: str) -> None:
+    """At the constant scale, and at their own numbers moved: in both forms, with levels told apart from the nodes'."""
+    plain = start(name, **options)
+    made = family(plain, kind, convert=convert, guidance=SCALE)
+    assert torch.allclose(made.solver(made.theta).weight, SCALE * plain.weight, atol=1e-9)
+    draw = torch.Generator().manual_seed(0)
+    moved = made.theta + 0.1 * torch.randn(len(made.theta), generator=draw, dtype=torch.float64)
+    other = made.solver(moved)
+    again = family(other, kind, convert=convert)
+    assert torch.allclose(again.theta, moved, atol=1e-7)
+    assert not torch.equal(other.sigma_eval, other.sigma[:-1])
+
+
+def test_columns_hold_more_than_scales() -> None:
+    own = family(start(order=3), "columns", guidance=SCALE)
+    other = own.solver(own.theta + torch.linspace(0, 0.1, len(own.theta), dtype=torch.float64))
+    with pytest.raises(Error, match="weighs the outputs of evaluation 0 with and without the condition apart"):
+        merge_guidance(other)
+    with pytest.raises(Error, match="weighs the outputs of evaluation 0"):
+        family(other, "cfg")
+    with pytest.raises(Error, match="which family 'lms' has not; choose cfg or columns"):
+        family(other, "lms")
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_a_call_that_is_left_out_is_not_made(scaled: bool) -> None:
+    """The network is not asked; the sum of both columns, and so what a constant denoiser gives, stays."""
+    asked: list[str] = []
+
+    def told(name: str, denoise: Denoise) -> Denoise:
+        def run(x: Tensor, sigma: Tensor) -> Tensor:
+            asked.append(name)
+            return denoise(x, sigma)
+
+        return run
+
+    own = split_guidance(start(order=3), SCALE)
+    fewer = without(without(own, 2, scaled), 3, scaled)
+    assert (fewer.calls, fewer.asks) == (8, (True, True, False, False, True))
+    s4s.sample(fewer, guided(told("with", with_), told("none", none), SCALE), x_T)
+    assert asked == ["with", "none", "with", "none", "with", "with", "with", "none"]
+    assert torch.allclose(fewer.weight + fewer.null, own.weight + own.null)
+    assert fewer.null is not None
+    assert own.null is not None
+    if scaled:
+        assert merge_guidance(fewer)[1] == pytest.approx([SCALE, SCALE, 1, 1, SCALE])
+    else:
+        assert torch.allclose(fewer.null[:, 1], own.null[:, 1:4].sum(1)), "the latest difference stands in"
+    kind = "cfg" if scaled else "columns"
+    assert torch.allclose(family(fewer, kind).solver(family(fewer, kind).theta).weight, fewer.weight, atol=1e-9)
+
+
+def test_files_of_it_are_of_version_3(tmp_path: Path) -> None:
+    own = without(split_guidance(start(order=2), SCALE), 2)
+    own.save(tmp_path / "own.json")
+    again = s4s.load_solver(tmp_path / "own.json")
+    assert again.to_dict() == own.to_dict()
+    assert own.to_dict()["version"] == 3
+    assert start().to_dict()["version"] == 1
+    assert torch.equal(in_order(again), in_order(own))
+    bad = own.to_dict() | {"version": 1}
+    with pytest.raises(Error, match="'null' belongs to schema version 3, and 3 needs it"):
+        solver_from_dict(bad)
+
+
+def test_a_denoiser_of_one_output_is_refused() -> None:
+    own = split_guidance(start(), SCALE)
+    with pytest.raises(Error, match="weighs outputs with and without the condition apart, and the denoiser gives one"):
+        s4s.sample(own, with_, x_T)
+    with pytest.raises(Error, match="guidance 1 is the conditional network alone"):
+        split_guidance(start(), 1)
+    with pytest.raises(Error, match="calls = 4 is not possible at 5 evaluations: they take 5 to 10"):
+        budget(5, 4)
+    assert [budget(nfe, None) for nfe in (4, 5, 6)] == [6, 8, 9]
+    assert len(ask(DENOISE, x_T, torch.tensor(1.0), False)) == 1
+
+
+def test_finish_takes_the_output_with_the_condition() -> None:
+    own = split_guidance(start(), SCALE).finish()
+    assert own.calls == 11
+    last = s4s.sample(split_guidance(start(), SCALE), DENOISE, x_T)
+    assert torch.allclose(s4s.sample(own, DENOISE, x_T), with_(last, own.sigma_eval[-1]), atol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def teacher() -> s4s.TeacherSet:
+    fine = s4s.solver("dpmpp", s4s.grid("logsnr", PROCESS, nfe=24), order=3)
+    return s4s.teacher_set(fine, DENOISE, n=96, shape=(2,), seed=0, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("kind", ["cfg", "columns"])
+def test_a_fit_learns_guidance_below_the_constant_scale(teacher: s4s.TeacherSet, kind: str) -> None:
+    """From the same start on the same grid, weights and guidance end closer to the teacher than weights alone."""
+    options = {"distance": "l2", "rounds": 2, "seed": 0, "validation": 32}
+    plain = s4s.fit(start(nfe=4, order=2), DENOISE, teacher, "s4s-alt", **options)
+    own = s4s.fit(start(nfe=4, order=2), DENOISE, teacher, "s4s-cfg", family=kind, **options)
+    assert own.solver.null is not None
+    assert own.val_loss < 0.8 * plain.val_loss
+    assert own.solver.provenance["family"] == kind
+    assert own.solver.provenance["guidance"] == SCALE
+
+
+def test_a_fit_within_a_budget_of_calls(teacher: s4s.TeacherSet) -> None:
+    made = s4s.fit(start(nfe=4, order=2), DENOISE, teacher, "s4s-cfg-skip", family="columns", rounds=1, validation=32)
+    assert made.solver.calls == 6
+    assert made.val_loss < made.start_loss
+    assert made.solver.provenance["calls"] == 6
+
+
+def test_what_a_fit_of_guidance_needs(teacher: s4s.TeacherSet) -> None:
+    with pytest.raises(Error, match="method 's4s-cfg' learns guidance, and the denoiser has none that it tells apart"):
+        s4s.fit(start(), with_, teacher, "s4s-cfg")
+    with pytest.raises(Error, match="calls is the budget of s4s-cfg-skip alone"):
+        s4s.fit(start(), DENOISE, teacher, "s4s-cfg", calls=6)
+    with pytest.raises(Error, match=r"cannot learn family 'lms'.*may be chosen for s4s, s4s-alt, joint"):
+        s4s.fit(start(), DENOISE, teacher, "s4s-cfg", family="lms")
