@@ -18,7 +18,7 @@ from s4s.learn.methods import Method, moves_grid
 from s4s.learn.objective import Objective
 from s4s.learn.quadratic import Memory
 from s4s.learn.robust import robust_mean
-from s4s.learn.schedule import HEATS, HOME, JUDGED, LEFT, MOMENTS, NOTED, OPENING, RACE, ROUND
+from s4s.learn.schedule import GRID, HEATS, HOME, JUDGED, LEFT, MOMENTS, NOTED, OPENING, RACE, ROUND, Steps
 from s4s.learn.starts import label, lanes
 from s4s.learn.stream import MOST, Stream, Terms, advance, solver_at
 from s4s.learn.unfinished import State, Unfinished
@@ -49,6 +49,12 @@ class Plan:
         spec, last = self.phases[phase], phase == len(self.phases) - 1
         made: Family = family(start, spec.family, **(self.options if last else self.options | {"order": None}))
         return Stream.of(made, made.turns(spec.cycle), self.seed * 101 + 10 * phase + lane)
+
+    @property
+    def rounds(self) -> Steps:
+        """The batches of a round."""
+        alone = ROUND if self.phases[-1].family != "classical" else GRID
+        return MOMENTS if self.terms.moments else alone
 
     @property
     def starts(self) -> list[Solver]:
@@ -167,7 +173,7 @@ class Run:
         while stream.steps < self.base:
             advance(stream, self.objective, OPENING.rows, OPENING.kept(stream.steps), Terms())
             self.save()
-        part = MOMENTS if self.plan.terms.moments else ROUND
+        part = self.plan.rounds
         first = self.base + k * part.count
         while stream.steps < first + part.count:
             keep = part.keep[0] if k == 0 else part.keep[1]

@@ -30,6 +30,7 @@ STARTS_JUDGED = 32  # held-out samples that starts are compared on
 NOTED = 64  # training and held-out samples that tell whether more would help
 OPENING = Steps(24, 12, (0.5, 0.85))  # of a last phase that moves other parameters than the race did
 ROUND = Steps(64, 4, (0.85, 0.9))  # between two looks at all held-out samples
+GRID = Steps(64, 4, (0.4, 0.6))  # the same where the grid moves alone, through a valley that bends
 MOMENTS = Steps(256, 2, (0.7, 0.7))  # the same where moments count, which small batches do not tell
 """Sizes found on the digits; see docs/fitting.md."""
 
