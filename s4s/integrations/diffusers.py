@@ -248,6 +248,8 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             found, own = float(torch.as_tensor(timestep).flatten()[0]), self._plan.times[n]
             if abs(found - own) > 1e-2 * abs(own) + 1e-2:
                 raise Error(f"step {n} is at time {own:.6g}, but was called at {found:.6g}: all steps, in their order")
+        if self._state is not None and sample.device != self._state.device:
+            raise Error(f"the latents moved from {self._state.device} to {sample.device} before step {n}; start anew")
         if n and not _same(sample, self._returned, self._version):
             raise Error(f"the latents were changed before step {n}, by a callback, inpainting or another pipeline with "
                         "this scheduler; a fitted solver does not follow that")  # fmt: skip

@@ -78,6 +78,9 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "a step too many": (lambda: one_step(*started(4), 4), "the solver's 4 steps are done; call set_timesteps"),
     "out of order": (lambda: one_step(*started(1), 3), r"step 1 is at time 721\.564, but was called at 30\.14"),
     "other latents": (lambda: one_step(started(2)[0], Z, 2), "latents were changed before step 2, by a callback"),
+    "latents on another device": (
+        lambda: one_step(started(2)[0], Z.to("meta"), 2), "the latents moved from cpu to meta before step 2; start anew"
+    ),
     "latents of another size": (lambda: one_step(started(2)[0], Z[:1], 2), "were changed before step 2"),
     "a callback": (lambda: tiny("SDXL", callback_on_step_end=changed), "the latents were changed before step 1"),
     "a callback in place": (lambda: tiny("SD3", callback_on_step_end=changed_in_place), "were changed before step"),
