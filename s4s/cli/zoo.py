@@ -43,14 +43,12 @@ def show(name: str) -> None:
 @zoo.command()
 @click.argument("name")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--nfe", type=int, help="The solver of this many evaluations alone, for `s4s evaluate --solver`.")
-def save(name: str, out: Path, nfe: int | None) -> None:
-    """Write one as a bundle file of your own, for S4SScheduler and ComfyUI.
+def save(name: str, out: Path) -> None:
+    """Write one as a bundle file of your own, for S4SScheduler, ComfyUI and `s4s evaluate CONFIG --solver FILE`.
 
     Example: s4s zoo save digits-s4s-alt solvers.json
     """
     from s4s.zoo import shelf
 
-    found = shelf.bundle(name)
-    (found if nfe is None else found[nfe]).save(out)
+    shelf.bundle(name).save(out)
     click.echo(out)
