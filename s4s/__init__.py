@@ -45,6 +45,8 @@ _HOME = {
     "fit_curve": "learn.any_nfe",
     "CurveResult": "learn.any_nfe",
     "FitResult": "learn.fit",
+    "learn": "learn.recipe",
+    "Learned": "learn.recipe",
     "distance": "learn.distances",
     "Distance": "learn.distance",
     "perceptual": "learn.distance",
@@ -88,6 +90,8 @@ if TYPE_CHECKING:
     from s4s.learn.lpips import lpips as lpips
     from s4s.learn.memory import keep_freed as keep_freed
     from s4s.learn.memory import recompute as recompute
+    from s4s.learn.recipe import Learned as Learned
+    from s4s.learn.recipe import learn as learn
     from s4s.learn.several import fit_nfes as fit_nfes
     from s4s.learn.teacher import TeacherSet as TeacherSet
     from s4s.learn.teacher import teacher_set as teacher_set

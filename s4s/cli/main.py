@@ -11,6 +11,7 @@ import click
 
 from s4s.cli import compare, models, results, scores, solvers
 from s4s.cli.import_ import import_
+from s4s.cli.learn import learn
 from s4s.cli.run import run
 from s4s.cli.zoo import zoo
 from s4s.errors import Error, Notice
@@ -31,6 +32,7 @@ def cli() -> None:
 
 
 for command in (
+    learn,
     run,
     models.train,
     models.download,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from s4s.stages import plan
+from s4s.words import duration
 
 BAR = 24  # characters
 SHOWN = 4  # jobs
@@ -60,9 +61,9 @@ class Progress:
         """How many are done, the time so far and to go; then the jobs that run."""
         total, running = sum(self.left.values()), list(self.running.values())
         full = BAR * self.done // max(total, 1)
-        first = f"[{'=' * full:<{BAR}}] {self.done} of {total} jobs, {plan.duration(now - self.began)}"
+        first = f"[{'=' * full:<{BAR}}] {self.done} of {total} jobs, {duration(now - self.began)}"
         to_go = self.to_go(now)
-        first += f", about {plan.duration(to_go)} to go" if to_go is not None else ""
+        first += f", about {duration(to_go)} to go" if to_go is not None else ""
         more = [f"  and {len(running) - SHOWN} more jobs"] if len(running) > SHOWN else []
         return [first, *(job.line() for job in running[:SHOWN]), *more]
 

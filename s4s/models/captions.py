@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +56,32 @@ def prompts(source: str, n: int, *, offline: bool = False) -> list[str]:
         Error: the file is missing, of another format, or has fewer than ``n`` captions.
     """
     path = place(source, offline=offline)
-    text = _text(path)
-    lines = text if source == "coco" else text.replace("\r\n", "\n")  # what is published has its hash to keep
     try:
-        if path.suffix.lower() == ".json":
-            return select(_annotated(text), n)
-        return select(lines.removesuffix("\n").split("\n") if lines else [], n)
+        return select(_lines(path, _text(path), published=source == "coco"), n)
     except Error as error:
         raise Error(f"{path}: {error}") from error
+
+
+def every(source: str | os.PathLike[str]) -> list[str]:
+    """All prompts of a file.
+
+    Raises:
+        Error: the file is missing, empty, of another format, or has a blank line.
+    """
+    path = at_home(source)
+    text = _text(path)
+    try:
+        found = _lines(path, text)
+        if not any(line.strip() for line in found):
+            raise Error("holds no prompts; write one a line")
+        return select(found, len(found))
+    except Error as error:
+        raise Error(f"{path}: {error}") from error
+
+
+def neutral() -> list[str]:
+    """64 short prompts of everyday things, for whoever has none."""
+    return files("s4s.models").joinpath("prompts.txt").read_text(encoding="utf-8").splitlines()
 
 
 def place(source: str, *, offline: bool = False) -> Path:
@@ -106,6 +126,14 @@ def _text(path: Path) -> str:
         raise Error(f"{path}: cannot read the prompts ({error.strerror})") from error
     except Error as error:
         raise Error(f"{path}: the prompts are {error}") from error
+
+
+def _lines(path: Path, text: str, *, published: bool = False) -> list[str]:
+    """The captions of a file; a published one is taken as it is, since it has its hash to keep."""
+    if path.suffix.lower() == ".json":
+        return _annotated(text)
+    lines = text if published else text.replace("\r\n", "\n")
+    return lines.removesuffix("\n").split("\n") if lines else []
 
 
 def _annotated(text: str) -> list[str]:

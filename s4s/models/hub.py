@@ -34,11 +34,18 @@ DECODE_BATCH = 8
 
 
 def folder(
-    id: str, revision: str | None, parts: Sequence[str], variant: str | None = None, *, offline: bool = False
+    id: str,
+    revision: str | None,
+    parts: Sequence[str],
+    variant: str | None = None,
+    *,
+    offline: bool = False,
+    kinds: Sequence[str] = KINDS,
 ) -> Path:
     """The local snapshot of a Hugging Face repository: ``parts`` of it (sub-folders), fetched unless already there.
 
-    A flat repository has the files of its one network and of its scheduler beside ``model_index.json``.
+    A flat repository has the files of its one network and of its scheduler beside ``model_index.json``. Of the
+    ``kinds`` of weights the first that a part has are fetched.
 
     Raises:
         Error: no network, no such repository or revision; says where to put the files by hand.
@@ -50,7 +57,7 @@ def folder(
     others = [f"*.{kind}{end}" for kind in VARIANTS if kind != variant for end in (".*", "-*")]
 
     def fetch(names: str, lacking: Sequence[str]) -> Path:
-        below = [f"{part}/{name}" for part in parts for name in ("*.json", "*.txt")]
+        below = [f"{part}/{name}" for part in parts for name in ("*.json", "*.txt", "*.model")]
         below += [f"{part}/{names}" for part in lacking]
         flat = [*FLAT, f"{STEMS['diffusers']['bin']}{names}", f"{STEMS['diffusers']['bin']}*.json"]
         allow = ["model_index.json", *flat, *below]
@@ -60,9 +67,9 @@ def folder(
             )
         )
 
-    wanted, lacking = [f"*.{variant}*.{kind}" for kind in KINDS] if variant else [], parts
+    wanted, lacking = [f"*.{variant}*.{kind}" for kind in kinds] if variant else [], parts
     try:
-        for names in [*wanted, *(f"*.{kind}" for kind in KINDS)]:
+        for names in [*wanted, *(f"*.{kind}" for kind in kinds)]:
             found = fetch(names, lacking)
             without = [net.parent for net in _networks(found) if not _weights(net.parent, variant)]
             lacking = [part for part in parts if place(found, part) in without]
@@ -71,10 +78,10 @@ def folder(
         return found
     except Exception as error:  # requests, hub and file errors of several libraries
         at = f"{id} at revision {revision or 'main'}"
-        reason = "offline mode is on" if offline else _line(error)
+        reason = "offline mode is on" if offline else line(error)
         raise Error(
             f"{at} is not on this machine and cannot be fetched: {reason}; fetch the folders {', '.join(parts)} of"
-            f" https://huggingface.co/{id} elsewhere and give their folder as 'path', or fill the cache {HF_HUB_CACHE}"
+            f" https://huggingface.co/{id} elsewhere and give their folder, or fill the cache {HF_HUB_CACHE}"
         ) from error
 
 
@@ -176,16 +183,16 @@ def component(make: Any, path: Path, dtype: torch.dtype, variant: str | None = N
         for file in path.glob("*.bin") if found[0] == "bin" else ():
             with file.open("rb") as opened:
                 checkpoint.check(file, opened, file.stat().st_size)
-        with _quiet(library):
+        with quiet(library):
             net, info = make.from_pretrained(path, **options)
     except Error:
         raise
     except Exception as error:  # whatever a damaged file makes these libraries raise
-        raise Error(f"{path}: not the weights and configuration of a {make.__name__}: {_line(error)}") from error
+        raise Error(f"{path}: not the weights and configuration of a {make.__name__}: {line(error)}") from error
     for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
         keys = sorted(str(key) for key in info[kind] if not str(key).endswith("position_ids"))
         if keys:
-            raise Error(f"{path}: {len(keys)} {kind.replace('_', ' ')} in the weights, such as {_line(keys[0])!r}")
+            raise Error(f"{path}: {len(keys)} {kind.replace('_', ' ')} in the weights, such as {line(keys[0])!r}")
     for name, value in net.state_dict().items():
         if not value.isfinite().all():
             raise Error(f"{path}: tensor '{name}' holds NaN or infinity")
@@ -212,12 +219,12 @@ def _instead(path: Path, libraries: Sequence[str] = tuple(STEMS)) -> str:
 def trial(make: Any, config: Mapping[str, Any], call: Callable[[Any], Any], path: Path) -> None:
     """Call a network of a configuration without memory behind its tensors: ``Error`` in one line if it cannot be."""
     try:
-        with torch.device("meta"), torch.no_grad(), _quiet("diffusers"):
+        with torch.device("meta"), torch.no_grad(), quiet("diffusers"):
             net = make.from_config(dict(config))
             with contextlib.suppress(NotImplementedError):  # of an operation without memory, which says nothing
                 call(net)
     except Exception as error:  # whatever the library raises of sizes that do not fit
-        raise Error(f"{path}: the {make.__name__} of these sizes cannot be called: {_line(error)}") from error
+        raise Error(f"{path}: the {make.__name__} of these sizes cannot be called: {line(error)}") from error
 
 
 def decoder(vae: Any, dtype: torch.dtype, *, shifted: bool = True) -> Callable[[Tensor], Tensor]:
@@ -231,7 +238,7 @@ def decoder(vae: Any, dtype: torch.dtype, *, shifted: bool = True) -> Callable[[
 
 
 @contextlib.contextmanager
-def _quiet(library: str) -> Iterator[None]:
+def quiet(library: str) -> Iterator[None]:
     """No progress bars and no warnings of a library: what it would warn of is raised by ``component``."""
     with extra("diffusers"):
         log = importlib.import_module(f"{library}.utils.logging")
@@ -245,7 +252,7 @@ def _quiet(library: str) -> Iterator[None]:
         log.enable_progress_bar()
 
 
-def _line(text: object) -> str:
+def line(text: object) -> str:
     """The first sentence of an error of another library, printable, on one line."""
     line = str(text).strip().split("\n")[0] or type(text).__name__
     return "".join(c if c.isprintable() else " " for c in line)[:200]

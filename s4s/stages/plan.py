@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from s4s.stages.cells import cells, curves, needs_features, shards, teacher_files, teachers
+from s4s.words import duration
 
 Config = Mapping[str, Any]
 Counts = Mapping[str, int]
@@ -92,10 +93,3 @@ def _what(config: Config) -> dict[str, str]:
         "table": "fid.csv and tables",
         "figure": "figures and report.html",
     }
-
-
-def duration(seconds: float) -> str:
-    """``20 s``, ``9 min`` or ``1.5 h``."""
-    if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

@@ -22,6 +22,7 @@ from s4s.cli.watch import LogHandler
 from s4s.stages import pace, plan
 from s4s.stages.cells import cells
 from s4s.stages.config import load
+from s4s.words import duration
 
 TINY = ROOT / "tests/tiny/config.yaml"
 
@@ -90,7 +91,7 @@ def test_wall_time_is_the_work_shared_or_the_longest_chain() -> None:
 
 @pytest.mark.parametrize("seconds, text", [(0.2, "1 s"), (42, "42 s"), (540, "9 min"), (9000, "2.5 h")])
 def test_durations(seconds: float, text: str) -> None:
-    assert plan.duration(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_lines_that_move(tmp_path: Path) -> None:
