@@ -177,13 +177,13 @@ def costs(effort: Effort, nfes: Sequence[int], candidates: Mapping[int, int]) ->
     for nfe in nfes:
         looked = nfe * effort.tried * candidates[nfe]
         made[f"textbook {nfe}"] = Cost(looked, looked)
-        made[f"fit {nfe}"] = fit_cost(min(nfes), effort.samples, effort.rounds).times(nfe / min(nfes))
+        made[f"fit {nfe}"] = fit_cost(min(nfes), effort.samples, effort.rounds, effort.batch).times(nfe / min(nfes))
     compared = 2 * sum(nfes) * effort.held_out
     return made | {"held-out": Cost(compared, compared)}
 
 
 @cache
-def fit_cost(nfe: int, samples: int, rounds: int) -> Cost:
+def fit_cost(nfe: int, samples: int, rounds: int, batch: int) -> Cost:
     """Of a fit, seen on a small problem of its own with as many samples: three blobs in the plane."""
     seen = [0]
 
@@ -200,7 +200,7 @@ def fit_cost(nfe: int, samples: int, rounds: int) -> Cost:
     began = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        evaluations = fit([start], denoise, teacher, rounds=rounds, patience=rounds).evaluations
+        evaluations = fit([start], denoise, teacher, rounds=rounds, patience=rounds, microbatch=batch).evaluations
     return Cost(evaluations, seen[0], time.perf_counter() - began)
 
 

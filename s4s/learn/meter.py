@@ -66,7 +66,12 @@ class Meter:
         self.rows += rows
         if self.part:
             planned, of = self.parts[self.part]
-            self._at(self.done + planned * min(self.rows / max(of, 1), 0.99))
+            self._at(self.done + planned * _share(self.rows / max(of, 1)))
 
     def _at(self, value: float) -> None:
         self.bar.update(max(value - self.bar.n, 0))
+
+
+def _share(thought: float) -> float:
+    """Of a part that is done, from what it was thought to take: slower from 0.8 on, since it may take longer."""
+    return thought if thought < 0.8 else 1 - 0.16 / thought

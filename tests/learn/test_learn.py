@@ -29,7 +29,9 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few rounds, a plan whose timing costs nothing, and no notices of few samples."""
     monkeypatch.setattr(sizes, "DEFAULT", LADDER[0])
     monkeypatch.setattr(sizes, "LEAST", 0.0)
-    monkeypatch.setattr(sizes, "fit_cost", lambda nfe, samples, rounds: Cost(100 * nfe * samples, 60 * nfe * samples))
+    monkeypatch.setattr(
+        sizes, "fit_cost", lambda nfe, samples, rounds, batch: Cost(100 * nfe * samples, 60 * nfe * samples)
+    )
     warnings.simplefilter("ignore")
 
 
@@ -134,7 +136,7 @@ def test_a_bar_ends_full_however_many_calls_a_part_took(capsys: pytest.CaptureFi
     assert meter.bar.n == pytest.approx(0.5)
     meter.enter("b")
     counted(torch.zeros(50, 2), torch.tensor(1.0))
-    assert meter.bar.n == pytest.approx(1 + 3 * 0.99)
+    assert meter.bar.n == pytest.approx(1 + 3 * (1 - 0.16 / 5))
     meter.enter("c", done=True)
     assert meter.bar.n == 5 and meter.bar.initial == 1
     meter.close()
