@@ -59,24 +59,25 @@ def sketch(
         loss = loss if gap is None else loss + moments * gap.square().sum(0).mean()
         (slope,) = torch.autograd.grad(loss / 2, features, retain_graph=True)
 
-    def pull(v: Tensor) -> Tensor:
-        """[B, p] float64: the derivative of each sample's ``v . features``."""
+    def pull(v: Tensor, each: bool = True) -> Tensor:
+        """[B, p] float64: the derivative of each sample's ``v . features``; or of their sum, [p]."""
         mine, shared = ([array[k] for k in moving] for array in (own, numbers))
         slopes = torch.autograd.grad(features, mine, v, retain_graph=True, materialize_grads=True)
         of_numbers = [slope.cpu().double() for slope in slopes]
-        return torch.autograd.grad(shared, theta, of_numbers, retain_graph=True, is_grads_batched=True)[0]
+        of_numbers = of_numbers if each else [slope.sum(0) for slope in of_numbers]
+        return torch.autograd.grad(shared, theta, of_numbers, retain_graph=True, is_grads_batched=each)[0]
 
     root = shares(each.detach(), tolerance).sqrt()[:, None]
     if d.weight is not None:
         root = root * d.weight((features - target).detach().double()).sqrt()
-    gradient, curvature = pull(slope).sum(0), theta.new_zeros(len(theta), len(theta))
+    gradient, curvature = pull(slope, each=False), theta.new_zeros(len(theta), len(theta))
     for k in range(projections):
         s = pull(_signs(seeds or range(len(x_T)), k, features) * root.to(features))
         curvature += s.T @ s / features.numel() / projections
     for k in range(MOMENT_PULLS if gap is not None else 0):
         assert gap is not None
         v = _signs([(seeds or [0])[0]] * 2, -1 - k, gap)
-        s = pull(torch.autograd.grad(gap, features, v, retain_graph=True)[0]).sum(0)
+        s = pull(torch.autograd.grad(gap, features, v, retain_graph=True)[0], each=False)
         curvature += moments * torch.outer(s, s) / features.shape[1] / MOMENT_PULLS
     pulls = 1 + projections + (MOMENT_PULLS if moments else 0)
     return Quadratic(loss.item(), gradient, curvature, numbers[0].numel() * (1 + pulls), tolerance, each.detach().cpu())
