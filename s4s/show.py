@@ -74,6 +74,16 @@ def _guidance(solver: Solver) -> list[str]:
         return [*lines, "of outputs without it:", *_aligned([header, *rows])]
 
 
+def card(record: Mapping[str, Any]) -> str:
+    """What a record says under ``card`` a solver is for, a line each; nothing where it says nothing."""
+    said = record.get("card")
+    lines = []
+    for key, value in said.items() if isinstance(said, Mapping) else ():
+        text = ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
+        lines.append(f"{key}: {text}")
+    return "\n".join(lines)
+
+
 def levels(solver: Solver, *, flow: bool = False) -> str:
     """The levels as one line for a host, the last as 0: as many evaluations as the solver's, ending as hosts do.
 

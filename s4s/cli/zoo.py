@@ -33,11 +33,11 @@ def show(name: str) -> None:
 
     Example: s4s zoo show digits-s4s-alt
     """
-    from s4s.show import describe
+    from s4s.show import card, describe
     from s4s.zoo import shelf
 
     found = shelf.bundle(name)
-    click.echo("\n\n".join([shelf.about(name), *map(describe, found.values())]))
+    click.echo("\n\n".join([card(found.provenance), *map(describe, found.values())]))
 
 
 @zoo.command()

@@ -40,12 +40,3 @@ def overview() -> str:
         pairs = (f"{nfe}: {scores[str(nfe)]:.2f} ({textbook[str(nfe)]:.2f})" for nfe in found if str(nfe) in scores)
         lines += [f"{name}: {facts.get('model', '')}", f"  {facts.get('score', '')} by NFE: {', '.join(pairs)}"]
     return "\n".join([*lines, "In brackets: the best textbook solver's, of those in the benchmark."])
-
-
-def about(name: str) -> str:
-    """A card as text."""
-    lines = []
-    for key, value in card(bundle(name)).items():
-        text = ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
-        lines.append(f"{key}: {text}")
-    return "\n".join(lines)

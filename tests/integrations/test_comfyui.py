@@ -169,6 +169,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda: run(solver(s4s.EDM()), Model(Discrete())),
         r"unipc3\+finish asks for levels 80 to 0.002, the model has 14.6146 to 0.0291672: it was fitted for another",
     ),
+    "guidance of its own": (
+        lambda: run(solver(VP).replace(null=torch.zeros_like(solver(VP).weight)), Model(Discrete())),
+        "has guidance of its own, and ComfyUI applies its own: s4s.merge_guidance"
+    ),
     "a flow from time 1": (lambda: run(flow_at(1 - 1e-12), Model(FlowTimes())), "the time 1 of a flow, where there"),
     "a solver of eps in a flow": (
         lambda: run(solver(VP), Model(FlowTimes())),
@@ -220,7 +224,8 @@ def nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """By their ids, as ComfyUI gets them from the folder copied into ``custom_nodes``; two files lie in its models."""
     comfy_host.install(tmp_path / "models", monkeypatch)
     (tmp_path / "models/s4s").mkdir(parents=True)
-    s4s.Bundle({n: solver(VP, n, finish=False) for n in (4, 6)}).save(tmp_path / "models/s4s/vp.json")
+    fitted = s4s.Bundle({n: solver(VP, n, finish=False) for n in (4, 6)}, {"card": {"model": "a", "fid": {"4": 3.0}}})
+    fitted.save(tmp_path / "models/s4s/vp.json")
     solver(FLOW, 4).save(tmp_path / "models/s4s/flow.json")
     (tmp_path / "models/s4s/notes.txt").touch()
     place = tmp_path / "custom_nodes" / "s4s-nodes"
@@ -252,7 +257,7 @@ def test_what_the_nodes_take_and_give(nodes: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("finish", "calls"), [("one more evaluation", 5), ("no evaluation", 4)])
 def test_from_a_file_to_a_latent(nodes: dict[str, Any], finish: str, calls: int) -> None:
     loaded, about = nodes["S4SLoadSolver"].execute(file="vp.json").result
-    assert "unipc3: 4 evaluations" in about and "unipc3: 6 evaluations" in about
+    assert about.startswith("fid: 4: 3.0\nmodel: a\n\nunipc3: 4 evaluations") and "unipc3: 6 evaluations" in about
     (picked,) = nodes["S4SPickSolver"].execute(solver=loaded, steps=4).result
     model = Model(Discrete())
     sampler, sigmas = nodes["S4SSampler"].execute(model=model, solver=picked, finish=finish).result

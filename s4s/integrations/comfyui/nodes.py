@@ -16,7 +16,7 @@ from s4s.bundle import Bundle, load_bundle
 from s4s.curve import Curve
 from s4s.errors import Error, choose
 from s4s.integrations.comfyui.sampler import sample_comfyui, sigmas_of
-from s4s.show import describe
+from s4s.show import card, describe
 from s4s.solver import Solver
 
 FOLDER = "s4s"
@@ -62,7 +62,8 @@ class LoadSolver(io.ComfyNode):  # type: ignore[misc]
     @classmethod
     def execute(cls, file: str) -> Any:
         found = load_bundle(path(file))
-        return io.NodeOutput(found, "\n\n".join(describe(each) for each in found.values()))
+        parts = [card(found.provenance), *map(describe, found.values())]
+        return io.NodeOutput(found, "\n\n".join(filter(None, parts)))
 
 
 class PickSolver(io.ComfyNode):  # type: ignore[misc]

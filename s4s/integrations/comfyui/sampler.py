@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from s4s.errors import Error
+from s4s.guidance import require_mixed
 from s4s.integrations.sigmas import NEAR, same_levels
 from s4s.noise import Start
 from s4s.solver import Solver, sample
@@ -46,8 +47,9 @@ def sigmas_of(solver: Solver, model_sampling: Any) -> Tensor:
 
     Raises:
         Error: the solver leaves noise in the latent, asks for levels that the model does not have, or starts where a
-            part of the picture would have to be there.
+            part of the picture would have to be there; or it has guidance of its own.
     """
+    require_mixed(solver, "ComfyUI")
     if solver.sigma[-1] != 0:
         raise Error(f"{solver.name} ends at level {solver.sigma[-1].item():.4g}, and ComfyUI would leave that noise in "
                     "the latent: finish it, with solver.finish()")  # fmt: skip
