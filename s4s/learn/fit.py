@@ -49,7 +49,8 @@ class FitResult:
             and with ``moments`` their weighted gap.
         evaluations: network-forward-equivalents spent (input-backward counts 1), validation included.
         seconds: wall time.
-        history: one record a round: round, and of its last step batch and loss on it, val_loss, evaluations.
+        history: one record a round: round, and of its last step batch and loss on it, val_loss, evaluations, and the
+            learned weights, as the family has them.
         raced: one record a stream and heat of the race: start, lane, loss, batches, evaluations.
         notes: what would have helped: more rounds, more samples.
     """
@@ -59,7 +60,7 @@ class FitResult:
     start_loss: float
     evaluations: int
     seconds: float
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
     raced: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -69,7 +70,7 @@ def fit(
     solver: Solver | Sequence[Solver], denoise: Denoise | Callable[[Tensor], Denoise], teacher: TeacherSet,
     method: str = "s4s-alt", *,
     distance: str | Mapping[str, float] | Distance = "l2", radius: float = 0.0, moments: float = 0.0,
-    family: str | None = None, order: int | None = None, convert: str | None = None,
+    family: str | None = None, order: int | None = None, convert: str | None = None, decoupled: bool = True,
     seed: int = 0, rounds: int = 12, patience: int = 2, validation: int | None = None,
     microbatch: int | None = None, perturbation: float = PERTURBATION, checkpoint: bool | None = None,
     calls: int | None = None, progress: str | None = None, resume: str | os.PathLike[str] | None = None,
@@ -93,6 +94,7 @@ def fit(
         order: outputs a step may use (``lms``, the predictor of ``pc``) or stages of a step (``ss``); by default what
             the start uses.
         convert: with decoupled times, where a noise prediction becomes data, ``eval`` or ``grid``.
+        decoupled: whether the levels that the network is told may leave the grid's.
         seed: of the batches.
         rounds: of a few larger batches each, after the race, at the most.
         patience: stop after this many rounds without a gain of 3% of the robust loss on the held-out samples.
@@ -110,7 +112,8 @@ def fit(
     given = [solver] if isinstance(solver, Solver) else list(solver)
     rounds, patience = whole(rounds, "rounds"), whole(patience, "patience")
     _check(given, teacher, radius, moments, microbatch)
-    specs, held_out = phases(method, all(map(is_textbook, given)), family), _held_out(validation, len(teacher))
+    specs = phases(method, all(map(is_textbook, given)), family, decoupled)
+    held_out = _held_out(validation, len(teacher))
     options: dict[str, Any] = {"order": order, "convert": convert or given[0].provenance.get("convert", "eval")}
     apart, kept = specs[-1].family in APART, _budget(specs[-1], given[0].nfe, calls)
     options |= {"guidance": _guidance(denoise, teacher, method)} if apart else {}
@@ -125,6 +128,7 @@ def fit(
     others = known(given[0], specs, options) if isinstance(solver, Solver) else []
     plan = Plan(specs, options, given, others, Terms(moments, radius * teacher.sigma_max), seed)
     settings = {"radius": radius, "moments": moments, "seed": seed} | ({} if kept is None else {"calls": kept})
+    settings |= {} if decoupled else {"decoupled": False}
     record = _record(plan, objective, teacher, {"method": method} | settings) | {"start_loss": start_loss}
     identity = record | {"rounds": rounds, "patience": patience, "perturbation": perturbation}
     unfinished = Unfinished(resume, {} if resume is None else identity | _contents(given, teacher))

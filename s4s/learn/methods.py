@@ -58,20 +58,26 @@ def moves_levels(spec: Method) -> bool:
     return moves_grid(spec) or spec.family == "ss"
 
 
-def phases(method: str, textbook: bool, family: str | None = None) -> list[Method]:
+def phases(method: str, textbook: bool, family: str | None = None, decoupled: bool = True) -> list[Method]:
     """The methods that a fit goes through.
 
     Args:
         method: a key of ``METHODS``.
         textbook: whether it starts from a textbook solver.
         family: of the last phase, in place of its own. ``ss`` has no first phase: its steps hold several levels.
+        decoupled: whether the levels that the network is told may leave the grid's.
 
     Raises:
         Error: as ``family_of``.
     """
     kind = family_of(method, family)
     spec = replace(METHODS[method], family=kind)
-    return [METHODS[spec.first], spec] if spec.first and textbook and kind != "ss" else [spec]
+    found = [METHODS[spec.first], spec] if spec.first and textbook and kind != "ss" else [spec]
+    return found if decoupled else [replace(each, cycle=tuple(map(_coupled, each.cycle))) for each in found]
+
+
+def _coupled(turn: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(block for block in turn if block != "shift")
 
 
 def family_of(method: str, family: str | None = None) -> str:

@@ -32,6 +32,12 @@ KEPT = ("lanes", "racing", "heat", "base", "round", "mark", "guess", "raced", "h
 """What a file keeps of a run, beside its tensors and its streams."""
 
 
+def weights(stream: Stream) -> list[float]:
+    """What a stream has learned besides levels, in six digits: a fit's course in a few kB."""
+    block = stream.family.blocks["weight"]
+    return [float(f"{value:.6g}") for value in stream.theta[block].tolist()]
+
+
 @dataclass(frozen=True)
 class Plan:
     """What is learned and from where: phases, options of the last one's family, starts given and known, what is
@@ -89,7 +95,7 @@ class Run:
     likely: Tensor = field(default_factory=lambda: torch.empty(0))
     guess: float = math.inf
     raced: list[dict[str, Any]] = field(default_factory=list)
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
     started: float = field(default_factory=lambda: time.perf_counter())
 
     def __post_init__(self) -> None:
@@ -164,7 +170,7 @@ class Run:
             if near < GAIN * self.mark[1]:
                 self.mark = (k + 1, near)
             self.history.append({"round": k, "batch": batch, "loss": loss, "val_loss": val,
-                                 "evaluations": self.objective.evaluations})  # fmt: skip
+                                 "evaluations": self.objective.evaluations, "weights": weights(stream)})  # fmt: skip
             self.round = k + 1
             self.save()
 

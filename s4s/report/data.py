@@ -45,7 +45,9 @@ _NUMBER = ("fid", "val_loss", "fit_seconds", "sample_seconds")
 _RECORD = ("protocol", "provenance")
 _NULLABLE = {"schedule", "family", "order", "seed", "val_loss", "fit_seconds", "fit_nfe", "sample_seconds"}
 
-Row = tuple[str, str, str, str, int, float]
+_ORDER = ("order", "radius", "nfe", "seed")
+
+Row = tuple[str, str, str, str, int, float, str]
 Record = dict[str, Any]
 """One metrics file, checked."""
 
@@ -62,6 +64,7 @@ class Score:
         cells: names of the cells averaged, by seed.
         radius: of the relaxed objective, where the benchmark has several.
         calls: network calls a sample, where an evaluation may be two.
+        settings: what the row has of its own besides, as words; empty for most.
         within, accuracy: mean FID within a class, and share of samples of the class asked for; means over fit seeds.
         unseen: whether it is of a curve that is not fitted on this NFE.
     """
@@ -77,6 +80,7 @@ class Score:
     cells: tuple[str, ...]
     radius: float | None = None
     calls: int | None = None
+    settings: str = ""
     within: float | None = None
     accuracy: float | None = None
     unseen: bool = False
@@ -85,13 +89,13 @@ class Score:
     def row(self) -> Row:
         """Sort key of the table row; scores of one row at several NFE share it."""
         radius = -1.0 if self.radius is None else self.radius
-        return self.method, self.solver, self.schedule, self.family, self.order or 0, radius
+        return self.method, self.solver, self.schedule, self.family, self.order or 0, radius, self.settings
 
     @property
     def named(self) -> dict[str, object]:
         """The row and the NFE by column; the radius where it has one."""
         made = {key: getattr(self, key) for key in (*ROW, "nfe")}
-        more = {key: getattr(self, key) for key in ("radius", "calls")}
+        more = {key: getattr(self, key) or None for key in ("calls", "settings")} | {"radius": self.radius}
         return made | {key: value for key, value in more.items() if value is not None}
 
     @property
@@ -159,7 +163,9 @@ def to_frame(records: Sequence[Record]) -> pd.DataFrame:
     """The table of checked records, in their order."""
     rows = [{**record, "metrics_file": str(record["path"])} for record in records]
     extra = [key for key in EXTRA if any(record.get(key) is not None for record in records)]
-    frame = pd.DataFrame(rows, columns=COLUMNS + extra)
+    own = ["settings"] * any(record.get("settings") for record in records)
+    rows = [{**row, "settings": settings_text(row.get("settings") or {})} for row in rows]
+    frame = pd.DataFrame(rows, columns=COLUMNS + extra + own)
     whole = {key: "Int64" for key in (*_WHOLE, *(["calls"] if "calls" in extra else []))}
     return frame.astype({**dict.fromkeys([*_NUMBER, *extra], "float64"), **whole})
 
@@ -182,8 +188,23 @@ def scores(frame: pd.DataFrame) -> list[Score]:
     for cell in frame.to_dict("records"):
         values = {str(key): None if value is pd.NA else value for key, value in cell.items()}
         values |= {key: None if pd.isna(values.get(key)) else values[key] for key in EXTRA}
-        found.setdefault(tuple(values[key] for key in [*ROW, "nfe", "radius"]), []).append(values)
+        values.setdefault("settings", "")
+        found.setdefault(tuple(values[key] for key in [*ROW, "nfe", "radius", "settings"]), []).append(values)
     return [_score(cells) for cells in found.values()]
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """What a row has of its own, in words: ``train 100``."""
+    words = {True: "{key}", False: "not {key}"}
+    said = [words[value].format(key=key) if isinstance(value, bool) else f"{key} {_plain(value)}"
+            for key, value in sorted(settings.items())]  # fmt: skip
+    return ", ".join(text.replace("teacher_nfe", "teacher NFE") for text in said)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " + ".join(f"{weight:g} {name}" for name, weight in value.items())
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def best(found: Iterable[Score], method: str, nfe: int | None = None) -> Score | None:
@@ -199,7 +220,7 @@ def start_of(found: Iterable[Score], learned: Score) -> Score | None:
 
 def _score(cells: Sequence[Mapping[str, Any]]) -> Score:
     fid = pd.Series([cell["fid"] for cell in cells], dtype="float64")
-    row = {key: cells[0][key] for key in [*ROW, "nfe", "radius", "calls"]}
+    row = {key: cells[0][key] for key in [*ROW, "nfe", "radius", "calls", "settings"]}
     names = tuple(Path(cell["metrics_file"]).stem for cell in cells)
     within, accuracy = (_mean(cells, key) for key in ("fid_within_classes", "class_accuracy"))
     std, unseen = float(fid.std()) if len(cells) > 1 else None, bool(cells[0]["unseen"])
@@ -214,8 +235,9 @@ def _mean(cells: Sequence[Mapping[str, Any]], key: str) -> float | None:
 
 def table_order(record: Record) -> tuple[Any, ...]:
     """Sort key of a cell: its row in the tables, its NFE and its seed."""
-    whole = [-1 if record.get(key) is None else record[key] for key in ("order", "radius", "nfe", "seed")]
-    return method_order(record["method"]), record["solver"], record["schedule"], record["family"], *whole
+    order, radius, nfe, seed = (-1 if record.get(key) is None else record[key] for key in _ORDER)
+    row = method_order(record["method"]), record["solver"], record["schedule"], record["family"]
+    return *row, order, radius, settings_text(record.get("settings") or {}), nfe, seed
 
 
 def _valid(key: str, value: object) -> bool:

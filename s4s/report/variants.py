@@ -24,6 +24,7 @@ def variants(found: Sequence[Score]) -> Callable[[Score], str]:
         remarks = [family_label(score.family)] if len(families) > 1 and score.family else []
         remarks += [f"order {score.order}"] if len(orders) > 1 and score.order is not None else []
         remarks += [] if score.radius is None else [f"r = {score.radius:g}"]
+        remarks += [score.settings] * bool(score.settings)
         return ", ".join(remarks)
 
     return said

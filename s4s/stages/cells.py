@@ -23,6 +23,9 @@ PROTOCOLS: dict[str, tuple[str, tuple[str, ...]]] = {  # rounding rule and data 
 }
 
 OWN = Path("methods")  # where files of methods of one's own are, beside the folder ``results``
+SETTINGS = {"train": "train", "teacher_nfe": "teacher", "distance": "", "moments": "moments", "rounds": "rounds",
+            "decoupled": ""}  # fmt: skip
+"""What an entry of ``learned.methods`` may have of its own, and how the names of its cells begin to say it."""
 CODE = {"train": 1, "textbook": 1, "teacher": 1, "fit": 1, "sample": 1, "features": 1, "score": 2}
 """Of each stage; one more with a change of the code that changes its results, so that older ones are made again."""
 
@@ -31,9 +34,10 @@ CODE = {"train": 1, "textbook": 1, "teacher": 1, "fit": 1, "sample": 1, "feature
 class Cell:
     """One solver of a benchmark: a method, the (starting) solver, its schedule, the NFE and, if learned, a seed.
 
-    ``family`` and ``order`` are those learned, where the config names them; ``radius`` is one of a list. A method of a
-    file of one's own, ``methods/NAME.py``, has a start where it is fitted, and else neither solver nor schedule. A cell
-    of s4s-any is a solver of a curve, and ``fitted`` the numbers of evaluations that the curve is fitted on.
+    ``family`` and ``order`` are those learned, where the config names them; ``radius`` is one of a list, ``settings``
+    are what a method's entry has of its own (keys of ``SETTINGS``). A method of a file of one's own,
+    ``methods/NAME.py``, has a start where it is fitted, and else neither solver nor schedule. A cell of s4s-any is a
+    solver of a curve, and ``fitted`` the numbers of evaluations that the curve is fitted on.
     """
 
     method: str
@@ -45,6 +49,7 @@ class Cell:
     family: str | None = None
     order: int | None = None
     radius: float | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
     fitted: tuple[int, ...] = ()
 
     @property
@@ -80,9 +85,9 @@ class Cell:
 
     @property
     def kind(self) -> str:
-        """The method, with the family and order that the config names, such as ``s4s-pc2``."""
-        tag = (self.family or "") + str(self.order or "")
-        return f"{self.method}-{tag}" if tag else self.method
+        """The method, with the family, order and settings that its entry names, such as ``s4s-pc2-train100``."""
+        tags = [(self.family or "") + str(self.order or ""), *(_tag(*each) for each in sorted(self.settings.items()))]
+        return "-".join([self.method, *(tag for tag in tags if tag)])
 
     @property
     def name(self) -> str:
@@ -97,6 +102,15 @@ class Cell:
         """The name with wildcards for what jobs differ in: ``{kind}_ipndm3_edm_nfe{nfe}_seed0``."""
         rest = self.name.removeprefix(self.kind).replace(f"_nfe{self.nfe}", "_nfe{nfe}")
         return ("{kind}" if self.learned else self.kind) + rest
+
+
+def _tag(key: str, value: Any) -> str:
+    """A setting in a file's name: ``train100``, ``l2``, ``coupled``."""
+    if isinstance(value, bool):
+        return key if value else f"not-{key}"
+    if isinstance(value, Mapping):
+        return "-".join(f"{name}{_short(weight)}" for name, weight in value.items())
+    return value if isinstance(value, str) else f"{SETTINGS[key]}{_short(value)}"
 
 
 def cells(config: Mapping[str, Any]) -> list[Cell]:
@@ -129,20 +143,24 @@ def curves(config: Mapping[str, Any]) -> dict[str, list[Cell]]:
 
 def teachers(config: Mapping[str, Any]) -> list[Cell]:
     """The teachers: one for all students, or one for each of their numbers of evaluations."""
-    return list(dict.fromkeys(teacher_of(config, nfe) for nfe in config["nfe"]))
+    entries = [entry for entry in config["learned"]["methods"] if not isinstance(entry, str)]
+    own = dict.fromkeys(entry["teacher_nfe"] for entry in entries if "teacher_nfe" in entry)
+    made = [teacher_of(config, nfe) for nfe in config["nfe"]] + [teacher_of(config, 0, nfe) for nfe in own]
+    return list(dict.fromkeys(made))
 
 
-def teacher_of(config: Mapping[str, Any], nfe: int) -> Cell:
-    """The teacher of students with ``nfe`` evaluations."""
+def teacher_of(config: Mapping[str, Any], nfe: int, own: int | None = None) -> Cell:
+    """The teacher of students with ``nfe`` evaluations; ``own`` of the teacher, where a method asks for another."""
     spec = config["teacher"]
-    own = nfe + 1 if spec["nfe"] == "student+1" else spec["nfe"]
+    if own is None:
+        own = nfe + 1 if spec["nfe"] == "student+1" else spec["nfe"]
     return Cell("teacher", *_solver(spec["solver"]), spec["schedule"], own)
 
 
 def teacher_files(config: Mapping[str, Any], teacher: Cell) -> dict[str, tuple[int, int]]:
     """Where a teacher's samples go, below the folder of results: file -> first and last (exclusive) index."""
     spec = config["teacher"]
-    folder = f"teacher/nfe{teacher.nfe}" if spec["nfe"] == "student+1" else "teacher"
+    folder = "teacher" if teacher.nfe == spec["nfe"] else f"teacher/nfe{teacher.nfe}"
     n = spec["train"] + spec["validation"]
     if spec.get("shard_size", n) >= n:
         return {f"{folder}/pairs.safetensors": (0, n)}
@@ -153,6 +171,11 @@ def radius_of(config: Mapping[str, Any], cell: Cell) -> float:
     """Radius of the relaxed objective of a cell."""
     radius: float = config["learned"]["radius"] if cell.radius is None else cell.radius
     return radius
+
+
+def learned_as(config: Mapping[str, Any], cell: Cell) -> dict[str, Any]:
+    """The part ``learned`` of the config as it is for a cell: with the settings of its method's entry."""
+    return {**config["learned"], **{key: value for key, value in cell.settings.items() if key in config["learned"]}}
 
 
 def cell(config: Mapping[str, Any], name: str) -> Cell:
@@ -225,7 +248,7 @@ def figures(config: Mapping[str, Any]) -> list[str]:
     learned = config["learned"]
     made = ["fid_vs_nfe"] + ["fid_vs_calls"] * guided(config)
     made += ["solvers", "samples", "loss_vs_fid"] * bool(learned["methods"])
-    return made + ["radius"] * bool(learned["methods"] and isinstance(learned["radius"], list))
+    return made + ["radius"] * any(each.radius is not None for each in cells(config))
 
 
 def uint8_rule(config: Mapping[str, Any]) -> str:
@@ -273,10 +296,12 @@ def _learned(learned: Mapping[str, Any], nfe: int, nfes: tuple[int, ...]) -> Ite
     for entry in learned["methods"]:
         spec: dict[str, Any] = {"name": entry} if isinstance(entry, str) else entry
         what: dict[str, Any] = {key: spec[key] for key in ("family", "order") if key in spec}
+        what["settings"] = {key: spec[key] for key in SETTINGS if key in spec}
+        own = [spec["radius"]] if "radius" in spec else radii
         if spec["name"] == TOGETHER:
             what["fitted"] = tuple(spec.get("fitted", nfes))
         for start in spec.get("starts", learned["starts"]):
-            for radius, seed in product(radii, learned["seeds"]):
+            for radius, seed in product(own, learned["seeds"]):
                 yield Cell(spec["name"], *_solver(start["solver"]), start["schedule"], nfe, seed, **what, radius=radius)
 
 

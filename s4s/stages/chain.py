@@ -147,8 +147,8 @@ class Chain:
 
 
 def _asked(cell: Cell) -> dict[str, Any]:
-    """What a config asks of a fit; ``fitted`` of curves alone."""
-    return {key: value for key, value in asdict(cell).items() if key != "fitted" or value}
+    """What a config asks of a fit; ``fitted`` of curves alone, ``settings`` where it has any."""
+    return {key: value for key, value in asdict(cell).items() if key not in ("fitted", "settings") or value}
 
 
 def outside(*paths: Path | str) -> dict[str, str]:

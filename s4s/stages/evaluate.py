@@ -129,6 +129,8 @@ def evaluate_cell(bench: Bench, cell: Cell) -> Path:
         head |= {"calls": own or calls(bench.config, cell)}
     if cell.unseen:
         head |= {"unseen": 1}
+    if cell.settings:
+        head["settings"] = dict(cell.settings)
     if cell.radius is not None:
         head |= {"radius": cell.radius, "relaxed_loss": spent.get("relaxed_loss")}
     if cell.file is not None:

@@ -24,7 +24,7 @@ from s4s.learn.teacher import TeacherSet
 from s4s.models.model import identity
 from s4s.solver import Denoise, Solver
 from s4s.stages.bench import Bench
-from s4s.stages.cells import Cell, curves, made_from, radius_of, teacher_of
+from s4s.stages.cells import Cell, curves, learned_as, made_from, radius_of, teacher_of
 from s4s.stages.chain import outside
 from s4s.stages.files import write_json
 from s4s.stages.networks import network
@@ -38,9 +38,9 @@ PERTURBATIONS = {
 }  # about the square root of the rounding error; else the default
 
 
-def distance_of(bench: Bench) -> Distance:
-    """The distance that fits minimise."""
-    spec = bench.config["learned"]["distance"]
+def distance_of(bench: Bench, cell: Cell | None = None) -> Distance:
+    """The distance that fits, or that of a cell, minimise."""
+    spec = (bench.config["learned"] if cell is None else learned_as(bench.config, cell))["distance"]
     made = _named(bench, spec) if isinstance(spec, str) else total(*((w, _named(bench, n)) for n, w in spec.items()))
     images = bench.config["learned"]["space"] == "images" and bench.model.decode is not identity
     return decoded(made, bench.model.decode) if images else made
@@ -98,12 +98,12 @@ def _fitted(bench: Bench, cell: Cell, denoise: Denoise | Callable[[Tensor], Deno
     given = {"start": start, "denoise": counted or denoise, "teacher": train, "seed": cell.seed}
     made = made_solver(method, cell.nfe, given)
     seconds, network = time.perf_counter() - started, Frozen(denoise, bench.config["learned"].get("microbatch"))
-    loss, start_loss = (_relaxed_loss(bench, 0.0, solver, network, data) for solver in (made, start))
+    loss, start_loss = (_relaxed_loss(bench, cell, 0.0, solver, network, data) for solver in (made, start))
     return FitResult(made, loss, start_loss, counted.rows if counted else 0, seconds)
 
 
 def _learned(bench: Bench, cell: Cell) -> Path:
-    folder, chain, learned = bench.folder, bench.chain, bench.config["learned"]
+    folder, chain, learned = bench.folder, bench.chain, learned_as(bench.config, cell)
     reads, elsewhere = _reads(bench, cell)
     chain.go_on(folder.unfinished(cell), "fit", reads, elsewhere)
     denoise, data = _problem(bench, cell)
@@ -111,7 +111,7 @@ def _learned(bench: Bench, cell: Cell) -> Path:
     spent = {"val_loss": result.val_loss, "start_loss": result.start_loss, "evaluations": result.evaluations}
     if cell.radius is not None:
         network = Frozen(denoise, learned.get("microbatch"))
-        spent["relaxed_loss"] = _relaxed_loss(bench, radius_of(bench.config, cell), result.solver, network, data)
+        spent["relaxed_loss"] = _relaxed_loss(bench, cell, radius_of(bench.config, cell), result.solver, network, data)
     course = {"history": result.history, "raced": result.raced, "notes": result.notes}
     write_json(folder.fit(cell), spent | {"seconds": result.seconds} | course)
     provenance = {**result.solver.provenance, "schedule": cell.schedule, "made_from": made_from(bench.config, "fit")}
@@ -124,7 +124,7 @@ def _learned(bench: Bench, cell: Cell) -> Path:
 
 def _fit(bench: Bench, cell: Cell, denoise: Denoise | Callable[[Tensor], Denoise], data: TeacherSet) -> FitResult:
     """What a built-in method learns."""
-    learned = bench.config["learned"]
+    learned = learned_as(bench.config, cell)
     return fit(
         bench.textbook(cell),
         denoise,
@@ -135,6 +135,7 @@ def _fit(bench: Bench, cell: Cell, denoise: Denoise | Callable[[Tensor], Denoise
         family=cell.family,
         order=cell.order,
         convert=learned.get("convert"),
+        decoupled=cell.settings.get("decoupled", True),
         rounds=learned["rounds"],
         calls=_budget(bench, cell),
         progress=cell.name,
@@ -145,7 +146,7 @@ def _fit(bench: Bench, cell: Cell, denoise: Denoise | Callable[[Tensor], Denoise
 def _settings(bench: Bench, cell: Cell) -> dict[str, Any]:
     """What a config says to fits of one number of evaluations and of all."""
     return {
-        "distance": distance_of(bench),
+        "distance": distance_of(bench, cell),
         "seed": cell.seed or 0,
         "validation": bench.config["teacher"]["validation"],
         "microbatch": bench.config["learned"].get("microbatch"),
@@ -156,17 +157,21 @@ def _settings(bench: Bench, cell: Cell) -> dict[str, Any]:
 
 def _reads(bench: Bench, cell: Cell) -> tuple[dict[str, str], dict[str, str]]:
     """Hashes of what a fit reads: results, and files elsewhere."""
-    compared, elsewhere = _compared(bench)
-    pairs = teacher_paths(bench, teacher_of(bench.config, cell.nfe))
+    compared, elsewhere = _compared(bench, learned_as(bench.config, cell)["distance"])
+    pairs = teacher_paths(bench, teacher_of(bench.config, cell.nfe, cell.settings.get("teacher_nfe")))
     own = {} if cell.file is None else outside(cell.file)
     return bench.reads(*pairs, *compared, *bench.searched(cell)), elsewhere | own
 
 
 def _problem(bench: Bench, cell: Cell) -> tuple[Denoise | Callable[[Tensor], Denoise], TeacherSet]:
     """The network and the teacher's samples of a fit, under their conditions where there are any."""
-    model, teacher = bench.model, teacher_pairs(bench, teacher_of(bench.config, cell.nfe))
+    pairs = teacher_of(bench.config, cell.nfe, cell.settings.get("teacher_nfe"))
+    model, teacher = bench.model, teacher_pairs(bench, pairs)
     condition = model.condition(range(len(teacher)))
-    return model.denoiser(None) if condition is None else model.denoiser, replace(teacher, condition=condition)
+    data = replace(teacher, condition=condition)
+    if "train" in cell.settings:  # those next to the samples held out, which stay the same
+        data = data.part(len(data) - bench.config["teacher"]["validation"] - cell.settings["train"], len(data))
+    return model.denoiser(None) if condition is None else model.denoiser, data
 
 
 def _of_curve(bench: Bench, cell: Cell) -> Path:
@@ -210,17 +215,16 @@ def _budget(bench: Bench, cell: Cell) -> int | None:
     return round(2 * share * cell.nfe) if share and cell.method in METHODS and METHODS[cell.method].skips else None
 
 
-def _compared(bench: Bench) -> tuple[list[Path], dict[str, str]]:
+def _compared(bench: Bench, spec: Any) -> tuple[list[Path], dict[str, str]]:
     """What the distance reads: networks of the pipeline, and files that are no results."""
-    spec = bench.config["learned"]["distance"]
     return [bench.folder.model("perceptual")] * ("feature" in spec), outside(*[lpips.place()] * ("lpips" in spec))
 
 
-def _relaxed_loss(bench: Bench, radius: float, solver: Solver, network: Frozen, data: TeacherSet) -> float:
+def _relaxed_loss(bench: Bench, cell: Cell, radius: float, solver: Solver, network: Frozen, data: TeacherSet) -> float:
     """Mean distance on the held-out samples when each noise may move within a ball of this radius."""
     held_out = data.part(len(data) - bench.config["teacher"]["validation"], len(data))
     batch, reach = (held_out.x_T, held_out.y, held_out.condition), radius * data.sigma_max
-    return relaxed_distances(solver, network, batch, distance_of(bench), reach).mean().item()
+    return relaxed_distances(solver, network, batch, distance_of(bench, cell), reach).mean().item()
 
 
 def solver_of(bench: Bench, cell: Cell) -> Solver | Sampler:

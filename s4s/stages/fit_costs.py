@@ -32,7 +32,7 @@ from s4s.learn.schedule import (
 from s4s.learn.sketch import MOMENT_PULLS
 from s4s.learn.starts import known
 from s4s.process import EDM
-from s4s.stages.cells import Cell, radius_of
+from s4s.stages.cells import Cell, learned_as, radius_of
 
 Config = Mapping[str, Any]
 
@@ -67,8 +67,8 @@ def fit_evaluations(config: Config, cell: Cell) -> int:
     """Of one fit by reverse mode that goes through all its rounds, with one damping trial a batch; 0 of one's own."""
     if cell.file is not None:
         return 0
-    learned, spec = config["learned"], config["teacher"]
-    count = _Count(cell.nfe, spec["train"], spec["validation"], learned.get("microbatch"))
+    learned, spec = learned_as(config, cell), config["teacher"]
+    count = _Count(cell.nfe, cell.settings.get("train", spec["train"]), spec["validation"], learned.get("microbatch"))
     course, others = _course(cell.method, cell.family, cell.order, cell.solver, tuple(cell.options.items()), cell.nfe)
     moments, moving = learned["moments"] > 0, radius_of(config, cell) > 0
     tried = 3 * (1 + any(map(moves_levels, course))) * TRIED + 1  # whether reverse mode works, and its activations

@@ -11,7 +11,7 @@ from typing import Any
 from s4s.errors import Error
 from s4s.learn.methods import APART, METHODS, TOGETHER, family_of
 from s4s.stages.any_nfe import require_curve
-from s4s.stages.cells import PROTOCOLS, Cell, cells, guided, uint8_rule
+from s4s.stages.cells import PROTOCOLS, SETTINGS, Cell, cells, guided, uint8_rule
 
 Config = Mapping[str, Any]
 OF_STATISTICS = ("edm", "adm", "ld3-latent")  # protocols whose known references are files of mu and sigma
@@ -54,6 +54,7 @@ def require_possible(config: Config) -> None:
     _require_scored(config)
     _require_seen(config)
     _require_learned(config)
+    _require_settings(config)
     _require_cells(config)
     _require_apart(config)
 
@@ -286,6 +287,22 @@ def _moves_times(method: str) -> bool:
         return method != TOGETHER  # of one's own: nobody knows
     both = [spec] if spec.first is None else [spec, METHODS[spec.first]]
     return any("shift" in block for each in both for block in each.cycle)
+
+
+def _require_settings(config: Config) -> None:
+    """Settings of a method's entry that its teacher and the others leave room for."""
+    for entry in config["learned"]["methods"]:
+        spec = {} if isinstance(entry, str) else entry
+        own = sorted({*spec} & {*SETTINGS, "radius"})
+        if own and spec["name"] == TOGETHER:
+            raise Error(f"learned.methods: {TOGETHER} takes no {own[0]} of its own; leave it out")
+        if spec.get("train", 0) > config["teacher"]["train"]:
+            raise Error(f"learned.methods {spec['name']}.train: {spec['train']} is more than teacher.train, "
+                        f"{config['teacher']['train']}")  # fmt: skip
+        if spec.get("decoupled") is False and not _moves_times(spec["name"]):
+            raise Error(f"learned.methods {spec['name']}.decoupled: it learns no times; leave it out")
+        if "feature" in spec.get("distance", "") and config["model"]["type"] != "digits":
+            raise Error("learned.methods: distance feature uses a network that only model type digits trains")
 
 
 def _require_apart(config: Config) -> None:

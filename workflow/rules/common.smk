@@ -92,8 +92,15 @@ def broken_links(wildcards):
 
 def teacher_set(wildcards):
     """Files of the teacher that a learned cell imitates."""
-    files = asked.teacher_files(CONFIG, asked.teacher_of(CONFIG, CELLS[wildcards.cell].nfe))
+    cell = CELLS[wildcards.cell]
+    files = asked.teacher_files(CONFIG, asked.teacher_of(CONFIG, cell.nfe, cell.settings.get("teacher_nfe")))
     return [f"{FOLDER}/{name}" for name in files]
+
+
+def comparing(wildcards):
+    """The network that a learned cell's distance compares by."""
+    distance = asked.learned_as(CONFIG, CELLS[wildcards.cell])["distance"]
+    return [f"{FOLDER}/models/perceptual.safetensors"] if "feature" in distance else []
 
 
 def own_file(wildcards):

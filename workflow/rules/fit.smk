@@ -25,7 +25,7 @@ rule fit:
     """One learned solver."""
     input:
         NETWORK,
-        f"{FOLDER}/models/perceptual.safetensors" if "feature" in CONFIG["learned"]["distance"] else [],
+        comparing,
         teacher_set,
         own_file,
     output:
