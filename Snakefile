@@ -33,6 +33,7 @@ else:
     include: "workflow/rules/sample.smk"
     include: "workflow/rules/evaluate.smk"
     include: "workflow/rules/report.smk"
+    include: "workflow/rules/paper.smk"
 
     rule all:
         """Everything: the table, the figures and the page of a benchmark."""

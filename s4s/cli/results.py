@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import click
 
 from s4s.cli.common import CONFIG, RESULTS
 from s4s.errors import Error
+from s4s.stages.artefacts import figures as figures_of
 from s4s.stages.cells import cells as all_cells
-from s4s.stages.cells import guided
 from s4s.stages.chain import Chain
 from s4s.stages.config import load
 from s4s.stages.kinds import is_list
@@ -87,14 +88,19 @@ def figure(config: Path, results: Path) -> None:
     chain, figures = Chain(loaded, folder), folder / "figures"
     links = [path for path in (folder / "fid.csv", *sorted((folder / "tables").glob("[!.]*.*"))) if path.exists()]
     reads = chain.read(*files, *links, *_config_file(folder))
-    made = report.draw_fid(files, figures / "fid_vs_nfe")
-    made += report.draw_fid(files, figures / "fid_vs_calls", "calls") if guided(loaded) else []
-    if loaded["learned"]["methods"]:
-        choice = report.choose(files)
-        made += report.draw_solvers(choice, folder / "solvers", figures / "solvers")
-        made += report.draw_samples(choice, folder / "features", figures / "samples")
-        made += report.draw_loss(files, figures / "loss_vs_fid")
-        made += report.draw_radius(files, figures / "radius") if report.has_radii(files) else []
+    shown = cache(lambda: report.choose(files))
+    draw: dict[str, Callable[[Path], list[Path]]] = {
+        "fid_vs_nfe": lambda stem: report.draw_fid(files, stem),
+        "fid_vs_calls": lambda stem: report.draw_fid(files, stem, "calls"),
+        "gains": lambda stem: report.draw_gains(files, stem),
+        "solvers": lambda stem: report.draw_solvers(shown(), folder / "solvers", stem),
+        "samples": lambda stem: report.draw_samples(shown(), folder / "features", stem),
+        "loss_vs_fid": lambda stem: report.draw_loss(files, stem),
+        "radius": lambda stem: report.draw_radius(files, stem),
+        "teacher_set": lambda stem: report.draw_size(files, stem),
+        "course": lambda stem: report.draw_course(files, stem),
+    }
+    made = [path for name in figures_of(loaded) for path in draw[name](figures / name)]
     chain.tidy(figures, made)
     report.write_report(files, [path for path in made if path.suffix == ".png"], folder / "report.html", links)
     for path in [*made, folder / "report.html"]:

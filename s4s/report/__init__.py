@@ -11,9 +11,11 @@ with extra("benchmark"):  # said once, for the whole wing
     import pandas  # noqa: F401
     import seaborn  # noqa: F401
 
+from s4s.report.ablations import draw_size
 from s4s.report.anatomy import draw_solvers
 from s4s.report.choose import Choice, choose
-from s4s.report.curves import draw_fid, draw_loss
+from s4s.report.course import draw_course
+from s4s.report.curves import draw_fid, draw_gains, draw_loss
 from s4s.report.data import collect, write_fid_csv
 from s4s.report.html import write_report
 from s4s.report.kinds import write_kinds
@@ -25,10 +27,13 @@ __all__ = [
     "Choice",
     "choose",
     "collect",
+    "draw_course",
     "draw_fid",
+    "draw_gains",
     "draw_loss",
     "draw_radius",
     "draw_samples",
+    "draw_size",
     "draw_solvers",
     "has_radii",
     "say_headline",

@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from s4s.errors import Error
 from s4s.report.data import Score, read_records, scores, to_frame
+from s4s.report.gains import pairs
 from s4s.report.labels import method_label, ordered, others, schedule_label, solver_label, start_label
 from s4s.report.protocol import fid_name
 from s4s.report.style import METHOD_COLOR, dashes, drawing, markers, method_colors, save, tints
@@ -162,3 +163,37 @@ def _space() -> Line2D:
 
 def _dot(label: str, marker: str, color: str) -> Line2D:
     return Line2D([], [], linestyle="", marker=marker, color=color, label=label)
+
+
+def draw_gains(metrics_files: Iterable[Path], stem: Path) -> list[Path]:
+    """FID of what was learned over that of its start, against NFE, one line a row: below 1 is a gain.
+
+    Raises:
+        Error: no start was scored.
+    """
+    found = scores(to_frame(read_records(metrics_files)))
+    made = pairs(found)
+    if not made:
+        raise Error("no learned solver has a start that was scored too")
+    methods = others(score.method for score, _ in made)
+    colors, marks = method_colors(methods), markers(sorted({start_label(*score.start) for score, _ in made}))
+    curves: dict[object, list[tuple[Score, Score]]] = {}
+    for score, start in made:
+        curves.setdefault(score.row, []).append((score, start))
+    with drawing():
+        figure = Figure(figsize=(4.8, 3.4))
+        axes = figure.add_subplot()
+        axes.axhline(1, color="#333333", lw=0.9, ls="--")
+        for curve in curves.values():
+            score = curve[0][0]
+            look: dict[str, Any] = {"color": colors[score.method], "marker": marks[start_label(*score.start)]}
+            ratios = [learned.fid / start.fid for learned, start in curve]
+            axes.plot([learned.nfe for learned, _ in curve], ratios, lw=1.4, ms=5, mec="white", mew=0.6, **look)
+        axes.set_xticks(sorted({score.nfe for score, _ in made}))
+        axes.set_xlabel("network evaluations per sample (NFE)")
+        _log(axes, "y", "FID over its start's (below 1 is a gain)")
+        axes.grid(axis="y")
+        handles = [_title("Learned"), *(_dot(method_label(m), "o", colors[m]) for m in methods)]
+        handles += [_space(), _title("Start"), *(_dot(start, mark, "#777777") for start, mark in marks.items())]
+        figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.92, 0.9))
+        return save(figure, stem)

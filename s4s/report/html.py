@@ -16,6 +16,8 @@ from markupsafe import Markup
 
 from s4s.errors import Error
 from s4s.files import write_text
+from s4s.report.ablations import ablations_table
+from s4s.report.claims import claims_table
 from s4s.report.classes import classes_table
 from s4s.report.data import Record, read_records, scores, to_frame
 from s4s.report.gains import gains_table
@@ -37,6 +39,13 @@ _CAPTIONS = {
     "row looks like the teacher's. The FID is that of the cell shown.",
     "loss": "Validation loss of each fit (lower: closer to the teacher) against its FID (lower is better). Where "
     "points rise to the right, the objective ranks solvers as FID does.",
+    "gains": "FID of what was learned, divided by that of its start, against NFE; below 1 learning gained, and lower "
+    "is better.",
+    "teacher": "FID against the number of teacher samples that a fit learns from; lower is better. Dots: single fits, "
+    "line: their mean. Where the line is flat, more samples buy nothing.",
+    "course": "Principal components of S4S' weights, a colour a seed; a star is iPNDM, where every fit starts. Left: "
+    "the weights of every step of the fitted solvers, earlier steps darker. Right: all weights after every round of a "
+    "fit, earlier rounds darker. Seeds that lie together learned the same solver.",
     "radius": "Held-out distance to the teacher (top) and FID (bottom) against the radius r of the relaxed objective, "
     "in units of sigma_T. Solid: noises as they were drawn. Dashed: each noise at the best place within its ball.",
 }
@@ -82,6 +91,8 @@ def write_report(
     )
     template = environment.from_string(files("s4s.report").joinpath("report.html.j2").read_text(encoding="utf-8"))
     origins = [origin(record, records) for record in records]
+    ablations = ablations_table(found, records)
+    tested = claims_table(found, records)
     tables = {"summary": summary_table(found, records), "full": fid_table(found, records)}
     page = template.render(
         benchmark=records[0]["benchmark"],
@@ -90,6 +101,8 @@ def write_report(
         warnings=warnings(records),
         tables={name: Markup(to_html(table)) for name, table in tables.items()},
         gains=Markup(to_html(gains)) if gains else None,
+        claims=Markup(to_html(tested)) if tested else None,
+        ablations=Markup(to_html(ablations)) if ablations else None,
         published=Markup(to_html(published)) if published else None,
         classes=Markup(to_html(classes_table(found, records))) if any(s.within is not None for s in found) else None,
         pictures=[_picture(figure, path) for figure in figures],

@@ -9,6 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from s4s.files import write_text
+from s4s.report.ablations import ablations_frame, ablations_table
+from s4s.report.claims import claims_frame, claims_table
 from s4s.report.classes import classes_frame, classes_table, fewer_calls, nfe_label
 from s4s.report.data import Record, Row, Score, best, read_records, scores, start_of, to_frame, write_csv
 from s4s.report.gains import gains_frame, gains_table
@@ -67,6 +69,12 @@ def write_tables(metrics_files: Iterable[Path], directory: Path) -> list[Path]:
     gains = gains_table(found, records)
     if gains is not None:
         tables.append(("gains", gains, gains_frame(found)))
+    ablations = ablations_table(found, records)
+    if ablations is not None:
+        tables.append(("ablations", ablations, ablations_frame(found, records)))
+    tested = claims_table(found, records)
+    if tested is not None:
+        tables.append(("claims", tested, claims_frame(found, records)))
     published = published_table(found, records)
     if published is not None:
         frame = published_frame(found, records)

@@ -210,6 +210,7 @@ def _rule_name(names: list[str], kinds: list[str], rules: Mapping[str, Any]) -> 
     if "{kind}" not in names[0]:
         return kinds[0]
     learned = [made for made, _ in rules.values() if "{kind}" in made[0]]
+    kinds = kinds if len(kinds) < 5 else [kinds[0], "and", str(len(kinds) - 1), "more"]
     return "learned" if names == learned[0] else "_".join(["learned", *kinds]).replace("-", "_")
 
 
@@ -241,14 +242,6 @@ def guided(config: Mapping[str, Any]) -> bool:
 def calls(config: Mapping[str, Any], cell: Cell) -> int:
     """Network calls of a sample: two for each guided evaluation."""
     return cell.nfe * (2 if guided(config) else 1)
-
-
-def figures(config: Mapping[str, Any]) -> list[str]:
-    """The figures that are drawn of a benchmark."""
-    learned = config["learned"]
-    made = ["fid_vs_nfe"] + ["fid_vs_calls"] * guided(config)
-    made += ["solvers", "samples", "loss_vs_fid"] * bool(learned["methods"])
-    return made + ["radius"] * any(each.radius is not None for each in cells(config))
 
 
 def uint8_rule(config: Mapping[str, Any]) -> str:

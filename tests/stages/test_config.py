@@ -146,7 +146,7 @@ BAD: list[tuple[list[Any], Any, str]] = [
     (
         ["learned", "methods"],
         [{"name": "s4s", "stages": 2}],
-        "unknown key 'stages'; choose one of: family, fitted, name, order",
+        "unknown key 'stages'; choose one of: decoupled, distance, family",
     ),
     (["learned", "methods"], [{"name": "ld3", "family": "pc"}], "method 'ld3' cannot learn family 'pc': its own is 'c"),
     (["learned", "methods"], [{"name": "bns", "order": 2}], "bns-2 from ipndm3: family full has no order"),

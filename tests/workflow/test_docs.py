@@ -24,6 +24,7 @@ from s4s.score import protocol as protocols
 from s4s.score import reference
 from s4s.score.features import extractor
 from s4s.stages.config import check
+from s4s.stages.kinds import parts
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -183,6 +184,9 @@ def test_links_and_named_files_are_there(page: Path) -> None:
 def test_settings_make_a_config(page: Path) -> None:
     """Each block as a reader would use it: in place of what ``config/ffhq.yaml`` says."""
     for block in blocks(page, "yaml"):
+        if "parts:" in block:
+            assert parts(yaml.safe_load(block), ROOT / "config")
+            continue
         config = yaml.safe_load((ROOT / "config/ffhq.yaml").read_text())
         for section, settings in yaml.safe_load(block).items():
             kept = {} if section in ("model", "process", "score") else config.get(section, {})

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
-from s4s.stages import cells as asked, config as benchmark, written
+from s4s.stages import artefacts, cells as asked, config as benchmark, written
 from s4s.stages.chain import Chain, given as files_given
 from s4s.errors import Error
 from s4s.files import require_place

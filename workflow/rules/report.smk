@@ -15,8 +15,8 @@ rule table:
         broken_links,
     output:
         report(f"{FOLDER}/fid.csv", category="Tables"),
-        report(expand(f"{FOLDER}/tables/{{table}}.csv", table=["fid", "summary"]), category="Tables"),
-        expand(f"{FOLDER}/tables/{{table}}.{{suffix}}", table=["fid", "summary"], suffix=["md", "tex"]),
+        report(expand(f"{FOLDER}/tables/{{table}}.csv", table=artefacts.tables(CONFIG)), category="Tables"),
+        expand(f"{FOLDER}/tables/{{table}}.{{suffix}}", table=artefacts.tables(CONFIG), suffix=["md", "tex"]),
     log:
         f"logs/{CONFIG['benchmark']}/table.log",
     benchmark:
@@ -34,11 +34,12 @@ rule figure:
     """The figures and the page, report.html."""
     input:
         f"{FOLDER}/fid.csv",
-        expand(f"{FOLDER}/tables/{{table}}.md", table=["fid", "summary"]),
+        expand(f"{FOLDER}/tables/{{table}}.md", table=artefacts.tables(CONFIG)),
         expand(f"{FOLDER}/solvers/{{cell}}.json", cell=list(CELLS)),
         expand(f"{FOLDER}/features/{{cell}}/{SHARDS[0]}.npz", cell=list(CELLS)),
     output:
-        report(expand(f"{FOLDER}/figures/{{figure}}.png", figure=asked.figures(CONFIG)), category="Figures"),
+        report(expand(f"{FOLDER}/figures/{{figure}}.png", figure=artefacts.figures(CONFIG)), category="Figures"),
+        expand(f"{FOLDER}/figures/{{figure}}.pdf", figure=artefacts.figures(CONFIG)),
         report(f"{FOLDER}/report.html", category="Page"),
     log:
         f"logs/{CONFIG['benchmark']}/figure.log",

@@ -1,0 +1,160 @@
+"""What each choice of a method is worth: every variation beside the method as it is, FID and cost of its fits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from s4s.errors import Error
+from s4s.report.curves import _log
+from s4s.report.data import Record, Score, read_records, scores, to_frame
+from s4s.report.labels import family_label, method_label, others
+from s4s.report.protocol import fid_name, protocol_note
+from s4s.report.render import Cell, Table
+from s4s.report.style import drawing, method_colors, save
+
+SEEDS = 3  # fits that a figure's point is the mean of, at least
+LIKE = {"joint": "s4s-alt"}  # a method that is itself a variation: S4S Algorithm 3 beside alternating
+
+
+def varied(found: Sequence[Score]) -> list[tuple[str, Score, Score]]:
+    """What is varied, the variation, and the method as it is, in table order."""
+    learned = [score for score in found if score.method in others([score.method]) and score.solver]
+    plain = {(s.method, s.start, s.nfe): s for s in reversed(learned) if _is_plain(s, learned)}
+    made = []
+    for score in learned:
+        base = plain.get((LIKE.get(score.method, score.method), score.start, score.nfe))
+        if base is not None and base is not score and (what := _what(score, base)):
+            made.append((what, score, base))
+    return made
+
+
+def _is_plain(score: Score, learned: Sequence[Score]) -> bool:
+    """A row without settings, of the family that most rows of its method have."""
+    alike = [other.family for other in learned if other.method == score.method]
+    return not score.settings and not score.radius and score.family == max(alike, key=alike.count)
+
+
+def _what(score: Score, base: Score) -> str:
+    """In what a row differs from the method as it is."""
+    if score.method != base.method:
+        return f"{method_label(score.method).lower()}, not alternating"
+    found = [f"family {family_label(score.family)}"] if score.family != base.family else []
+    found += [f"order {score.order}"] if score.order != base.order and score.family == base.family else []
+    found += [f"radius {score.radius:g}"] if score.radius else []
+    return ", ".join([*found, *([score.settings] if score.settings else [])])
+
+
+def ablations_table(found: Sequence[Score], records: Sequence[Record]) -> Table | None:
+    """Each variation beside the method as it is; None where nothing is varied."""
+    made = varied(found)
+    if not made:
+        return None
+    of = {record["cell"]: record for record in records}
+    groups: dict[tuple[str, int], list[tuple[Cell, ...]]] = {}
+    for what, score, base in made:
+        rows = groups.setdefault((base.method, base.nfe), [])
+        if not rows:
+            rows.append(_row("as it is", base, base, of))
+        rows.append(_row(what, score, base, of))
+    head = ("Method", "Variation", "NFE", "FID", "to as it is", "Evaluations", "Seconds")
+    notes = (protocol_note(records), "FID: mean over fit seeds (how many), less is better; bold: lowest of a block. To "
+             "as it is: the ratio of the two. Evaluations, seconds: of one fit.")  # fmt: skip
+    title = f"What each choice is worth on {records[0]['benchmark']}."
+    return Table(title, head, tuple(map(_best_bold, groups.values())), notes, names=2)
+
+
+def ablations_frame(found: Sequence[Score], records: Sequence[Record]) -> pd.DataFrame:
+    """The same in full precision."""
+    of = {record["cell"]: record for record in records}
+    lines = []
+    for what, score, base in varied(found):
+        line: dict[str, object] = {"variation": what, **score.named, "fid_mean": score.fid, "fid_std": score.std}
+        line |= {"fits": len(score.cells), "plain_fid": base.fid, "ratio": score.fid / base.fid}
+        cost = {key: _mean(score, of, key) for key in ("val_loss", "fit_nfe", "fit_seconds")}
+        lines.append(line | cost)
+    return pd.DataFrame(lines)
+
+
+def _row(what: str, score: Score, base: Score, of: dict[str, Record]) -> tuple[Cell, ...]:
+    fid = f"{score.fid:.2f}" + (f" ± {score.std:.2f} ({len(score.cells)})" if score.std is not None else "")
+    ratio = "" if score is base else f"{score.fid / base.fid:.2f}×"
+    spent = [_text(_mean(score, of, key), form) for key, form in (("fit_nfe", ",.0f"), ("fit_seconds", ".0f"))]
+    cells = [Cell(method_label(score.method)), Cell(what), Cell(str(score.nfe)), Cell(fid, of=score.cells[0])]
+    return *cells, Cell(ratio), *map(Cell, spent)
+
+
+def _best_bold(rows: Sequence[tuple[Cell, ...]]) -> tuple[tuple[Cell, ...], ...]:
+    low = min(float(row[3].text.split()[0]) for row in rows)
+    return tuple(
+        (*row[:3], Cell(row[3].text, bold=float(row[3].text.split()[0]) == low, of=row[3].of), *row[4:]) for row in rows
+    )
+
+
+def _mean(score: Score, of: dict[str, Record], key: str) -> float | None:
+    values = [of[cell][key] for cell in score.cells if of[cell].get(key) is not None]
+    return fmean(values) if values else None
+
+
+def _text(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def teacher_samples(root: Path, cell: str) -> int | None:
+    """How many samples of the teacher a cell was fitted to."""
+    try:
+        said = json.loads((root / "solvers" / f"{cell}.json").read_text(encoding="utf-8"))
+        return int(said["provenance"]["teacher_samples"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def draw_size(metrics_files: Iterable[Path], stem: Path) -> list[Path]:
+    """FID against the size of the teacher set (the paper's Figure 5), one line a method, all fits and their mean.
+
+    Raises:
+        Error: no method was fitted to several sizes with enough seeds each.
+    """
+    records = read_records(metrics_files)
+    root = records[0]["path"].parent.parent
+    curves = _sizes(scores(to_frame(records)), lambda cell: teacher_samples(root, cell))
+    if not curves:
+        raise Error(f"no method was fitted to teacher sets of several sizes with {SEEDS} seeds each")
+    of = {record["cell"]: record["fid"] for record in records}
+    colors = method_colors(others(method for method, _ in curves))
+    with drawing():
+        figure = Figure(figsize=(4.2, 3.2))
+        axes = figure.add_subplot()
+        for (method, nfe), points in curves.items():
+            look: dict[str, Any] = {"color": colors[method]}
+            for size, score in points:
+                axes.plot([size] * len(score.cells), [of[cell] for cell in score.cells], ".", ms=5, alpha=0.5, **look)
+            x, y = [size for size, _ in points], [score.fid for _, score in points]
+            axes.plot(x, y, marker="o", ms=5, lw=1.8, mec="white", label=f"{method_label(method)}, {nfe} NFE", **look)
+        axes.set_xscale("log")
+        sizes = sorted({size for points in curves.values() for size, _ in points})
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.minorticks_off()
+        axes.set_xlabel("samples of the teacher to fit on")
+        _log(axes, "y", f"{fid_name(records)} (log scale; lower is better)")
+        axes.grid(True)
+        axes.legend()
+        return save(figure, stem)
+
+
+def _sizes(found: Sequence[Score], size_of: Callable[[str], int | None]) -> dict[tuple[str, int], list[Any]]:
+    """By method and NFE, sizes with their scores: rows that differ in the size alone."""
+    curves: dict[tuple[str, int], list[Any]] = {}
+    for what, score, base in varied(found):
+        if not what.startswith("train ") or "," in what:
+            continue
+        points = curves.setdefault((score.method, score.nfe), [(size_of(base.cells[0]), base)])
+        points.append((size_of(score.cells[0]), score))
+    enough = {key: [p for p in points if p[0] and len(p[1].cells) >= SEEDS] for key, points in curves.items()}
+    return {key: sorted(points, key=lambda p: p[0]) for key, points in enough.items() if len(points) > 1}

@@ -1,0 +1,31 @@
+"""Which tables and figures a config asks for. Nothing here imports torch: Snakemake reads this on every start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from s4s.stages.cells import cells, guided, radius_of
+
+SEEDS = 3  # fits that a point of the paper's figures is the mean of, at least
+
+
+def figures(config: Mapping[str, Any]) -> list[str]:
+    """The figures that are drawn of a benchmark; those of single points need several fit seeds."""
+    every = cells(config)
+    learned, several = [each for each in every if each.learned], len(config["learned"]["seeds"]) >= SEEDS
+    starts = {(each.start, each.schedule, each.nfe) for each in every if each.method == "classical"}
+    made = ["fid_vs_nfe"] + ["fid_vs_calls"] * guided(config)
+    made += (
+        ["gains"] * (len(config["nfe"]) > 1) * any((each.start, each.schedule, each.nfe) in starts for each in learned)
+    )
+    made += ["solvers", "samples", "loss_vs_fid"] * bool(learned)
+    made += ["radius"] * any(each.radius is not None for each in learned)
+    made += ["teacher_set"] * (several and any({*each.settings} == {"train"} for each in learned))
+    plain = [each for each in learned if each.kind == "s4s" and each.start == "ipndm3" and not radius_of(config, each)]
+    return made + ["course"] * (several and bool(plain))
+
+
+def tables(config: Mapping[str, Any]) -> list[str]:
+    """The tables that are sure to be made of a benchmark; others, such as ``published``, hang on the results."""
+    return ["fid", "summary"]

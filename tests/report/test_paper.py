@@ -1,0 +1,139 @@
+"""The paper's artefacts on made-up results: what each choice is worth, teacher sets, the course of fits, claims."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import ROOT, Commands
+from made_up import Results
+
+from s4s import report
+from s4s.errors import Error
+from s4s.report import course
+from s4s.report.ablations import ablations_table, varied
+from s4s.report.claims import claims
+from s4s.report.data import read_records, scores, settings_text, to_frame
+from s4s.report.render import markdown
+from s4s.stages import artefacts, config
+from s4s.stages import cells as asked
+
+NFE, SEEDS = 5, (0, 1, 2)
+
+
+def add(made: Results, method: str, fid: float, tag: str = "", **changes: Any) -> None:
+    """A row of three seeds, its fits and solver files."""
+    for seed in SEEDS:
+        cell = f"{method}{tag}_{seed}"
+        made.add(method, "ipndm3", "edm", NFE, fid + 0.1 * (seed - 1), seed=seed, cell=cell, **changes)
+        for folder in ("fits", "solvers"):
+            (made.root / folder).mkdir(exist_ok=True)
+        start = [w for n in range(NFE) for w in course.IPNDM[min(n, 2)]]
+        late = [w + 0.5 + 0.01 * seed for w in start]
+        history = [{"val_loss": 2.0, "weights": start}, {"val_loss": 1.0, "weights": late}]
+        (made.root / "fits" / f"{cell}.json").write_text(json.dumps({"history": history}))
+        size = changes.get("settings", {}).get("train", 1400)
+        (made.root / "solvers" / f"{cell}.json").write_text(json.dumps({"provenance": {"teacher_samples": size}}))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    results = Results(tmp_path_factory.mktemp("paper"), "ablations")
+    results.add("teacher", "dpmpp3", "logsnr", 40, 1.0)
+    results.add("classical", "ipndm3", "edm", NFE, 20.0)
+    add(results, "s4s", 8.0)
+    for radius, loss in ((0.01, 0.5), (0.1, 0.2)):
+        add(results, "s4s", 8.0 + radius, f"-r{radius}", radius=radius, relaxed_loss=loss)
+    add(results, "s4s-alt", 4.0)
+    add(results, "s4s-alt", 5.0, "-pc", family="pc")
+    add(results, "s4s-alt", 8.0, "-25", settings={"train": 25})
+    add(results, "s4s-alt", 4.4, "-100", settings={"train": 100})
+    add(results, "s4s-alt", 3.0, "-m", settings={"moments": 10.0, "decoupled": False})
+    add(results, "joint", 6.0)
+    return results
+
+
+def test_every_variation_stands_beside_the_method_as_it_is(made: Results) -> None:
+    records = read_records(made.metrics)
+    found = scores(to_frame(records))
+    said = {what: (round(score.fid, 6), round(base.fid, 6)) for what, score, base in varied(found)}
+    assert said == {
+        "family PC": (5.0, 4.0), "train 25": (8.0, 4.0), "train 100": (4.4, 4.0), "joint, not alternating": (6.0, 4.0),
+        "not decoupled, moments 10": (3.0, 4.0), "radius 0.01": (8.01, 8.0), "radius 0.1": (8.1, 8.0),
+    }  # fmt: skip
+    table = ablations_table(found, records)
+    assert table is not None
+    text = markdown(table)
+    assert "| S4S-Alt | not decoupled, moments 10 | 5 | **3.00 ± 0.10 (3)** | 0.75× | 102,400 | 31 |" in text
+    assert "| S4S | as it is | 5 | **8.00 ± 0.10 (3)** |" in text
+    written = report.write_tables(made.metrics, made.root / "tables")
+    assert {"ablations.tex", "claims.csv"} <= {path.name for path in written}
+
+
+def test_figures_are_of_enough_seeds(made: Results, tmp_path: Path) -> None:
+    assert len(report.draw_size(made.metrics, tmp_path / "size")) == 2
+    assert len(report.draw_course(made.metrics, tmp_path / "course")) == 2
+    assert len(report.draw_gains(made.metrics, tmp_path / "gains")) == 2
+    two = [path for path in made.metrics if not path.stem.endswith("_2")]
+    with pytest.raises(Error, match="with 3 seeds"):
+        report.draw_size(two, tmp_path / "no")
+    with pytest.raises(Error, match="with 3 seeds"):
+        report.draw_course(two, tmp_path / "no")
+
+
+def test_weights_are_read_by_step_and_components_keep_distances() -> None:
+    table = course.table_of(list(range(9)), 4)
+    assert table.tolist() == [[0, 0, 0], [1, 2, 0], [3, 4, 5], [6, 7, 8]]
+    assert course.ipndm(4)[3] == pytest.approx([23 / 12, -16 / 12, 5 / 12])
+    plane = np.random.default_rng(0).normal(size=(7, 2)) @ np.random.default_rng(1).normal(size=(2, 12))
+    found = course.components(plane)
+    gaps = lambda x: np.linalg.norm(x[:, None] - x[None], axis=2)
+    assert np.allclose(gaps(found), gaps(plane))
+
+
+def test_claims_say_what_was_found_and_by_how_much(made: Results) -> None:
+    records = read_records(made.metrics)
+    by = {claim.where: claim for claim in claims(scores(to_frame(records)), records)}
+    assert by["abstract, main tables"].found == "lower FID in 3 of 3 cells, median 0.40 times the start's"
+    assert by["abstract"].holds and by["abstract"].found == "5.0 times at 5 NFE"
+    assert by["Figure 4"].holds and "0.5 at r = 0.01, 0.2 at 0.1" in by["Figure 4"].found
+    assert by["Figure 5"].holds and "100 samples reach 1.10 times the FID" in by["Figure 5"].found
+    assert by["Figure 3"].holds and "0.03 times as far from each other as from iPNDM" in by["Figure 3"].found
+
+
+def test_settings_in_words() -> None:
+    assert (
+        settings_text({"train": 100, "teacher_nfe": 10, "decoupled": False})
+        == "not decoupled, teacher NFE 10, train 100"
+    )
+    assert settings_text({"distance": {"l2": 1.0, "feature": 0.5}}) == "distance 1 l2 + 0.5 feature"
+
+
+def test_the_ablations_ask_for_every_choice_of_the_paper() -> None:
+    loaded = config.load(ROOT / "config" / "ablations.yaml")
+    names = [cell.name for cell in asked.cells(loaded)]
+    for part in ("s4s-alt-pc_", "s4s-alt-4_", "joint_", "not-decoupled", "train25_", "teacher10_", "-l2_", "r0.1_"):
+        assert sum(part in name for name in names) >= 3, part
+    assert {"course", "teacher_set", "radius", "samples"} <= {*artefacts.figures(loaded)}
+    assert [cell.nfe for cell in asked.teachers(loaded)] == [40, 10, 20]
+    assert asked.teacher_files(loaded, asked.teacher_of(loaded, 5, 10)) == {
+        "teacher/nfe10/pairs.safetensors": (0, 1912)
+    }
+
+
+def test_the_target_of_the_paper_is_the_digits_and_their_ablations(tmp_path: Path, commands: Commands) -> None:
+    done = commands.snakemake(tmp_path, "paper", "-n", "-q", "rules")
+    jobs = dict(line.split() for line in done.stdout.splitlines() if len(line.split()) == 2)
+    assert jobs["ablations"] == "1" and jobs["figure"] == "1", done.stdout + done.stderr
+    done = commands.snakemake(tmp_path, "paper", "-n", "-q", "rules", "--configfile", str(ROOT / "config/cifar10.yaml"))
+    assert done.returncode == 0 and "ablations" not in done.stdout
+
+
+def test_fid_csv_has_settings_last(made: Results) -> None:
+    report.write_fid_csv(report.collect(made.metrics), made.root / "fid.csv")
+    rows = list(csv.DictReader((made.root / "fid.csv").open()))
+    assert list(rows[0])[-1] == "settings" and sum(row["settings"] == "train 25" for row in rows) == 3
