@@ -14,12 +14,15 @@ from s4s.solver import Denoise, Solver
 ROUNDING = 1e-9  # of a column's largest weight: by how much columns may fail to be one scale's
 
 
-def guided(conditional: Denoise, unconditional: Denoise, scale: float) -> Denoise:
-    """The denoiser under guidance, from one with the condition and one without, which it also tells apart.
+def guided(conditional: Denoise, unconditional: Denoise, scale: float | Tensor) -> Denoise:
+    """The denoiser under guidance, from one with the condition and one without.
+
+    It also tells them apart, for solvers and fits with guidance of their own, but for a scale of each sample's own:
+    with that one solver is fitted for a range of scales.
 
     Args:
         conditional, unconditional: denoisers of the same states and levels.
-        scale: 1 is the conditional one alone.
+        scale: 1 is the conditional one alone; [B] is one for each sample of a batch, or of its stacked copies.
     """
 
     def columns(x: Tensor, sigma: Tensor, both: bool) -> list[Tensor]:
@@ -27,12 +30,21 @@ def guided(conditional: Denoise, unconditional: Denoise, scale: float) -> Denois
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         D, null = columns(x, sigma, True)
-        return null + scale * (D - null)
+        return null + _rows(scale, x) * (D - null)
 
     for key in ("process", "any_levels"):
         if hasattr(conditional, key) and hasattr(unconditional, key):
             setattr(denoise, key, getattr(conditional, key))
-    return apart(denoise, columns, scale)
+    return denoise if isinstance(scale, Tensor) else apart(denoise, columns, scale)
+
+
+def _rows(scale: float | Tensor, x: Tensor) -> float | Tensor:
+    """Scales [B], one for each row of x, which holds k copies of the batch one after the other."""
+    if not isinstance(scale, Tensor):
+        return scale
+    if len(x) % max(len(scale), 1):
+        raise Error(f"guidance scales of {len(scale)} samples do not fit a batch of {len(x)}")
+    return scale.to(x).repeat(len(x) // len(scale)).reshape(-1, *[1] * (x.ndim - 1))
 
 
 def apart(denoise: Denoise, columns: object, scale: float) -> Denoise:

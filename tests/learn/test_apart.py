@@ -172,3 +172,31 @@ def test_what_a_fit_of_guidance_needs(teacher: s4s.TeacherSet) -> None:
         s4s.fit(start(), DENOISE, teacher, "s4s-cfg", calls=6)
     with pytest.raises(Error, match=r"cannot learn family 'lms'.*may be chosen for s4s, s4s-alt, joint"):
         s4s.fit(start(), DENOISE, teacher, "s4s-cfg", family="lms")
+
+
+def test_one_solver_for_a_range_of_scales() -> None:
+    """Every sample at a scale of its own: each gets what a batch at that scale alone gives, and a fit improves all."""
+    scales = 1 + 1.5 * (37 * torch.arange(100) % 100).double() / 99
+
+    def denoise(condition: Tensor) -> Denoise:
+        return guided(with_, none, condition)
+
+    few = s4s.sample(start(), denoise(scales[[0, 40, 95]]), x_T[:3])
+    for k, scale in enumerate(scales[[0, 40, 95]].tolist()):
+        assert torch.allclose(few[k], s4s.sample(start(), guided(with_, none, scale), x_T[k : k + 1])[0])
+    fine = s4s.solver("dpmpp", s4s.grid("logsnr", PROCESS, nfe=24), order=3)
+    data = s4s.teacher_set(
+        fine,
+        denoise,
+        n=96,
+        shape=(2,),
+        seed=0,
+        dtype=torch.float64,
+        condition=lambda rows: scales[rows.start : rows.stop],
+    )
+    made = s4s.fit([start(nfe=4, order=2)], denoise, data, "s4s", rounds=1, validation=32)
+    assert made.val_loss < 0.5 * made.start_loss
+    with pytest.raises(Error, match="guidance scales of 3 samples do not fit a batch of 4"):
+        denoise(scales[:3])(x_T[:4], torch.tensor(1.0))
+    with pytest.raises(Error, match="the denoiser has none that it tells apart"):
+        s4s.fit(start(), denoise, data, "s4s-cfg")
