@@ -34,7 +34,8 @@ _CAPTIONS = {
     "solvers. Dashed: the teacher.",
     "solvers": "What was learned. Top: the noise levels each solver visits, from pure noise (left) to data (right); "
     "open circles are levels handed to the network where they differ from the node's. Bottom: the weight of each "
-    "network output D in each state x; red is positive, blue negative, one colour scale for all panels.",
+    "network output D in each state x; red is positive, blue negative, one colour scale for all panels. "
+    "Where outputs without the condition are weighed apart, theirs stand below.",
     "samples": "The first samples of each solver, not selected; a column shares its starting noise, so a good solver's "
     "row looks like the teacher's. The FID is that of the cell shown.",
     "loss": "Validation loss of each fit (lower: closer to the teacher) against its FID (lower is better). Where "

@@ -15,7 +15,10 @@ import yaml
 from s4s import report
 from s4s.cli.main import main
 from s4s.errors import Error
+from s4s.report.anatomy import read_numbers
 from s4s.score.metrics import Moments, frechet, within_classes
+from s4s.show import describe
+from s4s.solver import load_solver
 from s4s.stages import cells as asked
 from s4s.stages import config, kinds, written
 
@@ -32,7 +35,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Results of two small benchmarks: classes with guidance, and latents."""
     results = tmp_path_factory.mktemp("kinds") / "results"
     latent = {"model": {"latents": 2, "autoencoder_steps": 1}, "learned": {"space": "images"}, "sample": {"n": 40}}
-    benches = [small.bench(results, benchmark="a-class", **CLASS), small.bench(results, benchmark="b-latent", **latent)]
+    own = {"learned": {"methods": ["s4s", "s4s-cfg", {"name": "s4s-cfg-skip", "family": "columns"}], "calls": 0.75}}
+    benches = [
+        small.bench(results, benchmark="a-class", **CLASS, **own),
+        small.bench(results, benchmark="b-latent", **latent),
+    ]
     for bench in benches:
         small.run(bench)
     return [bench.folder.root for bench in benches]
@@ -45,8 +52,8 @@ def test_kinds_in_one_table(made: list[Path], tmp_path: Path) -> None:
     assert end.value.code == 0
     table = pd.read_csv(tmp_path / "kinds.csv")
     guided, latent = (table[table["benchmark"] == name] for name in ("a-class", "b-latent"))
-    assert list(guided["method"]) == ["classical", "s4s", "teacher"]
-    assert list(guided["calls"]) == [4, 4, 8], "a guided evaluation is two calls"
+    assert list(guided["method"]) == ["classical", "s4s", "s4s-cfg", "s4s-cfg-skip", "teacher"]
+    assert list(guided["calls"]) == [4, 4, 4, 3, 8], "a guided evaluation is two calls, unless one is left out"
     assert latent["calls"].isna().all()
     assert (guided["fid_within_classes"] > 0).all()
     assert guided["class_accuracy"].between(0, 1).all()
@@ -64,9 +71,31 @@ def test_a_guided_benchmark_says_its_calls(made: list[Path], tmp_path: Path) -> 
     report.write_tables(files, tmp_path)
     for name in ("fid", "summary", "classes"):
         assert "2 (4 calls)" in (tmp_path / f"{name}.md").read_text()
+    assert "(3 calls)" in (tmp_path / "fid.md").read_text()
     report.draw_fid(files, tmp_path / "calls", "calls")
     assert (tmp_path / "calls.png").stat().st_size > 5000
     assert "radius" not in report.collect(sorted((made[1] / "metrics").glob("*.json"))).columns
+
+
+def test_figures_show_both_columns(made: list[Path], tmp_path: Path) -> None:
+    skipped = next((made[0] / "solvers").glob("s4s-cfg-skip*.json"))
+    null = read_numbers(skipped).null
+    assert null is not None
+    assert null.any(0).sum() == 1, "of two evaluations one is asked without the class"
+    assert read_numbers(next((made[0] / "solvers").glob("s4s_*.json"))).null is None
+    report.draw_solvers(
+        report.choose(sorted((made[0] / "metrics").glob("*.json"))), made[0] / "solvers", tmp_path / "a"
+    )
+    assert (tmp_path / "a.png").stat().st_size > 5000
+    text = describe(load_solver(skipped))
+    assert "guidance of its own: 3 network calls, two of every evaluation but D[" in text
+
+
+def test_guidance_is_learned_where_there_is_some() -> None:
+    with pytest.raises(Error, match=r"s4s-cfg learns guidance, and this model has none; set model\.guidance"):
+        small.bench(learned={"methods": ["s4s-cfg"]})
+    with pytest.raises(Error, match=r"learned\.calls: it has no effect without method s4s-cfg-skip"):
+        small.bench(learned={"calls": 0.75})
 
 
 def test_fid_within_classes() -> None:
