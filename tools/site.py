@@ -46,8 +46,11 @@ def main() -> None:
 
 
 def settings() -> Any:
-    """mkdocs.yml, with the solvers in the place that its navigation keeps for them."""
-    config = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    """mkdocs.yml, with the solvers in the place kept for them, and pages that it does not name last of the how-tos."""
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    config = yaml.safe_load(text)
+    (howtos,) = (part["How to"] for part in config["nav"] if "How to" in part)
+    howtos += [path.name for path in sorted((ROOT / "docs").glob("*.md")) if f" {path.name}\n" not in text]
     (reference,) = (part["Reference"] for part in config["nav"] if "Reference" in part)
     place = reference.index("solvers/*.md")
     reference[place : place + 1] = [{name: f"solvers/{name}.md"} for name in SOLVERS]
