@@ -89,7 +89,9 @@ def _options(context: click.Context, parameter: click.Parameter, words: Sequence
 )
 @click.option("--time", callback=_seconds, metavar="TIME", help="At hand: 90s, 10m, 2h; sizes are chosen to fit it.")
 @click.option("--samples", type=click.IntRange(min=8), help="Of the teacher, to learn from.")
-@click.option("--batch", type=click.IntRange(min=1), help="Rows of a network call; default as many as pay.")
+@click.option(
+    "--batch", type=click.IntRange(min=1), help="Rows of a network call; default 8, on a CPU as many more as pay."
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of noises and batches.")
 @click.option("--dtype", help="float32, bfloat16 or float16; default bfloat16 on a GPU.")
 @click.option("--device", help="cpu, cuda, cuda:1, ...; default a GPU if there is one.")

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from s4s.classical import solver
 from s4s.errors import Error
 from s4s.grid import grid
 from s4s.learn.fit import fit
+from s4s.learn.sketch import differentiable
 from s4s.learn.teacher import teacher_set
 from s4s.noise import noise
 from s4s.process import EDM, Process
@@ -62,7 +64,7 @@ LADDER = (
     Effort(512, 32, 40, 12, 16),
     Effort(1400, 64, 40, 12, 16),
 )
-DEFAULT = LADDER[4]
+DEFAULT = LADDER[3]
 
 
 @dataclass(frozen=True)
@@ -70,14 +72,16 @@ class Pace:
     """What a network takes here.
 
     Args:
-        batch: rows of a call, as many as pay; on a GPU at most the ``ROWS`` that were tried.
+        batch: rows of a call: the ``ROWS`` that were tried, and on a CPU as many more as pay.
         seconds: of an evaluation, a row of such a call.
         means: of the outputs' squares; stand for the network, which has no name.
+        reverse: whether fits go by reverse mode; by differences they take more, the more evaluations a sample has.
     """
 
     batch: int
     seconds: float
     means: tuple[float, ...]
+    reverse: bool = True
 
 
 def pace(
@@ -108,9 +112,18 @@ def pace(
         busy, fits = ROWS * alone.busy, 1
     each = max((busy - alone.busy) / (ROWS - 1), 0.02 * busy)  # of a row, and of the call around it
     around = max(alone.busy - each, 0.0)
-    chosen = batch or 2 ** round(math.log2(min(max(9 * around / each, 1), fits)))
+    chosen = batch or min(max(2 ** round(math.log2(max(9 * around / each, 1))), ROWS), fits)  # at least what was tried
     waiting = tried[-1].seconds / max(tried[-1].busy, 1e-9)  # for other programs, or less than none on several cores
-    return Pace(chosen, (each + around / chosen) * waiting, tuple(call.mean for call in tried))
+    return Pace(chosen, (each + around / chosen) * waiting, tuple(call.mean for call in tried),
+                _reverse(under, middle, shape, dtype, device))  # fmt: skip
+
+
+def _reverse(
+    under: Callable[[range], Denoise], level: float, shape: tuple[int, ...], dtype: torch.dtype, device: Any
+) -> bool:
+    """Whether reverse mode can differentiate the network, tried on two rows as a fit tries it."""
+    x = (math.hypot(level, 1) * noise(0, range(2), shape)).to(device, dtype)
+    return differentiable(under(range(2)), x, torch.full((2,), level).to(x))[0]
 
 
 @dataclass(frozen=True)
@@ -165,30 +178,34 @@ class Cost:
         return Cost(factor * self.evaluations, factor * self.rows, factor * self.seconds)
 
 
-def costs(effort: Effort, nfes: Sequence[int], candidates: Mapping[int, int]) -> dict[str, Cost]:
+def costs(effort: Effort, nfes: Sequence[int], candidates: Mapping[int, int], reverse: bool) -> dict[str, Cost]:
     """What every part of the work takes.
 
     Args:
         nfes: numbers of evaluations to learn for.
         candidates: number of evaluations -> textbook solvers that are compared.
+        reverse: whether fits go by reverse mode.
     """
     pairs = effort.samples + effort.held_out
     made = {"teacher": Cost(pairs * effort.teacher, pairs * effort.teacher)}
     for nfe in nfes:
         looked = nfe * effort.tried * candidates[nfe]
         made[f"textbook {nfe}"] = Cost(looked, looked)
-        made[f"fit {nfe}"] = fit_cost(min(nfes), effort.samples, effort.rounds, effort.batch).times(nfe / min(nfes))
+        seen = min(nfes) if reverse else nfe
+        found = fit_cost(seen, effort.samples, effort.rounds, effort.batch, reverse)
+        made[f"fit {nfe}"] = found.times(nfe / seen)
     compared = 2 * sum(nfes) * effort.held_out
     return made | {"held-out": Cost(compared, compared)}
 
 
 @cache
-def fit_cost(nfe: int, samples: int, rounds: int, batch: int) -> Cost:
+def fit_cost(nfe: int, samples: int, rounds: int, batch: int, reverse: bool) -> Cost:
     """Of a fit, seen on a small problem of its own with as many samples: three blobs in the plane."""
     seen = [0]
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         seen[0] += len(x)
+        x, sigma = (x, sigma) if reverse else (x.detach(), sigma.detach())
         blobs, level = x.new_tensor([[1.0, 0.3], [-1.0, 0.8], [0.2, -1.0]]), sigma.to(x).reshape(-1, 1)
         near = -(x[:, None] - blobs).square().sum(2) / (2 * (level**2 + 0.01))
         return near.softmax(1) @ blobs
@@ -227,7 +244,7 @@ def suited(
         return sized(DEFAULT)
 
     def takes(effort: Effort) -> float:
-        return sum(seconds(costs(effort, nfes, candidates), pace).values())
+        return sum(seconds(costs(effort, nfes, candidates, pace.reverse), pace).values())
 
     low, high = 0, len(LADDER)  # the last that fits is from low on and below high
     while high - low > 1:

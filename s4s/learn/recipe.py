@@ -102,7 +102,7 @@ def learn(
         shape: of one sample, without the batch.
         nfe: numbers of evaluations, one or several.
         time: seconds at hand; sizes are chosen so that the work fits, from two timed calls of the network.
-        samples: of the teacher to learn from; by default 96, or what ``time`` allows.
+        samples: of the teacher to learn from; by default 48, or what ``time`` allows.
         seed: of all noises and batches.
         distance: as in ``s4s.fit``.
         batch: rows of a network call; by default as many as pay.
@@ -129,7 +129,7 @@ def learn(
     asked = {"version": __version__, "shape": task.shape, "levels": process.levels, "nfe": nfes, "time": time,
              "samples": samples, "seed": seed, "distance": d.name}  # fmt: skip
     effort = Effort(**work.plan(asked, found.means, lambda: suited(found, nfes, counts, time, samples).to_dict()))
-    parts = costs(effort, nfes, counts)
+    parts = costs(effort, nfes, counts, found.reverse)
     takes = seconds(parts, found)
     if say is not None:
         for line in lines(effort, counts, takes, f"{device}, {str(dtype).removeprefix('torch.')}"):

@@ -29,9 +29,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few rounds, a plan whose timing costs nothing, and no notices of few samples."""
     monkeypatch.setattr(sizes, "DEFAULT", LADDER[0])
     monkeypatch.setattr(sizes, "LEAST", 0.0)
-    monkeypatch.setattr(
-        sizes, "fit_cost", lambda nfe, samples, rounds, batch: Cost(100 * nfe * samples, 60 * nfe * samples)
-    )
+    monkeypatch.setattr(sizes, "fit_cost", lambda nfe, *sizes: Cost(2400 * nfe, 1440 * nfe))
     warnings.simplefilter("ignore")
 
 
@@ -117,15 +115,23 @@ def test_the_most_work_that_fits_a_time(time: float | None, level: int) -> None:
     found = sizes.suited(pace, [4], {4: 28}, time, None)
     most = [k for k, each in enumerate(LADDER) if each.samples <= found.samples]
     if time is not None:
-        takes = sum(sizes.seconds(sizes.costs(found, [4], {4: 28}), pace).values())
+        takes = sum(sizes.seconds(sizes.costs(found, [4], {4: 28}, True), pace).values())
         assert takes <= time
         if found.samples < LADDER[-1].samples:
             above = LADDER[most[-1] + 1]
-            assert sum(sizes.seconds(sizes.costs(above, [4], {4: 28}), pace).values()) > sizes.SPARE * time
+            assert sum(sizes.seconds(sizes.costs(above, [4], {4: 28}, True), pace).values()) > sizes.SPARE * time
     else:
         assert found.samples == LADDER[level].samples
     assert sizes.suited(pace, [4, 30], {4: 28, 30: 28}, None, 12).to_dict() | {"rounds": 0} == {
         "samples": 12, "held_out": 8, "teacher": 60, "rounds": 0, "tried": 4, "batch": 8}  # fmt: skip
+
+
+def test_a_network_is_timed_and_tried() -> None:
+    """Eight rows a call at least, since they were tried, unless another number is asked for."""
+    found = sizes.pace(lambda rows: denoise, PROCESS, (2,), torch.float64, "cpu")
+    assert sizes.ROWS <= found.batch <= sizes.MOST_ROWS and found.seconds > 0 and found.reverse
+    cut = sizes.pace(lambda rows: lambda x, sigma: denoise(x.detach(), sigma), PROCESS, (2,), torch.float64, "cpu", 3)
+    assert cut.batch == 3 and not cut.reverse and cut.means == found.means
 
 
 def test_a_bar_ends_full_however_many_calls_a_part_took(capsys: pytest.CaptureFixture[str]) -> None:
