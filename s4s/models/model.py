@@ -126,29 +126,38 @@ def make_denoiser(
         made = process.denoiser(net, prediction)
         if guidance is None or guidance.scale == 1:
             return made
-
-        def columns(x: Tensor, sigma: Tensor, both: bool) -> list[Tensor]:
-            if not both:
-                return [alone(x, sigma)]
-            levels = sigma if sigma.ndim == 0 else torch.cat([sigma, sigma])
-            without, with_ = apart_(torch.cat([x, x]), levels).chunk(2)
-            return [with_, without]
-
-        def told(x: Tensor, model_time: Tensor, both: bool) -> Tensor:
-            placed, null = on(x.device)
-            if both and null is not None:
-                rows = stacked(placed, x[len(x) // 2 :])
-                assert rows is not None  # a model with guidance has conditions
-                rows = torch.cat([null.to(rows.dtype).expand_as(rows), rows])
-            else:
-                rows = stacked(placed, x)
-            return network(x.to(dtype or x.dtype), model_time, rows).to(x.dtype)
-
-        alone = process.denoiser(lambda x, model_time: told(x, model_time, False), prediction)
-        apart_ = process.denoiser(lambda x, model_time: told(x, model_time, True), prediction)
+        columns = _columns(network, on, dtype, lambda each: process.denoiser(each, prediction))
         return apart(made, columns, guidance.scale)
 
     return denoiser
+
+
+def _columns(
+    network: Network, on: Callable[[torch.device], Any], dtype: torch.dtype | None, make: Callable[[Any], Denoise]
+) -> Callable[[Tensor, Tensor, bool], list[Tensor]]:
+    """What tells the two outputs of a guided network apart: both from one call, or that with the condition alone.
+
+    Args:
+        on: device -> condition and null there.
+        make: a network of states and times as a denoiser.
+    """
+
+    def told(x: Tensor, model_time: Tensor, both: bool) -> Tensor:
+        placed, null = on(x.device)
+        rows = stacked(placed, x[len(x) // 2 :] if both else x)
+        assert rows is not None  # a model with guidance has conditions
+        rows = torch.cat([null.to(rows.dtype).expand_as(rows), rows]) if both else rows
+        return network(x.to(dtype or x.dtype), model_time, rows).to(x.dtype)
+
+    alone, pair = (make(lambda x, model_time, both=both: told(x, model_time, both)) for both in (False, True))
+
+    def columns(x: Tensor, sigma: Tensor, both: bool) -> list[Tensor]:
+        if not both:
+            return [alone(x, sigma)]
+        without, with_ = pair(torch.cat([x, x]), sigma if sigma.ndim == 0 else torch.cat([sigma, sigma])).chunk(2)
+        return [with_, without]
+
+    return columns
 
 
 def _copies(*tensors: Tensor | None) -> Callable[[torch.device], tuple[Tensor | None, ...]]:

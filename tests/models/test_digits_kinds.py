@@ -82,6 +82,12 @@ def test_guidance_mixes_the_two_outputs(tmp_path: Path) -> None:
         told, none = net(x, sigma, labels), net(x, sigma, torch.full((12,), 10))
         assert (told - none).abs().max() > 1e-3
         assert torch.allclose(model.denoiser(labels)(x, sigma), none + 3 * (told - none), atol=1e-5)
+        columns = model.denoiser(labels).columns  # type: ignore[attr-defined]
+        for level in (sigma, torch.linspace(0.1, 3, 12, dtype=torch.float64)):  # one, or one for each row
+            told, none = net(x, level, labels), net(x, level, torch.full((12,), 10))
+            for found, expected in zip(columns(x, level, True), (told, none), strict=True):
+                assert torch.allclose(found, expected, atol=1e-5)
+            assert torch.allclose(columns(x, level, False)[0], told, atol=1e-5)
     assert model.facts["classes"] == {"plan": "uniform", "seed": 0, "count": 10, "null": 10}
 
 
