@@ -91,7 +91,8 @@ def _shards(bench: Bench, solver: Solver) -> list[Shard]:
     """What the features stage would write."""
     parts = ((first, draw(bench, solver, first, last, f"{solver.name} {first}-{last}"))
              for first, last in shards(bench.config))  # fmt: skip
-    return [shard_of(bench, Samples(*drawn, {}), first) for first, drawn in parts]
+    facts = {"model": dict(bench.model.facts)}
+    return [shard_of(bench, Samples(*drawn, facts), first) for first, drawn in parts]
 
 
 def _cell(solver: Solver) -> Cell:

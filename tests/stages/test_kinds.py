@@ -21,6 +21,7 @@ from s4s.show import describe
 from s4s.solver import load_solver
 from s4s.stages import cells as asked
 from s4s.stages import config, kinds, written
+from s4s.stages.transfer import evaluate_solver
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASS = {
@@ -43,6 +44,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     for bench in benches:
         small.run(bench)
     return [bench.folder.root for bench in benches]
+
+
+def test_a_solver_from_elsewhere_is_scored_within_classes_too(made: list[Path]) -> None:
+    bench = small.bench(made[0].parent, benchmark="a-class", **CLASS)
+    cell = small.textbook(bench)
+    _, found = evaluate_solver(bench, bench.folder.solver(cell))
+    own = json.loads(bench.folder.metrics(cell).read_text())
+    assert {key: found[key] for key in ("fid", "fid_within_classes", "class_accuracy")} == {
+        key: own[key] for key in ("fid", "fid_within_classes", "class_accuracy")
+    }
 
 
 def test_kinds_in_one_table(made: list[Path], tmp_path: Path) -> None:
