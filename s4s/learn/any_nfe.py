@@ -72,7 +72,7 @@ def fit_curve(
     progress: str | None = None,
     resume: str | os.PathLike[str] | None = None,
 ) -> CurveResult:
-    """Learn one curve for all numbers of evaluations; ``s4s.fit(curve.at(nfe), ..., method="joint")`` polishes one.
+    """Learn one curve for all numbers of evaluations; from a curve and with a single number, polish that one.
 
     Args:
         start: where to start: a curve, or number of evaluations -> a textbook solver, as ``s4s.curve`` takes it.
