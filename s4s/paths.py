@@ -53,7 +53,7 @@ class Path(Variance, Process):
 
     Args:
         alpha, sigma: float64 tensor of times -> signal and noise scale, by torch functions (their derivatives are
-            taken); a plain number where one of them is constant.
+            taken), with any further axes of length 1; a plain number where one of them is constant.
         t_max, t_min: ends of sampling in the model's own time. Which of them is noise follows from the levels, so
             models with the data at t = 1 are written as they are.
 
@@ -140,7 +140,7 @@ def _scale(name: str, f: Callable[[Tensor], Any], t: Tensor) -> Tensor:
     """What a user's function says of times, in float64 and their shape."""
     try:
         value = torch.as_tensor(f(t), dtype=torch.float64, device=t.device)
-        return value.expand(t.shape)
+        return value.reshape(t.shape) if value.numel() == t.numel() else value.expand(t.shape)
     except (TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         advice = "must take a tensor of times, as torch.cos does and math.cos not"

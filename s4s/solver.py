@@ -25,7 +25,7 @@ from s4s.ending import finished, prolonged
 from s4s.errors import Error
 from s4s.files import at_home, read_text, write_text
 from s4s.noise import Start
-from s4s.values import check_levels, doubles, dumps, require_floats, require_known
+from s4s.values import check_levels, doubles, dtype_in_words, dumps, require_floats, require_known
 
 SCHEMA = "s4s-solver"
 SCHEMA_VERSION = 1
@@ -228,7 +228,8 @@ def sample(
     finite: list[Tensor] = []
     x = x_T
     for n in range(solver.nfe):
-        made = ask(denoise, x, sigma_eval[n], solver.asks[n] if solver.asks else None)
+        with dtype_in_words(x):
+            made = ask(denoise, x, sigma_eval[n], solver.asks[n] if solver.asks else None)
         if made[0].shape != x_T.shape:
             raise Error(f"denoise returned shape {list(made[0].shape)} at step {n} for states {list(x_T.shape)}")
         if check:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import operator
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -47,6 +50,19 @@ def require_floats(value: Any, what: str) -> None:
     if not (isinstance(value, Tensor) and value.is_floating_point()):
         kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise Error(f"{what} must be a tensor of floating point numbers, got {kind}")
+
+
+@contextmanager
+def dtype_in_words(x: Tensor) -> Iterator[None]:
+    """One line of ours for torch's error that a network's weights are of another dtype than the state it gets."""
+    try:
+        yield
+    except RuntimeError as error:
+        text, dtype = " ".join(str(error).split()), str(x.dtype).removeprefix("torch.")
+        if not re.search(r"same dtype|same datatype|scalar type|type.*should be the same", text):
+            raise
+        raise Error(f"the network does not take states of {dtype}: give x_T in the dtype of its weights, such as "
+                    f"x_T.float() for float32 ({text})") from error  # fmt: skip
 
 
 def plain(value: Any) -> Any:

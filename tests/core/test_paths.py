@@ -61,6 +61,15 @@ def test_a_path_is_the_process_of_the_same_functions() -> None:
         torch.testing.assert_close(levels, s4s.grid(schedule, named, 7), rtol=1e-12, atol=0)
 
 
+def test_functions_may_add_axes_as_libraries_do() -> None:
+    """[B] -> [B, 1, 1], to be multiplied with states."""
+    plain = s4s.Path(lambda t: 1 - t, lambda t: t, t_max=0.99, t_min=0.01)
+    wide = s4s.Path(lambda t: (1 - t)[..., None, None], lambda t: t[..., None, None], t_max=0.99, t_min=0.01)
+    levels = s4s.grid("uniform", plain, 4)
+    assert torch.equal(s4s.grid("uniform", wide, 4), levels) and torch.equal(wide.time(levels), plain.time(levels))
+    assert wide.level(0.5).shape == () and wide.alpha(double(0.1, 0.2)).shape == (2,)
+
+
 def test_time_may_run_either_way() -> None:
     """A path written with its data at t = 1 is the same process: levels, grids and samples."""
     up = s4s.Path(lambda t: 1 - t, lambda t: t, t_max=0.99, t_min=0.01)

@@ -94,6 +94,20 @@ def test_gradients_of_arrays_and_start() -> None:
     assert torch.autograd.gradcheck(run, (*arrays[1:], X_T.clone().requires_grad_()))
 
 
+@pytest.mark.parametrize("layer", [torch.nn.Linear(2, 2), torch.nn.Conv1d(1, 1, 1)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_states_of_another_dtype_than_the_weights(layer: torch.nn.Module, dtype: torch.dtype) -> None:
+    denoise = s4s.EDM().denoiser(lambda x, time: layer(x), "x0")
+    made = s4s.solver("ddim", s4s.grid("edm", s4s.EDM(), 3))
+    told = (
+        f"the network does not take states of {str(dtype)[6:]}: give x_T in the dtype of its weights, such as x_T.float"
+    )
+    with pytest.raises(s4s.Error, match=told) as caught:
+        s4s.sample(made, denoise, torch.ones(4, 1, 2, dtype=dtype))
+    assert "\n" not in str(caught.value)
+    assert s4s.sample(made, denoise, torch.ones(4, 1, 2)).dtype == torch.float32
+
+
 def test_nan_names_the_step_and_the_level() -> None:
     def broken(x: Tensor, sigma: Tensor) -> Tensor:
         return x if sigma > 1 else x / 0
