@@ -61,6 +61,9 @@ lock: ## write requirements.lock and environment.yml from pyproject.toml (ARGS=-
 	"$$dir/bin/uv" pip compile pyproject.toml --quiet --all-extras --group dev --group docs --universal --python-version 3.11 \
 	    --fork-strategy fewest --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links \
 	    --custom-compile-command "make lock" --output-file requirements.lock $(ARGS) && \
+	"$$dir/bin/uv" pip compile examples/requirements.in --quiet --no-deps --universal --python-version 3.11 \
+	    --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links \
+	    --custom-compile-command "make lock" --output-file examples/requirements.txt $(ARGS) && \
 	"$$dir/bin/python" tools/environment.py
 
 docs: $(STAMP) ## make the documentation site, in site/, without a warning
@@ -77,11 +80,12 @@ clean: ## remove the environment and the tools' caches; results stay
 	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # The stamp is written last, so an interrupted install is tried again. -qq: errors only.
-$(STAMP): requirements.lock pyproject.toml
+$(STAMP): requirements.lock examples/requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	    echo "make: '$(PYTHON)' is not Python 3.11 or newer with its venv module (Debian, Ubuntu: install python3-venv); name one that is: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12" >&2; exit 1; }
 	@echo "Installing the pinned environment into $(VENV) (the first time: about 4 minutes, 6 GB)"
 	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --require-hashes --no-deps -r examples/requirements.txt
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
