@@ -27,7 +27,7 @@ from s4s.learn.methods import TOGETHER
 from s4s.learn.modes import with_derivatives
 from s4s.learn.objective import Objective, Tried
 from s4s.learn.robust import robust_mean
-from s4s.learn.schedule import CURVE, GROUP, JUDGED, SWEEPS
+from s4s.learn.schedule import CURVE, GROUP, HEAT, JUDGED, LANES_OF_CURVE, SWEEPS
 from s4s.learn.teacher import TeacherSet
 from s4s.learn.unfinished import State, Unfinished, content
 from s4s.learn.visits import TINY, Descent, advance
@@ -100,7 +100,8 @@ def fit_curve(
     identity = record | {"sweeps": list(sweeps), "unseen": others, "perturbation": perturbation}
     identity |= {"start_loss": sum(first.values()), **_contents(begin, teacher)}
     unfinished = Unfinished(resume, {} if resume is None else identity)
-    run = _Run(Descent.of(begin, seed), objective, numbers, unfinished)
+    lanes = 1 if begin.theta.any() or not sweeps[0] else LANES_OF_CURVE
+    run = _Run([Descent.of(begin, 101 * seed + lane) for lane in range(lanes)], objective, numbers, unfinished)
     run(sweeps, progress)
     found, spent = run.better(begin, first), objective.evaluations
     losses = _report(found, objective, first, _judged(begin, objective, others))
@@ -114,9 +115,9 @@ def fit_curve(
 
 @dataclass
 class _Run:
-    """The sweeps of one fit, from where its file left them."""
+    """The sweeps of one fit, from where its file left them: of several descents, then of the best of them."""
 
-    descent: Descent
+    descents: list[Descent]
     objective: Objective
     numbers: list[int]
     unfinished: Unfinished
@@ -125,23 +126,34 @@ class _Run:
     history: list[dict[str, Any]] = field(default_factory=list)
 
     def __call__(self, sweeps: tuple[int, int], progress: str | None) -> None:
-        """Small batches, then larger ones."""
+        """A heat of small batches for every descent, then the rest of them and larger ones for the best."""
+        heat, lanes = min(HEAT, sweeps[0]), len(self.descents)
+        race = heat * lanes
         self._restore()
-        started, total = time.perf_counter(), sum(sweeps)
+        started, total = time.perf_counter(), race + sum(sweeps) - heat
         for k in tqdm(range(self.sweep, total), desc=progress, initial=self.sweep, total=total,
                       disable=progress is None, mininterval=2):  # fmt: skip
-            small = k < sweeps[0]
+            if k == race and lanes > 1:
+                self.descents = [self._best()]
+            lane, sweep = divmod(k, heat) if k < race else (0, k - race + heat)
+            descent, small = self.descents[lane], sweep < sweeps[0]
             part = CURVE[not small]
-            for group in _groups(self.numbers, self.descent.seed, k):
-                advance(self.descent, self.objective, group, part.rows, part.kept(self.descent.steps), small)
+            for group in _groups(self.numbers, descent.seed, sweep):
+                advance(descent, self.objective, group, part.rows, part.kept(descent.steps), small)
             self.sweep = k + 1
-            self.history.append({"sweep": k, "evaluations": self.objective.evaluations,
-                                 "loss": {str(nfe): v for nfe, v in sorted(self.descent.scale.items())}})  # fmt: skip
+            self.history.append({"lane": lane, "sweep": sweep, "evaluations": self.objective.evaluations,
+                                 "loss": {str(nfe): v for nfe, v in sorted(descent.scale.items())}})  # fmt: skip
             self._save(time.perf_counter() - started)
+
+    def _best(self) -> Descent:
+        """The descent that is nearest to the teacher on held-out samples, each number counting the same."""
+        losses = [_judged(descent.reached, self.objective, self.numbers) for descent in self.descents]
+        apart = [sum(math.log(loss + TINY) for loss in each.values()) for each in losses]
+        return self.descents[apart.index(min(apart))]
 
     def better(self, begin: Curve, first: Mapping[int, float]) -> Curve:
         """Where the fit ended, or with a ``Notice`` its start, if that is nearer to the teacher on held-out samples."""
-        reached = self.descent.reached
+        reached = self._best().reached if len(self.descents) > 1 else self.descents[0].reached
         last = _judged(reached, self.objective, self.numbers)
         if sum(math.log((last[nfe] + TINY) / (first[nfe] + TINY)) for nfe in self.numbers) < 0:
             return reached
@@ -151,14 +163,21 @@ class _Run:
         return begin
 
     def _save(self, seconds: float) -> None:
-        tensors, numbers = self.descent.state()
+        states = [descent.state() for descent in self.descents]
+        tensors = {f"{lane}.{key}": t for lane, (parts, _) in enumerate(states) for key, t in parts.items()}
+        kept = [numbers | {"seed": descent.seed} for descent, (_, numbers) in zip(self.descents, states, strict=True)]
         more = {"sweep": self.sweep, "history": self.history, "evaluations": self.objective.evaluations}
-        self.unfinished.save(State(tensors, numbers | more | {"seconds": self.before + seconds}))
+        self.unfinished.save(State(tensors, more | {"descents": kept, "seconds": self.before + seconds}))
 
     def _restore(self) -> None:
         state = self.unfinished.load()
         if state is not None:
-            self.descent.restore(state.tensors, state.numbers)
+            kept = {numbers["seed"]: numbers for numbers in state.numbers["descents"]}
+            self.descents = [descent for descent in self.descents if descent.seed in kept]
+            for lane, descent in enumerate(self.descents):
+                mark = f"{lane}."
+                own = {key.removeprefix(mark): t for key, t in state.tensors.items() if key.startswith(mark)}
+                descent.restore(own, kept[descent.seed])
             self.sweep, self.history, self.before = (state.numbers[key] for key in ("sweep", "history", "seconds"))
             self.objective.evaluations = state.numbers["evaluations"]
 

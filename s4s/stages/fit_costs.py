@@ -15,9 +15,11 @@ from s4s.learn.methods import APART, Method, moves_grid, moves_levels, phases
 from s4s.learn.objective import TRIED
 from s4s.learn.schedule import (
     CURVE,
+    HEAT,
     HEATS,
     JUDGED,
     LANES,
+    LANES_OF_CURVE,
     LEFT,
     MOMENTS,
     NOTED,
@@ -98,7 +100,8 @@ def curve_evaluations(config: Config, members: Sequence[Cell]) -> int:
         small, large = CURVE
         total += count.judged(count.held_out) + (2 if nfe in fitted else 1) * count.judged(JUDGED)
         if nfe in fitted:
-            total += count.batches(small, 0, SWEEPS[0]) + count.batches(large, 0, SWEEPS[1])
+            raced = LANES_OF_CURVE * count.judged(JUDGED) + (LANES_OF_CURVE - 1) * count.batches(small, 0, HEAT)
+            total += raced + count.batches(small, 0, SWEEPS[0]) + count.batches(large, 0, SWEEPS[1])
     return total
 
 
