@@ -25,11 +25,12 @@ def mismatches(config: Mapping[str, Any], scheduler: Any, guidance: float | None
         guidance: that the pipeline will be called with, if known.
     """
     theirs, card = scheduler.config, config["card"] or {}
+    by_call = theirs.get("use_dynamic_shifting")  # then ``other_shift`` compares, in every call
     table = getattr(scheduler, "alphas_cumprod", None)
     found = {
         "prediction_type": (config["prediction_type"], theirs.get("prediction_type")),
         "num_train_timesteps": (config["num_train_timesteps"], theirs.get("num_train_timesteps")),
-        "shift": (card.get("shift"), theirs.get("shift")),
+        "shift": (card.get("shift"), None if by_call else theirs.get("shift")),
         "last alphas_cumprod": (_last(config["trained_betas"]), None if table is None else float(table[-1])),
         "guidance": (card.get("guidance"), guidance),
     }

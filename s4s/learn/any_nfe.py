@@ -93,7 +93,7 @@ def fit_curve(
     told = begin.at(numbers[len(numbers) // 2]).sigma_eval
     tried = Tried(told[len(told) // 2].item(), True)
     objective = Objective(network, distance_named(distance), teacher, held_out, tried)
-    first = _judged(begin, objective, numbers)
+    first = _require_finite(_judged(begin, objective, numbers), begin)
     record: dict[str, Any] = {"method": TOGETHER, "start": begin.name, "fitted": numbers, "seed": seed,
                               "distance": objective.d.name, "teacher": dict(teacher.provenance),
                               "teacher_samples": len(objective.train), "source": "docs/curve.md"}  # fmt: skip
@@ -104,7 +104,7 @@ def fit_curve(
     run = _Run([Descent.of(begin, 101 * seed + lane) for lane in range(lanes)], objective, numbers, unfinished)
     run(sweeps, progress)
     found, spent = run.better(begin, first), objective.evaluations
-    losses = _report(found, objective, first, _judged(begin, objective, others))
+    losses = _report(found, objective, first, _require_finite(_judged(begin, objective, others), begin))
     record |= {"evaluations": spent, "val_loss": {str(nfe): loss["val_loss"] for nfe, loss in losses.items()}}
     name = f"{TOGETHER}({begin.textbook(NUMBERS[0]).name})"
     made = found.replace(name=name, provenance=record, noise=teacher.noise)
@@ -190,13 +190,18 @@ def _groups(numbers: Sequence[int], seed: int, sweep: int) -> list[list[int]]:
 
 
 def _judged(curve: Curve, objective: Objective, numbers: Iterable[int]) -> dict[int, float]:
-    """Robust loss of every number on the first held-out samples."""
+    """Robust loss of every number on the first held-out samples; infinite where they are not finite."""
     few = objective.held_out.at(slice(JUDGED))
     found = {nfe: robust_mean(objective.distances(curve.at(nfe), few)) for nfe in numbers}
-    for nfe, loss in found.items():
+    return {nfe: loss if math.isfinite(loss) else math.inf for nfe, loss in found.items()}
+
+
+def _require_finite(losses: dict[int, float], begin: Curve) -> dict[int, float]:
+    """The losses of a start. A descent may leave where the network is finite, and then is not taken."""
+    for nfe, loss in losses.items():
         if not math.isfinite(loss):
-            raise Error(f"samples of {curve.name} at {nfe} evaluations are not finite: check the network")
-    return found
+            raise Error(f"samples of {begin.name} at {nfe} evaluations are not finite: check the network")
+    return losses
 
 
 def _report(

@@ -105,7 +105,8 @@ def learn(
         samples: of the teacher to learn from; by default 48, or what ``time`` allows.
         seed: of all noises and batches.
         distance: as in ``s4s.fit``.
-        batch: rows of a network call; by default as many as pay.
+        batch: rows of a network call; by default as many as pay, or as before where work goes on. It may change in
+            between: fewer need less memory.
         condition, held_out: sample indices -> what the network is given with them, for the samples that are learned
             from, and for those that are held out, by default the same.
         levels: number of evaluations -> noise levels at which the sampler at hand asks the network, tried as a grid as
@@ -128,7 +129,8 @@ def learn(
     work, d = Work(resume), _distance(distance)
     asked = {"version": __version__, "shape": task.shape, "levels": process.levels, "nfe": nfes, "time": time,
              "samples": samples, "seed": seed, "distance": d.name}  # fmt: skip
-    effort = Effort(**work.plan(asked, found.means, lambda: suited(found, nfes, counts, time, samples).to_dict()))
+    planned = Effort(**work.plan(asked, found.means, lambda: suited(found, nfes, counts, time, samples).to_dict()))
+    effort = planned if batch is None else replace(planned, batch=min(batch, planned.samples))  # also of begun work
     parts = costs(effort, nfes, counts, found.reverse)
     takes = seconds(parts, found)
     if say is not None:
@@ -137,17 +139,23 @@ def learn(
     meter = Meter({name: (takes[name], parts[name].rows) for name in parts}, progress)
     task = replace(task, denoise=meter.counted(denoise, condition is not None))
     try:
-        return _Learning(task, effort, work, d, meter)(candidates, {"settings": asked, "effort": effort.to_dict()})
+        return _Learning(task, effort, planned.batch, work, d, meter)(
+            candidates, {"settings": asked, "effort": effort.to_dict()}
+        )
     finally:
         meter.close()
 
 
 @dataclass(frozen=True)
 class _Learning:
-    """The parts of the work, one after the other; what is done already is read from the folder."""
+    """The parts of the work, one after the other; what is done already is read from the folder.
+
+    ``begun``: rows of a call when the work began, by which the teacher's samples are cut into files.
+    """
 
     task: _Task
     effort: Effort
+    begun: int
     work: Work
     d: Distance
     meter: Meter
@@ -173,7 +181,7 @@ class _Learning:
         """The teacher's samples, piece by piece; those of held-out samples have noises of their own."""
         task, batch = self.task, self.effort.batch
         seed = task.seed if name == "teacher" else task.seed ^ HELD_OUT
-        piece = batch * -(-n // (PIECES * batch))
+        piece = self.begun * -(-n // (PIECES * self.begun))
 
         def made(first: int) -> Tensor:
             indices = range(first, min(first + piece, n))

@@ -39,7 +39,7 @@ class Work:
 
         Args:
             identity: JSON-able; what makes it this work and no other.
-            means: of the network's outputs; stand for the network.
+            means: of the network's outputs; stand for the network. Where memory is short there are fewer.
 
         Raises:
             Error: the folder is of other work.
@@ -57,7 +57,7 @@ class Work:
         except (ValueError, KeyError, TypeError) as error:
             raise Error(f"{self.folder / PLAN}: damaged; remove the folder {self.folder} and begin anew") from error
         changed = [key for key in sorted({*before, *identity}) if before.get(key) != identity.get(key)]
-        if not changed and any(abs(a - b) > SAME * abs(a) for a, b in zip(then, means, strict=True)):
+        if not changed and any(abs(a - b) > SAME * abs(a) for a, b in zip(then, means, strict=False)):
             changed = ["network"]
         if changed:
             raise Error(f"{self.folder}: unfinished work with another {changed[0].replace('_', ' ')}; call it as "

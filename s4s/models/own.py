@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -24,11 +26,19 @@ class _Begun(Exception):
 
 @dataclass(frozen=True)
 class Steps:
-    """What a scheduler does when asked for ``steps``: network evaluations, and the levels of its steps, falling."""
+    """What a scheduler does when asked for ``steps``.
+
+    Args:
+        steps: asked for.
+        evaluations: of the network.
+        levels: of its steps, falling.
+        shift: of its times; of one that shifts by resolution, for that of the call. None where that is not told.
+    """
 
     steps: int
     evaluations: int
     levels: tuple[float, ...]
+    shift: float | None = None
 
 
 @dataclass(frozen=True)
@@ -58,9 +68,9 @@ class Own:
             Error: there are none.
         """
         for steps in range(nfe, 0, -1):
-            times = self._times(steps)
+            times, mu = self._times(steps)
             if len(times) <= nfe:
-                return Steps(steps, len(times), tuple(self._levels(times)))
+                return Steps(steps, len(times), tuple(self._levels(times)), self._shift(mu))
         raise Error(f"{self.name} takes more than {nfe} evaluations for a single step")
 
     def sample(self, z: Tensor, rows: Sequence[int], steps: int, seed: int = 0) -> Tensor:
@@ -77,20 +87,34 @@ class Own:
             options["generator"] = torch.Generator().manual_seed(seed)
         return self.pipe(**dict(self.call) | options, return_dict=False)
 
-    def _times(self, steps: int) -> list[float]:
-        """What the scheduler would tell the network, an evaluation each."""
-        scheduler = self.pipe.scheduler
+    def _shift(self, mu: float | None) -> float | None:
+        """Some pipelines give ``mu`` to schedulers that do not use it: a shift that is compared with neither."""
+        config = self.pipe.scheduler.config
+        if config.get("use_dynamic_shifting"):
+            return None if mu is None else round(math.exp(mu), 4)
+        return config.get("shift") if mu is None else None
+
+    def _times(self, steps: int) -> tuple[list[float], float | None]:
+        """What the scheduler would tell the network, an evaluation each; and the ``mu`` that the pipeline gave it."""
+        scheduler, given = self.pipe.scheduler, []
+        choose = scheduler.set_timesteps
+
+        @wraps(choose)  # pipelines look at its signature
+        def chosen(*args: Any, **options: Any) -> Any:
+            given.append(options.get("mu"))
+            return choose(*args, **options)
 
         def begun(*args: Any, **options: Any) -> Any:
             raise _Begun
 
-        scheduler.step = begun
+        scheduler.step, scheduler.set_timesteps = begun, chosen
         try:
             self._called(torch.zeros(1, *self.model.shape), [0], steps)
         except _Begun:
-            return [float(t) for t in torch.as_tensor(scheduler.timesteps).flatten()]
+            mu = given[-1] if given else None
+            return [float(t) for t in torch.as_tensor(scheduler.timesteps).flatten()], mu
         finally:
-            del scheduler.step
+            del scheduler.step, scheduler.set_timesteps
         raise Error(f"{type(self.pipe).__name__} makes no step with its scheduler")
 
     def _levels(self, times: Sequence[float]) -> list[float]:

@@ -117,13 +117,13 @@ def before(out: Path) -> dict[str, Any] | None:
 
 
 def asked_for(ask: Ask, about: Mapping[str, Any], prompts: Prompts, dtype: str) -> dict[str, Any]:
-    """What makes it this work and no other, JSON-able; the device does not."""
+    """What makes it this work and no other, JSON-able; the device and the rows of a call do not."""
     files = json.dumps(about["files_sha256"], sort_keys=True).encode()
     asked = {
         "version": __version__, "pipeline": about["pipeline"], "revision": about["revision"],
         "files": hashlib.sha256(files).hexdigest(), "prompts": captions.sha256(prompts.lines),
         "nfe": sorted({*ask.nfe}), "guidance": ask.guidance, "size": ask.size, "options": dict(ask.options),
-        "samples": ask.samples, "time": ask.time, "seed": ask.seed, "dtype": dtype, "batch": ask.batch,
+        "samples": ask.samples, "time": ask.time, "seed": ask.seed, "dtype": dtype,
     }  # fmt: skip
     made: dict[str, Any] = json.loads(json.dumps(asked))
     return made

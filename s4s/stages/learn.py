@@ -163,6 +163,8 @@ def _write(out: Path, task: _Task, learned: Learned) -> dict[str, Any]:
     record["textbook"] = {str(nfe): f"{each.name}, {each.provenance['grid']}" for nfe, each in learned.textbook.items()}
     learned.bundle.save(out / BUNDLE)
     facts = {key: task.asked[key] for key in ("pipeline", "files", "guidance", "size")}
+    shifts = {steps.shift for steps in task.steps.values() if steps is not None}
+    facts["shift"] = shifts.pop() if len(shifts) == 1 else None  # of some pipelines it hangs on the steps as well
     card = {"model": task.kind} | {key: value for key, value in facts.items() if value is not None}
     prediction = task.model.facts["prediction"]
     S4SScheduler.from_solver(learned.bundle, task.model.process, prediction, card).save_pretrained(out / SCHEDULER)

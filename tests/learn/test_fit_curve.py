@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 import s4s
+from s4s.errors import Notice
 from s4s.learn import visits
 from s4s.learn.visits import Descent, Visit
 
@@ -92,6 +94,24 @@ def test_the_same_seed_gives_the_same_curve_and_a_killed_fit_goes_on(
     again = fit(resume=file)
     assert torch.equal(again.curve.theta, whole.curve.theta) and again.evaluations == whole.evaluations
     assert again.history == whole.history and not file.exists()
+
+
+def test_a_descent_whose_samples_are_not_finite_loses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two numbers are judged at the start, then in each of two descents."""
+    module = sys.modules["s4s.learn.any_nfe"]
+    judge: Callable[[Tensor], float] = module.robust_mean  # type: ignore[attr-defined]
+
+    def fitted(*broken: int) -> s4s.CurveResult:
+        calls = itertools.count()
+        monkeypatch.setattr(module, "robust_mean", lambda d: math.nan if next(calls) in broken else judge(d))
+        return fit((3, 5))
+
+    first, second = fitted(4, 5).curve.theta, fitted(2, 3).curve.theta
+    assert first.any() and second.any() and not torch.equal(first, second)
+    with pytest.warns(Notice, match="stays its start"):
+        assert not fitted(*range(2, 8)).curve.theta.any()
+    with pytest.raises(s4s.Error, match="at 5 evaluations are not finite: check the network"):
+        fitted(1)
 
 
 def test_each_number_counts_by_its_own_loss() -> None:

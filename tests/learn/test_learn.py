@@ -15,6 +15,7 @@ import s4s
 from s4s.learn import effort as sizes
 from s4s.learn.effort import LADDER, Cost, Pace
 from s4s.learn.meter import Meter
+from s4s.learn.work import Work
 
 PROCESS = s4s.EDM(0.01, 20.0)
 SMALL: dict[str, Any] = {"nfe": [4, 3], "samples": 24, "seed": 2, "batch": 24, "dtype": torch.float64}
@@ -75,6 +76,33 @@ def test_killed_anywhere_it_ends_at_the_same_bytes(tmp_path: Path) -> None:
             kills += 1
     assert kills >= 3
     assert (tmp_path / "b.json").read_bytes() == (tmp_path / "unbroken.json").read_bytes()
+
+
+def test_work_goes_on_with_fewer_rows_a_call(tmp_path: Path) -> None:
+    """The first remedy where memory is short, whatever part was at work: no call has more rows from then on."""
+    whole = s4s.learn(denoise, PROCESS, (2,), **SMALL)
+    for after in (30, 700):  # teacher, a fit
+        with pytest.raises(Killed):
+            s4s.learn(killing(after), PROCESS, (2,), resume=tmp_path / "work", **SMALL)
+    rows: set[int] = set()
+
+    def counted(x: Tensor, sigma: Tensor) -> Tensor:
+        rows.add(len(x))
+        return denoise(x, sigma)
+
+    found = s4s.learn(counted, PROCESS, (2,), resume=tmp_path / "work", **SMALL | {"batch": 5})
+    assert max(rows) == sizes.ROWS, "of the calls that are timed; all others have 5"
+    assert found.record["effort"]["batch"] == 5 and found.teacher.y.shape == whole.teacher.y.shape
+    for nfe, distance in whole.record["held_out"].items():
+        assert found.record["held_out"][nfe]["learned"] == pytest.approx(distance["learned"], rel=0.05)
+
+
+def test_where_memory_was_short_fewer_outputs_stand_for_the_network(tmp_path: Path) -> None:
+    work = Work(tmp_path / "work")
+    work.plan({"seed": 0}, (1.0, 2.0, 3.0), lambda: 7)
+    assert work.plan({"seed": 0}, (1.0, 2.0), lambda: 8) == 7
+    with pytest.raises(s4s.Error, match="unfinished work with another network"):
+        work.plan({"seed": 0}, (1.0, 2.1), lambda: 8)
 
 
 def test_work_of_another_kind_is_not_gone_on_with(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from pipelines import close, diffusers, edit_json
 
 import s4s
 from s4s.cli.main import cli
+from s4s.errors import Notice
+from s4s.integrations.diffusers import S4SScheduler
 from s4s.learn import effort as sizes
 from s4s.learn.effort import LADDER, Cost
 from s4s.models import captions, saved
@@ -58,11 +61,24 @@ def test_one_command_leaves_solvers_a_scheduler_and_a_page(flux: Path, tmp_path:
     for nfe in ("2", "3"):
         assert record["held_out"][nfe]["learned"] < record["held_out"][nfe]["textbook"]
         assert record["own"]["steps"][nfe] == {"steps": int(nfe), "evaluations": int(nfe)}
-    again = learn(flux, out, "--nfe", "3", "2", *SIZE)
+    _another_size_is_noticed(flux, out)
+    again = learn(flux, out, "--nfe", "3", "2", *SIZE, "--batch", "5")  # another batch is the same work
     assert "learned before with these settings, nothing to do" in again.stderr and again.stdout == run.stdout
     other = learn(flux, out, "--nfe", "2", *SIZE)
     assert str(other.exception) == (f"{out}: holds what was learned with another nfe ([2, 3] there, [2] now); "
                                     "give another --out, or remove it")  # fmt: skip
+
+
+def _another_size_is_noticed(folder: Path, out: Path) -> None:
+    """The card has the shift that the pipeline gives for the size that was learned for."""
+    pipe = saved.open_pipeline(folder)
+    scheduler = S4SScheduler.from_pretrained(out / "scheduler")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Notice)
+        scheduler.install(pipe)
+        pipe("a", width=16, height=16, num_inference_steps=2, max_sequence_length=16, output_type="latent")
+    with pytest.warns(Notice, match="shift of this resolution: the solver is for"):
+        pipe("a", width=160, height=160, num_inference_steps=2, max_sequence_length=16, output_type="latent")
 
 
 def _the_lines_of_code_run(folder: Path, out: Path, printed: str) -> None:
