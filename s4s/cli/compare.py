@@ -45,12 +45,9 @@ def merge(folders: Sequence[Path], out: Path) -> None:
     Example: s4s merge results/digits ~/theirs/results/digits --out results/merged
     """
     from s4s.report.merge import merge as merged
-    from s4s.stages.verify import report
+    from s4s.stages.verify import require_following
 
-    for folder in folders:
-        lines, follows = report(folder)
-        if not follows:
-            raise Error(f"{folder}: {lines[0]} (and so on: `s4s verify {folder}`); only numbers that follow are merged")
+    require_following(folders)
     names = [str(folder) for folder in folders]
     if len(set(names)) < len(names):
         raise Error("a folder is given twice; give each once")

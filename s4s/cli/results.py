@@ -61,15 +61,19 @@ def table(config: Path, results: Path) -> None:
 def kinds(folders: Sequence[Path], out: Path) -> None:
     """Write one table over several benchmarks' results, as kinds.csv, kinds.md and kinds.tex.
 
+    Every number must follow from what it was made from, as `s4s verify` says.
+
     Example: s4s kinds results/digits results/digits-vp
     """
     from s4s import report
+    from s4s.stages.verify import require_following
 
     benchmarks = []
     for folder in folders:
         if not (files := sorted((folder / "metrics").glob("[!.]*.json"))):
             raise Error(f"{folder}: holds no numbers (metrics/*.json); give the folder of a benchmark")
         benchmarks.append(files)
+    require_following(folders)
     click.echo("\n".join(map(str, report.write_kinds(benchmarks, out / "kinds"))))
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from s4s.errors import Error
+from s4s.integrations.comfyui.sampler import flows, to_host
+from s4s.integrations.sigmas import NEAR
 from s4s.solver import Solver
-
-NEAR = 1e-3  # relative: of a host's level to the solver's
 
 
 def diffusers_callback(scales: Sequence[float]) -> Callable[..., dict[str, Any]]:
@@ -54,13 +54,13 @@ def comfyui_function(solver: Solver, scales: Sequence[float]) -> Callable[[dict[
     Args:
         solver, scales: as ``s4s.merge_guidance`` gives them.
     """
-    levels = solver.detach().sigma_eval
+    told = solver.detach().sigma_eval
 
     def mixed(args: dict[str, Any]) -> Tensor:
         sigma = torch.as_tensor(args["sigma"]).flatten()[0].double().cpu()
-        off = (levels / sigma).log().abs()
+        off = (to_host(told, flows(args["model"].model_sampling)) / sigma).log().abs()
         if off.min() > NEAR:
-            raise Error(f"{solver.name} is not asked at level {sigma.item():.6g}: sample on its own levels")
+            raise Error(f"{solver.name} is not asked at sigma {sigma.item():.6g}: sample on its own SIGMAS")
         out: Tensor = args["uncond"] + scales[int(off.argmin())] * (args["cond"] - args["uncond"])
         return out
 

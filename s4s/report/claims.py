@@ -12,7 +12,7 @@ import pandas as pd
 
 from s4s.errors import Error
 from s4s.report import course
-from s4s.report.ablations import SEEDS, varied
+from s4s.report.ablations import SEEDS, teacher_samples, varied
 from s4s.report.data import Record, Score, best
 from s4s.report.gains import pairs
 from s4s.report.protocol import protocol_note
@@ -107,7 +107,10 @@ def _relaxed(found: Sequence[Score], records: Sequence[Record]) -> Claim | None:
 def _little_data(found: Sequence[Score], records: Sequence[Record]) -> Claim | None:
     sizes = [(int(what.split()[1]), score, base) for what, score, base in varied(found)
              if score.method == "s4s-alt" and what.startswith("train ") and "," not in what]  # fmt: skip
-    small = [each for each in sizes if each[0] <= LITTLE * 1400]
+    roots = {record["cell"]: record["path"].parent.parent for record in records}
+    fits = [base.cells[0] for _, _, base in sizes]
+    whole = [teacher_samples(roots[cell], cell) or 0 for cell in fits]  # 0 where it is not said
+    small = [each for each, of in zip(sizes, whole, strict=True) if each[0] <= LITTLE * of]
     if not small:
         return None
     size, score, base = max(small, key=lambda each: each[0])

@@ -28,7 +28,7 @@ from s4s.stages.cells import Cell, curves, learned_as, made_from, radius_of, tea
 from s4s.stages.chain import outside
 from s4s.stages.files import write_json
 from s4s.stages.networks import network
-from s4s.stages.own import Counted, Sampler, load_method, load_solver_or_sampler, made_solver, pointer
+from s4s.stages.own import Counted, CountedUnder, Sampler, load_method, load_solver_or_sampler, made_solver, pointer
 from s4s.stages.teacher import teacher_pairs, teacher_paths
 
 PERTURBATIONS = {
@@ -93,13 +93,13 @@ def _fitted(bench: Bench, cell: Cell, denoise: Denoise | Callable[[Tensor], Deno
     if method.kind != "fit":
         raise Error(f"{cell.file}: holds {method.kind} and no fit: name it in methods, not in learned.methods")
     train, started = data.part(0, len(data) - held_out), time.perf_counter()
-    counted = Counted(denoise) if data.condition is None else None  # type: ignore[arg-type]
+    counted = (Counted if data.condition is None else CountedUnder)(denoise)  # type: ignore[arg-type]
     start = bench.textbook(cell)
-    given = {"start": start, "denoise": counted or denoise, "teacher": train, "seed": cell.seed}
+    given = {"start": start, "denoise": counted, "teacher": train, "seed": cell.seed}
     made = made_solver(method, cell.nfe, given)
     seconds, network = time.perf_counter() - started, Frozen(denoise, bench.config["learned"].get("microbatch"))
     loss, start_loss = (_relaxed_loss(bench, cell, 0.0, solver, network, data) for solver in (made, start))
-    return FitResult(made, loss, start_loss, counted.rows if counted else 0, seconds)
+    return FitResult(made, loss, start_loss, counted.rows, seconds)
 
 
 def _learned(bench: Bench, cell: Cell) -> Path:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from s4s.errors import Error
+from s4s.stages.cells import CODE, cells
+from s4s.stages.chain import given, outside
 from s4s.stages.config import check
 
 KEYS = {"benchmark", "parts"}
@@ -41,6 +43,12 @@ def parts(config: Any, folder: Path) -> list[dict[str, Any]]:
     if twice := next((one for one in names if names.count(one) > 1), None):
         raise Error(f"parts: two benchmarks of the name {twice!r}; change.benchmark gives one of them another")
     return made
+
+
+def made_from(part: Mapping[str, Any]) -> dict[str, Any]:
+    """What the results of a checked part depend on: config, state of the code, files of one's own; JSON-able."""
+    own = sorted({str(cell.file) for cell in cells(part) if cell.file is not None and cell.file.exists()})
+    return {"config": part, "code": CODE, "given": given(part, "train") | given(part, "score") | outside(*own)}
 
 
 def _is_part(part: Any) -> bool:

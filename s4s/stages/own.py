@@ -74,6 +74,22 @@ class Counted:
         return self.denoise(x, sigma)
 
 
+class CountedUnder:
+    """A function of conditions, the rows of whose denoisers are counted together."""
+
+    def __init__(self, denoiser: Callable[[Tensor], Denoise]) -> None:
+        self.denoiser, self.rows = denoiser, 0
+
+    def __call__(self, condition: Tensor) -> Denoise:
+        denoise = self.denoiser(condition)
+
+        def counted(x: Tensor, sigma: Tensor) -> Tensor:
+            self.rows += len(x)
+            return denoise(x, sigma)
+
+        return counted
+
+
 def load_method(path: Path) -> Method:
     """Import a method's file.
 

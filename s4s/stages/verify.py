@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from s4s.errors import Error
@@ -38,6 +39,15 @@ def report(folder: Path) -> tuple[list[str], bool]:
     lines += [f"not checked, for it is not on this machine: {name}" for name in sorted(walk.absent)]
     lines.append(f"{folder}: {len(scores) - broken} of {len(scores)} numbers follow from all that they were made from")
     return lines, follow
+
+
+def require_following(folders: Iterable[Path]) -> None:
+    """Raise unless all numbers of these folders of results follow from what they were made from."""
+    for folder in folders:
+        lines, follows = report(folder)
+        if not follows:
+            said = f"{folder}: {lines[0]} (and so on: `s4s verify {folder}`)"
+            raise Error(f"{said}; only numbers that follow go into one table")
 
 
 def _names(folder: Path, patterns: tuple[str, ...]) -> list[str]:

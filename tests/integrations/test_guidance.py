@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from comfy_host import Discrete, FlowTimes
 from stable import stable
 from tiny import SD_BETAS, embeddings, vp
 from torch import Tensor
@@ -22,9 +24,9 @@ assert stable, "the fixture"
 PROCESS = vp(SD_BETAS)
 
 
-def own(scales: tuple[float, ...], skipped: int | None = None) -> s4s.Solver:
+def own(scales: tuple[float, ...], skipped: int | None = None, process: s4s.Process = PROCESS) -> s4s.Solver:
     """DPM-Solver++ of two steps, its guidance a scale at every evaluation."""
-    plain = s4s.solver("dpmpp", s4s.grid("uniform", PROCESS, nfe=len(scales)), order=2)
+    plain = s4s.solver("dpmpp", s4s.grid("uniform", process, nfe=len(scales)), order=2)
     made = split_guidance(plain, 2.0)
     assert made.null is not None
     g = torch.tensor(scales, dtype=torch.float64)
@@ -57,9 +59,11 @@ def test_a_diffusers_pipeline_takes_a_scale_a_step(stable: tuple[Any, Any], skip
     assert torch.allclose(made, x, atol=2e-4 * x.abs().max().item())
 
 
-def test_comfyui_takes_a_scale_a_level() -> None:
+@pytest.mark.parametrize(("process", "sampling"), [(PROCESS, Discrete()), (s4s.Flow(), FlowTimes())])
+def test_comfyui_takes_a_scale_a_level(process: s4s.Process, sampling: Any) -> None:
     """As ComfyUI has it: the function is given input minus each output, and its result is taken from the input."""
-    solver = own((3.0, 1.5, 4.0, 2.0))
+    solver, host = own((3.0, 1.5, 4.0, 2.0), process=process), SimpleNamespace(model_sampling=sampling)
+    flow = process is not PROCESS  # whose sigma is the time in [0, 1]
     merged, scales = merge_guidance(solver)
     function = comfyui_function(merged, scales)
     with_, none = (lambda x, sigma: x / (1 + sigma**2), lambda x, sigma: torch.tanh(x) / (1 + sigma))
@@ -67,13 +71,15 @@ def test_comfyui_takes_a_scale_a_level() -> None:
     def model(x: Tensor, sigma: Tensor) -> Tensor:
         level = sigma.reshape(-1, 1)
         cond, uncond = (x - part(x, level) for part in (with_, none))
-        return x - function({"cond": cond, "uncond": uncond, "sigma": sigma, "cond_scale": 7.0, "input": x})
+        time = (sigma.double() / (1 + sigma.double()) if flow else sigma).float()
+        args = {"cond": cond, "uncond": uncond, "sigma": time, "cond_scale": 7.0, "input": x, "model": host}
+        return x - function(args)
 
     x_T = merged.x_T(s4s.noise(0, range(3), (2,)))
     by_host = sample_s4s(model, x_T, merged.sigma, solver=merged, disable=True)
     assert torch.allclose(by_host, s4s.sample(solver, guided(with_, none, 2.0), x_T), atol=1e-9)
-    with pytest.raises(Error, match="is not asked at level 3"):
-        function({"cond": x_T, "uncond": x_T, "sigma": torch.tensor([3.0])})
+    with pytest.raises(Error, match=r"is not asked at sigma 0\.8"):
+        function({"cond": x_T, "uncond": x_T, "sigma": torch.tensor([0.8]), "model": host})
 
 
 def test_hosts_refuse_what_they_cannot_do() -> None:

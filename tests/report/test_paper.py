@@ -25,7 +25,7 @@ from s4s.stages import cells as asked
 NFE, SEEDS = 5, (0, 1, 2)
 
 
-def add(made: Results, method: str, fid: float, tag: str = "", **changes: Any) -> None:
+def add(made: Results, method: str, fid: float, tag: str = "", whole: int = 1400, **changes: Any) -> None:
     """A row of three seeds, its fits and solver files."""
     for seed in SEEDS:
         cell = f"{method}{tag}_{seed}"
@@ -36,7 +36,7 @@ def add(made: Results, method: str, fid: float, tag: str = "", **changes: Any) -
         late = [w + 0.5 + 0.01 * seed for w in start]
         history = [{"val_loss": 2.0, "weights": start}, {"val_loss": 1.0, "weights": late}]
         (made.root / "fits" / f"{cell}.json").write_text(json.dumps({"history": history}))
-        size = changes.get("settings", {}).get("train", 1400)
+        size = changes.get("settings", {}).get("train", whole)
         (made.root / "solvers" / f"{cell}.json").write_text(json.dumps({"provenance": {"teacher_samples": size}}))
 
 
@@ -103,6 +103,19 @@ def test_claims_say_what_was_found_and_by_how_much(made: Results) -> None:
     assert by["Figure 4"].holds and "0.5 at r = 0.01, 0.2 at 0.1" in by["Figure 4"].found
     assert by["Figure 5"].holds and "100 samples reach 1.10 times the FID" in by["Figure 5"].found
     assert by["Figure 3"].holds and "0.03 times as far from each other as from iPNDM" in by["Figure 3"].found
+
+
+def test_little_data_is_a_share_of_the_set_that_was_there(tmp_path: Path) -> None:
+    results = Results(tmp_path, "ablations")
+    add(results, "s4s-alt", 4.0, whole=700)
+    add(results, "s4s-alt", 8.0, "-25", settings={"train": 25})
+    add(results, "s4s-alt", 4.4, "-100", settings={"train": 100})
+    records = read_records(results.metrics)
+    by = {claim.where: claim for claim in claims(scores(to_frame(records)), records)}
+    assert not by["Figure 5"].holds and "25 samples reach 2.00 times the FID" in by["Figure 5"].found
+    for path in (results.root / "solvers").glob("*.json"):
+        path.unlink()
+    assert "Figure 5" not in {claim.where for claim in claims(scores(to_frame(records)), records)}
 
 
 def test_settings_in_words() -> None:

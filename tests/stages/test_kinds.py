@@ -11,9 +11,10 @@ import pytest
 import small
 import torch
 import yaml
+from click.testing import CliRunner
 
 from s4s import report
-from s4s.cli.main import main
+from s4s.cli.main import cli, main
 from s4s.errors import Error
 from s4s.report.anatomy import read_numbers
 from s4s.score.metrics import Moments, frechet, within_classes
@@ -73,6 +74,14 @@ def test_kinds_in_one_table(made: list[Path], tmp_path: Path) -> None:
     assert "| b-latent | 2 |" in text
     metrics = json.loads(next((made[0] / "metrics").glob("s4s*.json")).read_text())
     assert metrics["protocol"]["guidance"] == 2.0
+    solver = next((made[1] / "solvers").glob("*.json"))
+    text = solver.read_text()
+    solver.write_text(text + " ")
+    refused = CliRunner().invoke(cli, ["kinds", *map(str, made), "--out", str(tmp_path)])
+    solver.write_text(text)
+    assert f"{made[1]}: " in str(refused.exception) and "only numbers that follow go into one table" in str(
+        refused.exception
+    )
 
 
 def test_a_guided_benchmark_says_its_calls(made: list[Path], tmp_path: Path) -> None:
@@ -145,6 +154,21 @@ def test_the_list_of_kinds() -> None:
     assert [part["model"].get("guidance") for part in listed[-3:]] == [1.0, 2.0, 4.0]
     one, two = listed[-3], listed[-2]
     assert asked.made_from(one, "train") == asked.made_from(two, "train"), "one network, three scales"
+
+
+def test_a_part_is_made_again_when_code_or_files_of_ones_own_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("methods").mkdir()
+    Path("methods/kept.py").write_text("def fit(start, denoise, teacher, seed):\n    return start\n")
+    part = small.bench(learned={"methods": ["kept"]}).config
+    found = [config.digest(kinds.made_from(part))]
+    Path("methods/kept.py").write_text("def fit(start, denoise, teacher, seed):\n    return  start\n")
+    found.append(config.digest(kinds.made_from(part)))
+    monkeypatch.setitem(asked.CODE, "score", asked.CODE["score"] + 1)
+    found.append(config.digest(kinds.made_from(part)))
+    assert len({*found}) == 3
 
 
 def test_a_list_is_no_benchmark() -> None:

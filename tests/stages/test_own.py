@@ -10,7 +10,7 @@ import torch
 import yaml
 from click.testing import CliRunner
 from commands import ROOT, Commands
-from small import CONFIG, bench, run
+from small import CONFIG, bench, learned, run, teach, train
 
 import s4s
 from s4s import report
@@ -19,6 +19,7 @@ from s4s.report.data import read_records, scores, to_frame
 from s4s.report.table import fid_table
 from s4s.stages.cells import cells
 from s4s.stages.evaluate import evaluate_cell
+from s4s.stages.fit import fit_cell
 from s4s.stages.own import Sampler, load_method, samples
 from s4s.stages.verify import report as verify
 
@@ -84,6 +85,18 @@ def test_files_of_every_kind_go_through_every_stage(here: Path) -> None:
     )
     with pytest.raises(s4s.Error, match=r"euler_nfe2.json: made from .*methods/euler.py with SHA-256"):
         evaluate_cell(made, cells(made.config)[2])
+
+
+def test_calls_under_conditions_are_counted(here: Path) -> None:
+    """A fit of one's own is given the function of conditions where a model has some."""
+    asks = "    denoise(teacher.condition)(teacher.x_T, start.sigma[0])\n"
+    Path("methods/kept.py").write_text(FIT.replace("    return", 2 * asks + "    return"))
+    made = bench(model={"classes": "uniform", "guidance": 2.0}, learned={"methods": ["kept"]})
+    train(made)
+    teach(made)
+    fit_cell(made, learned(made))
+    spent = json.loads(made.folder.fit(learned(made)).read_text())
+    assert spent["evaluations"] == 2 * made.config["teacher"]["train"]
 
 
 @pytest.mark.parametrize(("text", "said"), [

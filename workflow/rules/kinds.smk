@@ -46,7 +46,7 @@ rule part:
     params:
         config=f"{FOLDER}/configs/{{part}}.yaml",
         pipeline=workflow.main_snakefile,
-        depends_on=lambda wildcards: benchmark.digest(PARTS[wildcards.part]),
+        depends_on=lambda wildcards: benchmark.digest(kinds.made_from(PARTS[wildcards.part])),
     shell:
         "s4s run {params.config} -s {params.pipeline} --cores {threads} --nolock > {log} 2>&1"
 

@@ -56,7 +56,7 @@ def sigmas_of(solver: Solver, model_sampling: Any) -> Tensor:
     flow = flows(model_sampling)
     _require_known(solver, model_sampling, flow)
     _require_noise_alone(solver, flow)
-    sigmas = _to_host(solver.detach().sigma, flow).float()
+    sigmas = to_host(solver.detach().sigma, flow).float()
     top = torch.as_tensor(model_sampling.sigma_max).float().cpu()
     if not flow and (sigmas[0] / top - 1).abs() < NEAR:
         sigmas[0] = top
@@ -102,7 +102,7 @@ def sample_comfyui(
         return state / (1 + level) if flow else state
 
     def denoise(state: Tensor, level: Tensor) -> Tensor:
-        out: Tensor = model(at(state, level), _to_host(level, flow).to(state).expand(len(state)), **options)
+        out: Tensor = model(at(state, level), to_host(level, flow).to(state).expand(len(state)), **options)
         return out
 
     def report(n: int, state: Tensor, D: Tensor) -> None:
@@ -127,7 +127,8 @@ def _start(solver: Solver, x: Tensor, first: Tensor, sampling: Any, flow: bool) 
     return mean + scale / made * x
 
 
-def _to_host(level: Tensor, flow: bool) -> Tensor:
+def to_host(level: Tensor, flow: bool) -> Tensor:
+    """A level as ComfyUI has it: of a flow the time in [0, 1]."""
     return level / (1 + level) if flow else level
 
 
