@@ -46,7 +46,7 @@ class Bundle(Mapping[int, Solver]):
 
     def __getitem__(self, nfe: int) -> Solver:
         if nfe not in self.solvers:
-            raise Error(f"no solver makes {nfe} evaluations here, only {self.numbers}")
+            raise Error(f"no solver makes {nfe!r} evaluations here, only {self.numbers}")
         return self.solvers[nfe]
 
     def __contains__(self, nfe: object) -> bool:

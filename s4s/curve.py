@@ -121,7 +121,7 @@ class Curve(Mapping[int, Solver]):
 
     def _base(self, nfe: int) -> _Base:
         if nfe not in NUMBERS:
-            raise Error(f"no solver makes {nfe} evaluations here, a curve has those from {self.numbers}")
+            raise Error(f"no solver makes {nfe!r} evaluations here, a curve has those from {self.numbers}")
         if nfe not in self._bases:
             form = None if nfe == MOST else self._base(MOST).form
             self._bases[nfe] = _base(self.textbook(nfe), form, len(self.theta) - len(LEVELS))

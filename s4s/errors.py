@@ -21,7 +21,7 @@ class Notice(UserWarning):
 def choose(kind: str, value: object, choices: object) -> Error:
     """The error for a value outside a registry, listing what the registry holds."""
     names = ", ".join(sorted(map(str, choices)))  # type: ignore[call-overload]
-    return Error(f"unknown {kind} {value!r}; choose one of: {names}")
+    return Error(f"unknown {kind} {value!r}; " + (f"choose one of: {names}" if names else "there is none to choose"))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import click
 
 from s4s.errors import Error
 
+MOST_NFE = 64  # a solver of few steps is learned; its numbers grow with the square of the steps
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -23,6 +24,8 @@ class _Numbers(click.Command):
         found: list[str] = []
         of = False
         for word in args:
+            if found[-1:] == ["--nfe"] and not re.fullmatch(r"-?\d+", word):
+                raise Error(f"--nfe {word}: give whole numbers with blanks between them, such as --nfe 4 6 8")
             if of and re.fullmatch(r"\d+", word):
                 found += [] if found[-1] == "--nfe" else ["--nfe"]
             of = word == "--nfe" or (of and bool(re.fullmatch(r"\d+", word)))
@@ -69,7 +72,7 @@ def _options(context: click.Context, parameter: click.Parameter, words: Sequence
 @click.option(
     "--nfe",
     multiple=True,
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MOST_NFE),
     metavar="N...",
     default=(4, 6, 8),
     show_default="4 6 8",

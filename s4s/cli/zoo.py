@@ -48,7 +48,11 @@ def save(name: str, out: Path) -> None:
 
     Example: s4s zoo save digits-s4s-alt solvers.json
     """
+    from s4s.bundle import load_bundle
     from s4s.zoo import shelf
 
-    shelf.bundle(name).save(out)
+    found = shelf.bundle(name)
+    if out.exists():
+        load_bundle(out)  # what is no file of solvers is not replaced
+    found.save(out)
     click.echo(out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,10 @@ class Ask:
     dtype: str | None = None
     device: str | None = None
     batch: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.guidance is not None and not math.isfinite(self.guidance):
+            raise Error(f"guidance {self.guidance}: give a finite number")
 
     def where(self) -> tuple[torch.device, str]:
         """Device, and the name of the dtype."""
@@ -138,5 +143,9 @@ def require_same(out: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) 
         if key == "files":
             raise Error(f"{out}: holds what was learned for another model, {then.get('pipeline')!r:.80}; give another "
                         "--out, or remove it")  # fmt: skip
-        values = "" if key == "prompts" else f" ({then.get(key)!r:.60} there, {now!r:.60} now)"
+        values = "" if key == "prompts" else f" ({_said(then.get(key))} there, {_said(now)} now)"
         raise Error(f"{out}: holds what was learned with another {key}{values}; give another --out, or remove it")
+
+
+def _said(value: Any) -> str:
+    return "the default" if value is None else f"{value!r:.60}"

@@ -23,6 +23,8 @@ BUNDLE = s4s.Bundle({nfe: SOLVERS[nfe] for nfe in (6, 3, 4)}, {"model": "digits"
 def test_a_bundle_is_a_mapping_in_rising_order() -> None:
     assert list(BUNDLE) == [3, 4, 6] and len(BUNDLE) == 3 and BUNDLE[4] is SOLVERS[4]
     assert 4 in BUNDLE and 5 not in BUNDLE and BUNDLE.get(5) is None
+    with pytest.raises(s4s.Error, match="no solver makes '4' evaluations here, only 3, 4, 6"):
+        BUNDLE["4"]  # type: ignore[index]
     with pytest.raises(s4s.Error, match="no solver makes 5 evaluations here, only 3, 4, 6"):
         BUNDLE[5]
 

@@ -71,7 +71,8 @@ def test_show_says_it() -> None:
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"version": 1}, "'noise' belongs to schema version 2"),
-    ({"version": 3}, "version 3 is not supported; this s4s reads 1 and 2"),
+    ({"version": 3}, "'null' belongs to schema version 3"),
+    ({"version": 4}, "version 4 is not supported; this s4s reads 1, 2 and 3"),
     ({"noise": {"mean": 0.0}}, "'noise' must be an object with 'mean' and 'scale'"),
     ({"noise": None}, "'noise' must be an object"),
     ({"noise": {"mean": 0.0, "scale": 0.0}}, "scale of the starting noise must be positive"),

@@ -169,7 +169,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "network": (lambda r: edit_json(r / "model_index.json", unet=["diffusers", "UNet1DModel"]), "unknown network of"),
     "decoder": (lambda r: edit_json(r / "model_index.json", vae=["diffusers", "AutoencoderDC"]), "unknown decoder of"),
     "no scheduler": (lambda r: edit_json(r / "model_index.json", scheduler=None), "names no scheduler"),
-    "scheduler": (scheduler_is("EDMEulerScheduler"), "unknown scheduler 'EDMEulerScheduler'; choose one of: DDIM"),
+    "scheduler": (scheduler_is("EDMEulerScheduler"), "unknown scheduler 'EDMEulerScheduler'; choose one of: Cosine"),
     "betas": (scheduler_is("DDPMScheduler", beta_schedule="sigmod"), "unknown beta_schedule 'sigmod'"),
     "prediction": (scheduler_is("DDPMScheduler", prediction_type="score"), "unknown prediction_type 'score'"),
     "zero snr": (scheduler_is("DDIMScheduler", rescale_betas_zero_snr=True), "SNR with prediction_type 'epsilon'"),

@@ -176,7 +176,7 @@ def test_published_numbers_stand_beside_ours_with_their_source(tmp_path: Path) -
 def test_benchmarks_without_published_numbers_get_no_such_table(results: Results, tmp_path: Path) -> None:
     written = report.write_tables(results.metrics, tmp_path)
     assert [path.name for path in written] == [
-        f"{n}.{s}" for n in ("fid", "summary", "gains") for s in ("csv", "md", "tex")
+        f"{n}.{s}" for n in ("fid", "summary", "gains", "claims") for s in ("csv", "md", "tex")
     ]
     assert len(published_numbers("ms-coco")) == 0 and len(published_numbers("lsun-bedroom")) > 0
 

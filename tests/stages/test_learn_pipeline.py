@@ -124,7 +124,7 @@ def test_killed_it_goes_on_to_the_same_bytes(flux: Path, tmp_path: Path, monkeyp
     assert learn(flux, tmp_path / "b" / "out", *options).exit_code != 0
     assert (tmp_path / "b" / "out" / "unfinished" / "learned2.json").exists()
     wrong = learn(flux, tmp_path / "b" / "out", *options, "--guidance", "2")
-    assert "learned with another guidance (None there, 2.0 now)" in str(wrong.exception)
+    assert "learned with another guidance (the default there, 2.0 now)" in str(wrong.exception)
     assert learn(flux, tmp_path / "b" / "out", *options).exit_code == 0
     for name in ("solvers.json", "learned.json", "scheduler/scheduler_config.json"):
         assert (tmp_path / "a" / "out" / name).read_bytes() == (tmp_path / "b" / "out" / name).read_bytes()
@@ -138,6 +138,8 @@ def test_killed_it_goes_on_to_the_same_bytes(flux: Path, tmp_path: Path, monkeyp
     (("--time", "10"), "--time 10: give seconds, minutes or hours, such as 90s, 10m or 1.5h"),
     (("--time", "0m"), "--time 0m: give"),
     (("--size", "5x"), "--size 5x: give pixels"),
+    (("--nfe", "4,6"), "--nfe 4,6: give whole numbers with blanks between them, such as --nfe 4 6 8"),
+    (("--guidance", "nan"), "guidance nan: give a finite number"),
     (("--set", "x"), "--set x: give NAME=VALUE"),
     (("--dtype", "float8"), "unknown dtype 'float8'; choose one of: bfloat16, float16, float32"),
     (("--device", "gpu"), "device 'gpu' is not here"),

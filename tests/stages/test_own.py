@@ -15,6 +15,7 @@ from small import CONFIG, bench, learned, run, teach, train
 import s4s
 from s4s import report
 from s4s.cli.main import cli
+from s4s.learn.methods import METHODS
 from s4s.report.data import read_records, scores, to_frame
 from s4s.report.table import fid_table
 from s4s.stages.cells import cells
@@ -137,7 +138,7 @@ def test_snakemake_asks_for_them_and_names_what_is_not_there(here: Path, command
     assert "features_euler" in done.stdout and "kept_ddim_edm_nfe2_seed0" in done.stdout, done.stdout + done.stderr
     Path("methods/kept.py").unlink()
     done = commands.snakemake(here, "--configfile", "config.yaml", "-n")
-    said = "unknown method 'kept'; choose one of: bns, guided, joint, ld3, s4s, s4s-alt; or write methods/kept.py"
+    said = f"unknown method 'kept'; choose one of: {', '.join(sorted([*METHODS, 's4s-any']))}; or write methods/kept.py"
     assert said in done.stdout + done.stderr
     refused = CliRunner().invoke(cli, ["cells", "config.yaml"])
     assert said in str(refused.exception)

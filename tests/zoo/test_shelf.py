@@ -53,6 +53,9 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("save", "digits-s4s", str(tmp_path / "mine.json"), capsys=capsys) == f"{tmp_path / 'mine.json'}\n"
     mine, theirs = s4s.load_bundle(tmp_path / "mine.json"), shelf.bundle("digits-s4s")
     assert mine.to_dict() == theirs.to_dict()
+    (tmp_path / "script.py").write_text("mine")
+    assert "script.py: " in run("save", "digits-s4s", str(tmp_path / "script.py"), capsys=capsys)
+    assert (tmp_path / "script.py").read_text() == "mine"
     said = run("show", "x", capsys=capsys)
     assert said == f"s4s: unknown solver of the zoo 'x'; choose one of: {', '.join(shelf.names())}\n"
 
