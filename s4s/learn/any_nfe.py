@@ -28,6 +28,7 @@ from s4s.learn.modes import with_derivatives
 from s4s.learn.objective import Objective, Tried
 from s4s.learn.robust import robust_mean
 from s4s.learn.schedule import CURVE, GROUP, HEAT, JUDGED, LANES_OF_CURVE, SWEEPS
+from s4s.learn.seeded import generator
 from s4s.learn.teacher import TeacherSet
 from s4s.learn.unfinished import State, Unfinished, content
 from s4s.learn.visits import TINY, Descent, advance
@@ -184,7 +185,7 @@ class _Run:
 
 def _groups(numbers: Sequence[int], seed: int, sweep: int) -> list[list[int]]:
     """The numbers in the order of a sweep, as many together as a step takes."""
-    order = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(seed * 1_000_003 + sweep))
+    order = torch.randperm(len(numbers), generator=generator(seed * 1_000_003 + sweep))
     mixed = [numbers[k] for k in order.tolist()]
     return [mixed[k : k + GROUP] for k in range(0, len(mixed), GROUP)]
 

@@ -123,7 +123,7 @@ def _reverse(
 ) -> bool:
     """Whether reverse mode can differentiate the network, tried on two rows as a fit tries it."""
     x = (math.hypot(level, 1) * noise(0, range(2), shape)).to(device, dtype)
-    return differentiable(under(range(2)), x, torch.full((2,), level).to(x))[0]
+    return not differentiable(under(range(2)), x, torch.full((2,), level).to(x))[0]
 
 
 @dataclass(frozen=True)

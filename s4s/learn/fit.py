@@ -138,7 +138,8 @@ def fit(
         run = _left_out(run, kept)
         run(rounds, patience, progress and f"{progress} {kept} calls")
     result = _result(run, record, teacher.noise)
-    unfinished.remove()
+    for file in (run.unfinished, unfinished):
+        file.remove()
     for note in result.notes:
         warnings.warn(f"{progress}: {note}" if progress else note, Notice, stacklevel=3)
     return result
@@ -186,7 +187,8 @@ def _left_out(run: Run, calls: int) -> Run:
     start = fewer_calls(whole_one, calls, run.objective, scaled)
     start = start.replace(name=run.winner.name, provenance=run.winner.provenance)
     after = replace(plan, phases=plan.phases[-1:], given=[start], known=[], seed=plan.seed + 1)
-    made = Run(after, run.objective, start, run.objective.loss(start, run.objective.held_out), Unfinished(None, {}))
+    loss = run.objective.loss(start, run.objective.held_out, plan.terms.moments)
+    made = Run(after, run.objective, start, loss, run.unfinished.beside("calls"), started=run.started)
     made.start_loss, made.raced, made.history = run.start_loss, [*run.raced], [*run.history]
     return made
 

@@ -8,6 +8,7 @@ covariances) over the features of a ``Distance``, a feature.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -33,10 +34,35 @@ def gap(pieces: Sequence[tuple[Tensor, Tensor]]) -> float:
     Args:
         pieces: of one batch: features [B, F] of student and teacher.
     """
-    total = sum(len(student) for student, _ in pieces)
-    of = (sum(len(part) / total * _raw(part) for part in side) for side in zip(*pieces, strict=True))
-    student, teacher = (_from_raw(torch.as_tensor(raw)) for raw in of)
-    return (student - teacher).square().sum(0).mean().item()
+    return Whole.of(pieces).gap
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Of a whole batch, for its pieces: means and mean squares [2, F] of the student's features, the teacher's moments.
+
+    ``seed`` is that of the random signs of all pieces.
+    """
+
+    raw: Tensor
+    teacher: Tensor
+    seed: int = 0
+
+    @classmethod
+    def of(cls, pieces: Sequence[tuple[Tensor, Tensor]], seed: int = 0) -> Whole:
+        total = sum(len(student) for student, _ in pieces)
+        of = (sum(len(part) / total * _raw(part) for part in side) for side in zip(*pieces, strict=True))
+        student, teacher = map(torch.as_tensor, of)
+        return cls(student, _from_raw(teacher), seed)
+
+    @property
+    def gap(self) -> float:
+        return (_from_raw(self.raw) - self.teacher).square().sum(0).mean().item()
+
+    def about(self, features: Tensor) -> Tensor:
+        """Difference of the batch's moments [2, F], with slopes by one piece's features as if it had all the weight."""
+        raw = _raw(features)
+        return _from_raw(self.raw + (raw - raw.detach())) - self.teacher
 
 
 def _raw(features: Tensor) -> Tensor:

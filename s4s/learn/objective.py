@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -11,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from s4s.errors import Notice
 from s4s.learn.distance import Distance
 from s4s.learn.frozen import Frozen
 from s4s.learn.jacobian import ROWS, gauss_newton
 from s4s.learn.memory import SavedBytes
-from s4s.learn.moments import gap
+from s4s.learn.moments import Whole
 from s4s.learn.quadratic import Quadratic, mean
 from s4s.learn.relaxed import descend, pull
 from s4s.learn.robust import tolerance_of
@@ -100,12 +102,17 @@ class Objective:
 
     def distances_and_gap(self, solver: Solver, samples: Samples, moments: float) -> tuple[Tensor, float]:
         """Distances [B], infinite where the solver breaks down, and ``moments`` times the gap of the moments."""
+        distances, whole = self._looked(solver, samples, moments > 0)
+        return distances, 0.0 if whole is None else moments * whole.gap
+
+    def _looked(self, solver: Solver, samples: Samples, moments: bool, seed: int = 0) -> tuple[Tensor, Whole | None]:
+        """Distances [B], infinite where the solver breaks down, and with ``moments`` those of the whole batch."""
         found, kept = [], []
         for pair in self.features(solver, samples):
             found.append(self.d.between(*pair).double().cpu())
             kept += [pair] if moments else []
         distances = torch.cat(found)
-        return torch.where(distances.isfinite(), distances, math.inf), moments * gap(kept) if moments else 0.0
+        return torch.where(distances.isfinite(), distances, math.inf), Whole.of(kept, seed) if moments else None
 
     def loss(self, solver: Solver, samples: Samples, moments: float = 0.0) -> float:
         """Mean distance, and what the moments' gap adds; infinite where the solver breaks down."""
@@ -120,14 +127,16 @@ class Objective:
         values = arrays(theta)
         if len(values) > len(ARRAYS):  # outputs apart, and the first known one is of both mixed
             samples = samples.moved(torch.zeros_like(samples.x_T))
-        parts, rows = [], self.rows(len(samples))
-        tolerance = None if rows >= len(samples) else tolerance_of(self.distances(solver_of(values), samples))
+        parts, rows, tolerance, whole = [], self.rows(len(samples)), None, None
+        if rows < len(samples):
+            distances, whole = self._looked(solver_of(values), samples, moments > 0, seed * CALL)
+            tolerance = tolerance_of(distances)
         for k, part in enumerate(samples.parts(rows)):
             shared: dict[str, Any] = {"tolerance": tolerance, "moments": moments}
             if self.reverse:
                 seeds = [seed * CALL + k * rows + i for i in range(len(part))]
                 denoise = after(part.first, self.network.with_gradient(part.condition))
-                made = sketch(arrays, theta, denoise, self.d, part.x_T, part.y, seeds=seeds, **shared)
+                made = sketch(arrays, theta, denoise, self.d, part.x_T, part.y, seeds=seeds, whole=whole, **shared)
             else:
                 shared |= {"rows": self.network.microbatch or ROWS, "perturbation": self.network.perturbation}
                 denoise = after(part.first, self.network.under(part.condition))
@@ -143,9 +152,12 @@ class Objective:
         few = self.train.at(slice(TRIED))
         sigma = torch.full((len(few),), tried.level).to(few.y)
         x = few.y + few.x_T * (tried.level / self.sigma_max)
-        made, taken = differentiable(self.network.with_gradient(few.condition), x, sigma, tried.moves)
+        reason, taken = differentiable(self.network.with_gradient(few.condition), x, sigma, tried.moves)
         self.evaluations += taken * len(few)
-        return made
+        if reason:
+            text = f"derivatives are differences of network calls, which takes more of them than reverse mode: {reason}"
+            warnings.warn(text, Notice, stacklevel=2)
+        return not reason
 
     def _gradient_rows(self) -> int:
         """Rows of a call with a gradient whose activations take at most ``ROOM``; the same on every machine."""

@@ -17,7 +17,8 @@ from torch import Tensor
 class Quadratic:
     """At some parameters: loss, gradient [p] and curvature [p, p] of half of it, network evaluations a sample.
 
-    And the tolerance that the loss was taken with, and the distance of each sample [B], without it.
+    And the tolerance that the loss was taken with, and the distance of each sample [B], without it. A piece of a batch
+    has rows [k, p] too: the mean of the pieces' rows, times itself, is curvature of the whole batch.
     """
 
     loss: float
@@ -26,6 +27,7 @@ class Quadratic:
     evaluations: int
     tolerance: float
     distances: Tensor
+    rows: Tensor | None = None
 
     @property
     def finite(self) -> bool:
@@ -38,6 +40,10 @@ def mean(parts: Sequence[Quadratic]) -> Quadratic:
     share = [len(part.distances) / len(distances) for part in parts]
     gradient = torch.stack([w * part.gradient for w, part in zip(share, parts, strict=True)]).sum(0)
     curvature = torch.stack([w * part.curvature for w, part in zip(share, parts, strict=True)]).sum(0)
+    rows = [w * part.rows for w, part in zip(share, parts, strict=True) if part.rows is not None]
+    if rows:
+        whole = torch.stack(rows).sum(0)
+        curvature = curvature + whole.T @ whole
     loss, first = sum(w * part.loss for w, part in zip(share, parts, strict=True)), parts[0]
     return Quadratic(loss, gradient, curvature, first.evaluations, first.tolerance, distances)
 

@@ -169,7 +169,7 @@ class Run:
             self.judge(stream, likely, val)
             if near < GAIN * self.mark[1]:
                 self.mark = (k + 1, near)
-            self.history.append({"round": k, "batch": batch, "loss": loss, "val_loss": val,
+            self.history.append({"round": len(self.history), "batch": batch, "loss": loss, "val_loss": val,
                                  "evaluations": self.objective.evaluations, "weights": weights(stream)})  # fmt: skip
             self.round = k + 1
             self.save()
@@ -210,7 +210,7 @@ class Run:
     def notes(self) -> list[str]:
         """What would have helped: more rounds, more samples."""
         found, objective = [], self.objective
-        if self.history and self.mark[0] == len(self.history):
+        if self.round and self.mark[0] == self.round:
             found.append(f"the held-out loss still fell in round {len(self.history)}, the last; more rounds would help")
         few = slice(min(NOTED, len(objective.train), len(objective.held_out)))
         trained, held_out = (objective.distances(self.best, part.at(few)).log()
@@ -254,7 +254,7 @@ class Run:
         self.best_loss, self.start_loss = numbers["best_loss"], numbers["start_loss"]
         self.safe, self.likely, self.held_out.last = tensors["safe"], tensors["likely"], tensors["last"]
         self.held_out.tolerance = numbers["tolerance"]
-        self.objective.evaluations, self.started = numbers["evaluations"], self.started - numbers["seconds"]
+        self.objective.evaluations, self.started = numbers["evaluations"], time.perf_counter() - numbers["seconds"]
         for lane, found in numbers["streams"].items():
             parts = {key.removeprefix(f"{lane}."): t for key, t in tensors.items() if key.startswith(f"{lane}.")}
             begin = self.plan.starts[self.lanes[int(lane)]]

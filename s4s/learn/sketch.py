@@ -14,9 +14,11 @@ from torch import Tensor
 
 from s4s.errors import Error
 from s4s.learn.distance import Distance
+from s4s.learn.moments import Whole
 from s4s.learn.moments import moments as moments_of
 from s4s.learn.quadratic import Quadratic
 from s4s.learn.robust import robust, shares, tolerance_of
+from s4s.learn.seeded import generator
 from s4s.solver import Arrays, Denoise, ask
 
 MOMENT_PULLS = 4  # projections of the curvature of a batch's moments, each of rank one
@@ -35,6 +37,7 @@ def sketch(
     seeds: Sequence[int] | None = None,
     tolerance: float | None = float("inf"),
     moments: float = 0.0,
+    whole: Whole | None = None,
     projections: int = 1,
 ) -> Quadratic:
     """Linearise the mean robust distance of the samples to ``y``, and their batch's moments, in the parameters.
@@ -42,6 +45,7 @@ def sketch(
     Args:
         arrays, theta, denoise, d, x_T, y, tolerance, moments: as ``gauss_newton`` takes them.
         seeds: [B] of each sample's random signs.
+        whole: the moments of the batch that the samples are a piece of; None where they are all of it.
         projections: pulls for the curvature; its error falls with the root of B times their number.
     """
     theta = theta.detach().requires_grad_(True)
@@ -55,7 +59,9 @@ def sketch(
         each = d.between(features, target).double()
         tolerance = tolerance_of(each.detach()) if tolerance is None else tolerance
         loss = robust(each, tolerance).mean()
-        gap = moments_of(features) - moments_of(target) if moments else None
+        gap = None
+        if moments:
+            gap = moments_of(features) - moments_of(target) if whole is None else whole.about(features)
         loss = loss if gap is None else loss + moments * gap.square().sum(0).mean()
         (slope,) = torch.autograd.grad(loss / 2, features, retain_graph=True)
 
@@ -74,13 +80,17 @@ def sketch(
     for k in range(projections):
         s = pull(_signs(seeds or range(len(x_T)), k, features) * root.to(features))
         curvature += s.T @ s / features.numel() / projections
-    for k in range(MOMENT_PULLS if gap is not None else 0):
-        assert gap is not None
-        v = _signs([(seeds or [0])[0]] * 2, -1 - k, gap)
-        s = pull(torch.autograd.grad(gap, features, v, retain_graph=True)[0], each=False)
-        curvature += moments * torch.outer(s, s) / features.shape[1] / MOMENT_PULLS
-    pulls = 1 + projections + (MOMENT_PULLS if moments else 0)
-    return Quadratic(loss.item(), gradient, curvature, numbers[0].numel() * (1 + pulls), tolerance, each.detach().cpu())
+    pulls, rows = 1 + projections, None
+    if gap is not None:
+        first = whole.seed if whole is not None else (seeds or [0])[0]
+        signs = [_signs([first] * 2, -1 - k, gap) for k in range(MOMENT_PULLS)]
+        slopes = [torch.autograd.grad(gap, features, v, retain_graph=True)[0] for v in signs]
+        rows = (moments / features.shape[1] / MOMENT_PULLS) ** 0.5 * torch.stack([pull(v, each=False) for v in slopes])
+        pulls += MOMENT_PULLS
+    if rows is not None and whole is None:
+        curvature, rows = curvature + rows.T @ rows, None
+    evaluations, distances = numbers[0].numel() * (1 + pulls), each.detach().cpu()
+    return Quadratic(loss.item(), gradient, curvature, evaluations, tolerance, distances, rows)
 
 
 def _of_each_sample(array: Tensor, x_T: Tensor) -> Tensor:
@@ -113,15 +123,15 @@ def _signs(seeds: Sequence[int], k: int, like: Tensor) -> Tensor:
     """Random signs in the shape of ``like``; those of a row hang on its seed and on ``k`` alone."""
     rows = []
     for seed in seeds:
-        generator = torch.Generator().manual_seed(seed * 64 + k + 8)
-        rows.append(torch.randint(0, 2, like.shape[1:], generator=generator, dtype=torch.int8) * 2 - 1)
+        draw = generator(seed * 64 + k + 8)
+        rows.append(torch.randint(0, 2, like.shape[1:], generator=draw, dtype=torch.int8) * 2 - 1)
     return torch.stack(rows).to(like)
 
 
-def differentiable(denoise: Denoise, x: Tensor, sigma: Tensor, levels: bool = True) -> tuple[bool, int]:
-    """Whether reverse mode tells how the network's output moves with its input and, with ``levels``, its level.
+def differentiable(denoise: Denoise, x: Tensor, sigma: Tensor, levels: bool = True) -> tuple[str, int]:
+    """Why reverse mode does not tell how the network's output moves with its input and, with ``levels``, its level.
 
-    It does not where the network's time is rounded or looked up in a table, or a part of it is cut from the graph. A
+    It cannot where the network's time is rounded or looked up in a table, or a part of it is cut from the graph. A
     difference of two calls is the measure, for each of the arguments. In half precision or tf32 a small difference
     drowns in rounding and a large one bends, so it counts if one of several sizes agrees.
 
@@ -129,11 +139,11 @@ def differentiable(denoise: Denoise, x: Tensor, sigma: Tensor, levels: bool = Tr
         x, sigma: [B, ...] states and [B] their levels.
 
     Returns:
-        The answer, and the network evaluations a sample that it took.
+        The reason, empty where it does, and the network evaluations a sample that it took.
     """
     draw = torch.Generator().manual_seed(0)
     way = torch.randn(x.shape, generator=draw).to(x) * sigma.reshape(-1, *[1] * (x.ndim - 1))
-    taken = 0
+    taken, names = 0, ("input", "level")
     for k, move in enumerate((way, sigma)[: 1 + levels]):
         given = [x.detach().clone(), sigma.detach().clone()]
         given[k].requires_grad_(True)
@@ -141,16 +151,20 @@ def differentiable(denoise: Denoise, x: Tensor, sigma: Tensor, levels: bool = Tr
         for size in MOVES:
             try:
                 D = denoise(*given)
+                if not D.requires_grad:
+                    return "the network's output is cut from the graph", taken
                 with torch.no_grad():
                     moved = denoise(*(z + size * move if z is given[k] else z for z in given)) - D
                 (slope,) = torch.autograd.grad(D, given[k], moved, allow_unused=True)
-            except (RuntimeError, Error):
-                return False, taken
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, Error) as error:
+                return (str(error).splitlines() or [type(error).__name__])[0], taken
             taken += 3
             told = 0.0 if slope is None else size * (slope * move).sum().item()
             square = moved.square().sum().item()
             if agreed := TRUSTED * square < told < square / TRUSTED:
                 break
         if not agreed:
-            return False, taken
-    return True, taken
+            return f"gradients by the {names[k]} are not what differences of outputs say", taken
+    return "", taken

@@ -15,6 +15,7 @@ from s4s.learn.objective import Objective, Samples
 from s4s.learn.quadratic import Memory, Quadratic, step
 from s4s.learn.robust import robust
 from s4s.learn.schedule import SMALL
+from s4s.learn.seeded import generator
 from s4s.solver import Solver
 
 DAMPING, LEAST, MOST = 1e-2, 1e-6, 1e4
@@ -150,5 +151,5 @@ def draw(seed: int, first: int, count: int, n: int) -> Tensor:
     """Indices ``first`` to ``first + count - 1`` of an endless row of seeded permutations of ``n`` samples."""
     found = []
     for turn in range(first // n, (first + count - 1) // n + 1):
-        found.append(torch.randperm(n, generator=torch.Generator().manual_seed(seed * 1_000_003 + turn)))
+        found.append(torch.randperm(n, generator=generator(seed * 1_000_003 + turn)))
     return torch.cat(found)[first % n :][:count]

@@ -44,6 +44,10 @@ class Unfinished:
         self.path = None if path is None else Path(path)
         self.identity = json.loads(json.dumps(identity))
 
+    def beside(self, name: str) -> Unfinished:
+        """The file of a further part of the same fit."""
+        return Unfinished(self.path and self.path.with_name(f"{self.path.name}.{name}"), self.identity)
+
     def load(self) -> State | None:
         """The state to go on from; None, with a ``Notice``, if the file is damaged or of another fit."""
         if self.path is None or not self.path.exists():

@@ -26,7 +26,7 @@ OWN = Path("methods")  # where files of methods of one's own are, beside the fol
 SETTINGS = {"train": "train", "teacher_nfe": "teacher", "distance": "", "moments": "moments", "rounds": "rounds",
             "decoupled": ""}  # fmt: skip
 """What an entry of ``learned.methods`` may have of its own, and how the names of its cells begin to say it."""
-CODE = {"train": 1, "textbook": 1, "teacher": 1, "fit": 1, "sample": 1, "features": 1, "score": 2}
+CODE = {"train": 1, "textbook": 1, "teacher": 1, "fit": 2, "sample": 1, "features": 1, "score": 2}
 """Of each stage; one more with a change of the code that changes its results, so that older ones are made again."""
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 import s4s
-from s4s.errors import Error
+from s4s.errors import Error, Notice
 from s4s.guidance import guided, merge_guidance, split_guidance
+from s4s.learn.distances import distance
 from s4s.learn.family import family
+from s4s.learn.moments import gap
 from s4s.learn.skip import budget, without
 from s4s.solver import Denoise, ask, in_order, solver_from_dict
 
@@ -159,10 +162,47 @@ def test_a_fit_learns_guidance_below_the_constant_scale(teacher: s4s.TeacherSet,
 
 
 def test_a_fit_within_a_budget_of_calls(teacher: s4s.TeacherSet) -> None:
-    made = s4s.fit(start(nfe=4, order=2), DENOISE, teacher, "s4s-cfg-skip", family="columns", rounds=1, validation=32)
+    options: dict[str, Any] = {"family": "columns", "rounds": 1, "validation": 32}
+    with pytest.warns(Notice, match="still fell in round 2, the last; more rounds would help"):
+        made = s4s.fit(start(nfe=4, order=2), DENOISE, teacher, "s4s-cfg-skip", **options)
     assert made.solver.calls == 6
     assert made.val_loss < made.start_loss
     assert made.solver.provenance["calls"] == 6
+
+
+def test_the_loss_within_a_budget_counts_moments(teacher: s4s.TeacherSet) -> None:
+    options = {"family": "columns", "rounds": 1, "validation": 32, "moments": 30.0, "distance": "l2"}
+    made = s4s.fit(start(nfe=4, order=2), DENOISE, teacher, "s4s-cfg-skip", **options)
+    d, x = distance("l2"), s4s.sample(made.solver, DENOISE, teacher.x_T[-32:])
+    pair = d.features(x), d.features(teacher.y[-32:])
+    assert made.val_loss == pytest.approx(d.between(*pair).mean().item() + 30 * gap([pair]))
+
+
+def test_a_killed_fit_within_a_budget_goes_on(teacher: s4s.TeacherSet, tmp_path: Path) -> None:
+    """In either of its two parts; rounds are counted through, and so are seconds."""
+    options: dict[str, Any] = {"family": "columns", "rounds": 2, "validation": 32}
+    where, calls, limit, parts = tmp_path / "a", [0], 10**9, list[int]()
+
+    def mortal(x: Tensor, sigma: Tensor) -> Tensor:
+        calls[0] += 1
+        if calls[0] > limit:
+            raise KeyboardInterrupt
+        return with_(x, sigma)
+
+    def fit(**more: Any) -> s4s.FitResult:
+        calls[0] = 0
+        return s4s.fit(start(nfe=4, order=2), guided(mortal, none, SCALE), teacher, "s4s-cfg-skip", **options, **more)
+
+    whole, again = fit(), None
+    limit = calls[0] // 6
+    while again is None and len(parts) < 20:
+        try:
+            again = fit(resume=where)
+        except KeyboardInterrupt:
+            parts.append(len([*tmp_path.iterdir()]))
+    assert again is not None and min(parts.count(1), parts.count(2)) >= 2 and not [*tmp_path.iterdir()]
+    assert again.solver.to_dict() == whole.solver.to_dict() and again.evaluations == whole.evaluations
+    assert [one["round"] for one in again.history] == [0, 1, 2, 3] and again.history == whole.history
 
 
 def test_what_a_fit_of_guidance_needs(teacher: s4s.TeacherSet) -> None:

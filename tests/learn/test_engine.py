@@ -14,9 +14,13 @@ import s4s
 from s4s.errors import Notice
 from s4s.learn.distances import distance
 from s4s.learn.family import family
+from s4s.learn.frozen import Frozen
 from s4s.learn.jacobian import gauss_newton
 from s4s.learn.memory import SavedBytes, recompute
+from s4s.learn.objective import Objective, Tried
+from s4s.learn.seeded import generator
 from s4s.learn.sketch import differentiable, sketch
+from s4s.learn.stream import draw
 from s4s.models.ddpmpp import UNetConfig
 from s4s.models.edm import EDMNetwork
 from s4s.solver import Denoise
@@ -76,6 +80,44 @@ def test_reverse_mode_is_left_where_it_cannot_go(teacher: s4s.TeacherSet) -> Non
     for method, expected in (("s4s", "reverse mode"), ("ld3", "forward differences")):  # S4S leaves the levels
         found = s4s.fit([start], embedded, teacher, method, rounds=2)
         assert found.solver.provenance["derivatives"] == expected and found.val_loss <= found.start_loss
+
+
+def test_differences_are_announced_once(teacher: s4s.TeacherSet) -> None:
+    start = s4s.solver("ipndm", s4s.grid("edm", PROCESS, 4))
+    with pytest.warns(
+        Notice, match="derivatives are differences of network calls.*: the network's output is cut"
+    ) as said:
+        s4s.fit([start], lambda x, sigma: denoise(x.detach(), sigma), teacher, "s4s", rounds=1)
+    assert sum("derivatives" in str(one.message) for one in said) == 1
+
+    def full(x: Tensor, sigma: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("full")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        differentiable(full, teacher.x_T, torch.ones(len(teacher)))
+
+
+@pytest.mark.parametrize("moments", [0.0, 3.0])
+def test_pieces_of_a_batch_make_the_model_of_the_whole(moments: float, teacher: s4s.TeacherSet) -> None:
+    """Of its moments too, which are no mean of the pieces' own."""
+    made = family(s4s.solver("ipndm", s4s.grid("edm", PROCESS, 4)), "lms")
+    objective = Objective(Frozen(denoise, None, 1e-3), distance("l1"), teacher, 32, Tried(1.0, False))
+    whole, pieces = [], []
+    for rows, kept in ((96, whole), (20, pieces)):
+        objective.gradient_rows = rows
+        model = objective.linearise(made.arrays, made.theta, objective.train, 7, moments)
+        kept += [model.gradient, model.curvature, torch.tensor(model.loss), model.distances]
+    torch.testing.assert_close(pieces, whole)
+
+
+def test_seeds_may_be_dates(teacher: s4s.TeacherSet) -> None:
+    """A seed is multiplied up on its way to the signs of a sample; small ones draw what they always have."""
+    start = s4s.solver("ipndm", s4s.grid("edm", PROCESS, 4))
+    found = s4s.fit([start], denoise, teacher, "s4s", rounds=1, seed=20_240_101)
+    assert found.val_loss < found.start_loss
+    assert generator(5 + 2**64).initial_seed() == generator(5).initial_seed() == 5
+    drawn = torch.randperm(9, generator=torch.Generator().manual_seed(3 * 1_000_003))
+    assert torch.equal(draw(3, 0, 9, 9), drawn) and len(draw(10**40, 0, 9, 9)) == 9
 
 
 def test_a_fit_that_may_move_the_grid_races_textbook_starts(teacher: s4s.TeacherSet) -> None:
@@ -151,4 +193,5 @@ def by_table(x: Tensor, sigma: Tensor) -> Tensor:
 @pytest.mark.parametrize("level", [0.1, 1.0, 10.0])
 def test_reverse_mode_is_believed_where_it_is_right(network: Denoise, expected: bool, level: float) -> None:
     x = level * torch.randn(4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    assert differentiable(network, x, torch.full((4,), level).double())[0] == expected
+    reason, taken = differentiable(network, x, torch.full((4,), level).double())
+    assert (not reason) == expected and taken % 3 == 0

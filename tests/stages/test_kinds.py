@@ -138,6 +138,7 @@ def test_the_network_hangs_on_its_kind_alone() -> None:
     """Guidance leaves the network; classes, process and latents do not. What `digits` is made from has not changed."""
     plain = small.bench().config
     assert asked.made_from(plain, "train") == {"model": plain["model"], "code": 1}
+    assert asked.made_from(plain, "fit")["code"] == 2, "solvers of the engine before are made again"
     guided, other = (small.bench(model={"classes": "uniform", "guidance": g}).config for g in (2.0, 4.0))
     assert asked.made_from(guided, "train") == asked.made_from(other, "train")
     assert asked.made_from(guided, "teacher") != asked.made_from(other, "teacher")
