@@ -157,7 +157,7 @@ def differentiable(denoise: Denoise, x: Tensor, sigma: Tensor, levels: bool = Tr
                     moved = denoise(*(z + size * move if z is given[k] else z for z in given)) - D
                 (slope,) = torch.autograd.grad(D, given[k], moved, allow_unused=True)
             except torch.OutOfMemoryError:
-                raise
+                return "its activations do not fit into memory", taken
             except (RuntimeError, Error) as error:
                 return (str(error).splitlines() or [type(error).__name__])[0], taken
             taken += 3

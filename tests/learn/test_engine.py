@@ -93,8 +93,7 @@ def test_differences_are_announced_once(teacher: s4s.TeacherSet) -> None:
     def full(x: Tensor, sigma: Tensor) -> Tensor:
         raise torch.OutOfMemoryError("full")
 
-    with pytest.raises(torch.OutOfMemoryError):
-        differentiable(full, teacher.x_T, torch.ones(len(teacher)))
+    assert differentiable(full, teacher.x_T, torch.ones(len(teacher)))[0] == "its activations do not fit into memory"
 
 
 @pytest.mark.parametrize("moments", [0.0, 3.0])
