@@ -18,10 +18,11 @@ PREDICTION, MANY, SHARE = 1e-6, 1e-3, 0.5
 
 
 @pytest.fixture
-def example(monkeypatch: pytest.MonkeyPatch) -> Any:
+def example(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """Import by name, as it is from the folder of the examples; skipped where its library is not installed."""
     pytest.importorskip("matplotlib")
     monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.chdir(tmp_path)  # sbi writes its logs to where one stands
 
     def named(name: str) -> Any:
         for module in imported(FOLDER / f"{name}.py") - {"compare", "s4s", "torch", *sys.stdlib_module_names}:
