@@ -13,6 +13,7 @@ from broken import unbroken as unbroken
 from commands import commands as commands
 from hostile import CANARY
 from whole_run import finished as finished
+from whole_run import rerun as rerun
 
 from s4s.cli.main import main
 

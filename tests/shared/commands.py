@@ -71,5 +71,5 @@ def once(factory: pytest.TempPathFactory, name: str) -> Iterator[tuple[Path, boo
     folder.mkdir(exist_ok=True)
     with folder.with_suffix(".made").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield folder, lock.tell() == 0
+        yield folder, os.fstat(lock.fileno()).st_size == 0  # now: where it was opened another may have had the lock
         lock.write("yes")

@@ -47,8 +47,8 @@ def test_a_run_ends_with_every_result(finished: Path) -> None:
     assert not list(folder.rglob(".*")), "temporary files were left behind"
 
 
-def test_a_second_run_does_nothing(finished: Path, commands: Commands) -> None:
-    again = commands.snakemake(finished, "--configfile", str(TINY))
+def test_a_second_run_does_nothing(rerun: Path, commands: Commands) -> None:
+    again = commands.snakemake(rerun, "--configfile", str(TINY))
     assert "Nothing to be done" in again.stdout + again.stderr
     assert "workflow specific profile" in again.stderr and "profiles/default" in again.stderr, "it is found unasked"
 
@@ -61,13 +61,13 @@ def changed(where: Path, old: str, new: str) -> str:
     return str(where / "changed.yaml")
 
 
-def test_a_changed_value_reruns_only_what_depends_on_it(finished: Path, tmp_path: Path, commands: Commands) -> None:
+def test_a_changed_value_reruns_only_what_depends_on_it(rerun: Path, tmp_path: Path, commands: Commands) -> None:
     config = changed(tmp_path, "rounds: 1", "rounds: 2")
-    plan = commands.snakemake(finished, "--configfile", config, "-n").stdout
+    plan = commands.snakemake(rerun, "--configfile", config, "-n").stdout
     assert "rule fit" in plan and "rule sample_learned" in plan and "rule features_learned" in plan
     for untouched in ("rule train", "rule teacher", "rule sample_classical", "rule features_classical", "textbook"):
         assert untouched not in plan, untouched
-    again = commands.snakemake(finished, "--configfile", str(TINY))
+    again = commands.snakemake(rerun, "--configfile", str(TINY))
     assert "Nothing to be done" in again.stdout + again.stderr, "a dry run of another config leaves no trace"
 
 
@@ -212,8 +212,8 @@ def test_main_reports_errors_without_traceback(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().err == "s4s: missing.json: cannot read the solver file: No such file or directory\n"
 
 
-def test_the_cluster_profile_resolves(finished: Path, commands: Commands) -> None:
+def test_the_cluster_profile_resolves(rerun: Path, commands: Commands) -> None:
     profile = str(ROOT / "workflow" / "profiles" / "slurm")
-    planned = commands.snakemake(finished, "--configfile", str(TINY), "-n", "--workflow-profile", profile, "--forceall")
+    planned = commands.snakemake(rerun, "--configfile", str(TINY), "-n", "--workflow-profile", profile, "--forceall")
     assert planned.returncode == 0, planned.stderr
     assert "rule fit" in planned.stdout

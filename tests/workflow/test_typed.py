@@ -37,13 +37,12 @@ def test_values_change_those_of_the_default(tmp_path: Path, commands: Commands) 
     assert found["fit"] == len(learned) == 24 and "sample_learned" not in found
 
 
-def test_values_change_those_of_a_configfile(finished: Path, tmp_path: Path, commands: Commands) -> None:
+def test_values_change_those_of_a_configfile(rerun: Path, tmp_path: Path, commands: Commands) -> None:
     """What they mean is in the config that every command reads; what they touch runs again, and nothing else."""
-    shutil.copytree(finished, tmp_path / "copy")
     file = ("--configfile", str(TINY))
-    again = commands.snakemake(tmp_path / "copy", *QUIET, *file, "--config", "learned={rounds: 1}", "nfe=[4]")
+    again = commands.snakemake(rerun, *QUIET, *file, "--config", "learned={rounds: 1}", "nfe=[4]")
     assert "Nothing to be done" in again.stdout + again.stderr, "the same values, as text"
-    planned = commands.snakemake(tmp_path / "copy", *QUIET, *file, "--config", "learned={rounds: 2}")
+    planned = commands.snakemake(rerun, *QUIET, *file, "--config", "learned={rounds: 2}")
     assert {"fit", "evaluate_learned", "table"} <= jobs(planned.stdout + planned.stderr).keys() <= {
         "fit", "sample_learned", "sample_learned_s4s_alt_ss2", "features_learned", "features_learned_s4s_alt_ss2",
         "evaluate_learned", "evaluate_learned_s4s_alt_ss2", "table", "figure", "all", "total"}  # fmt: skip
@@ -94,7 +93,7 @@ def test_the_workflow_runs_from_any_folder_into_any_folder(tmp_path: Path, comma
     assert planned.returncode == 0 and jobs(planned.stdout + planned.stderr)["train"] == 3, "the default config"
 
 
-def test_every_stage_is_a_place_to_stop(finished: Path, tmp_path: Path, commands: Commands) -> None:
+def test_every_stage_is_a_place_to_stop(rerun: Path, tmp_path: Path, commands: Commands) -> None:
     """By the names in the docs; what is planned is that stage and what it needs."""
     before: set[str] = set()
     for stage in STAGES:
@@ -106,7 +105,7 @@ def test_every_stage_is_a_place_to_stop(finished: Path, tmp_path: Path, commands
         before |= found
     assert before == {*STAGES}
     for target in ("sample", "features", "evaluate"):
-        done = commands.snakemake(finished, "--configfile", str(TINY), "--", target)
+        done = commands.snakemake(rerun, "--configfile", str(TINY), "--", target)
         assert "Nothing to be done" in done.stdout + done.stderr, target
 
 
@@ -126,12 +125,12 @@ def test_a_dry_run_can_be_read(tmp_path: Path, commands: Commands) -> None:
     assert len(lines) < 100 and all(len(line) < 100 for line in table) and "fit" in jobs("\n".join(table))
 
 
-def test_snakemakes_report_holds_the_results(finished: Path, tmp_path: Path, commands: Commands) -> None:
-    made = commands.snakemake(finished, "--configfile", str(TINY), "--report", str(tmp_path / "r.zip"))
+def test_snakemakes_report_holds_the_results(rerun: Path, tmp_path: Path, commands: Commands) -> None:
+    made = commands.snakemake(rerun, "--configfile", str(TINY), "--report", str(tmp_path / "r.zip"))
     assert made.returncode == 0, made.stdout + made.stderr
     with zipfile.ZipFile(tmp_path / "r.zip") as file:
         held = {Path(name).name: file.read(name) for name in file.namelist() if "/data/raw/" in name}
-    folder = finished / "results" / "tiny"
+    folder = rerun / "results" / "tiny"
     figures = ("fid_vs_nfe", "solvers", "samples", "loss_vs_fid")
     assert {*held} == {"report.html", "fid.csv", "summary.csv", *(f"{name}.png" for name in figures)}
     for name in ("report.html", *(f"figures/{name}.png" for name in figures)):
