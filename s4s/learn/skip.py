@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from s4s.errors import Error
@@ -13,9 +15,14 @@ JUDGED = 128  # held-out samples that tell what a call buys
 SHARE = 0.75  # of the calls with both outputs everywhere, which are kept unless a budget is given
 
 
+def at_most(share: float, nfe: int) -> int:
+    """The most calls a sample that are no more than a share of two an evaluation; one an evaluation at the least."""
+    return max(nfe, math.floor(2 * share * nfe + 1e-9))
+
+
 def budget(nfe: int, calls: int | None) -> int:
     """Calls a sample that are kept."""
-    calls = round(2 * SHARE * nfe) if calls is None else calls
+    calls = at_most(SHARE, nfe) if calls is None else calls
     if not nfe <= calls <= 2 * nfe:
         raise Error(f"calls = {calls} is not possible at {nfe} evaluations: they take {nfe} to {2 * nfe} network calls")
     return calls

@@ -20,6 +20,7 @@ from s4s.learn.frozen import Frozen
 from s4s.learn.jacobian import PERTURBATION
 from s4s.learn.methods import METHODS
 from s4s.learn.relaxed import relaxed_distances
+from s4s.learn.skip import at_most
 from s4s.learn.teacher import TeacherSet
 from s4s.models.model import identity
 from s4s.solver import Denoise, Solver
@@ -212,7 +213,7 @@ def _fit_curve(bench: Bench, members: list[Cell]) -> None:
 def _budget(bench: Bench, cell: Cell) -> int | None:
     """Network calls that a method which leaves some out may make; None for others, and for its own default."""
     share = bench.config["learned"].get("calls")
-    return round(2 * share * cell.nfe) if share and cell.method in METHODS and METHODS[cell.method].skips else None
+    return at_most(share, cell.nfe) if share and cell.method in METHODS and METHODS[cell.method].skips else None
 
 
 def _compared(bench: Bench, spec: Any) -> tuple[list[Path], dict[str, str]]:
