@@ -96,6 +96,7 @@ def figure(config: Path, results: Path) -> None:
     draw: dict[str, Callable[[Path], list[Path]]] = {
         "fid_vs_nfe": lambda stem: report.draw_fid(files, stem),
         "fid_vs_calls": lambda stem: report.draw_fid(files, stem, "calls"),
+        "imitation": lambda stem: report.draw_imitation(files, stem),
         "gains": lambda stem: report.draw_gains(files, stem),
         "solvers": lambda stem: report.draw_solvers(shown(), folder / "solvers", stem),
         "samples": lambda stem: report.draw_samples(shown(), folder / "features", stem),

@@ -102,7 +102,8 @@ def fit(
         perturbation: of the network's input in derivatives, see ``gauss_newton``.
         checkpoint: with radius > 0, whether the backward pass computes each evaluation again instead of keeping its
             activations; None does so for those that do not fit into half of the free memory.
-        calls: network calls a sample that ``s4s-cfg-skip`` leaves; by default at most three quarters of two an evaluation.
+        calls: network calls a sample that ``s4s-cfg-skip`` leaves; by default at most three quarters of two an
+            evaluation.
         resume: a file that holds the fit while it runs. A killed fit goes on from it when called again, to the result
             of an unbroken one; a file of another fit is ignored, with a ``Notice``. ``microbatch`` may change.
 

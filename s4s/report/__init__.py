@@ -15,7 +15,7 @@ from s4s.report.ablations import draw_size
 from s4s.report.anatomy import draw_solvers
 from s4s.report.choose import Choice, choose
 from s4s.report.course import draw_course
-from s4s.report.curves import draw_fid, draw_gains, draw_loss
+from s4s.report.curves import draw_fid, draw_gains, draw_imitation, draw_loss
 from s4s.report.data import collect, write_fid_csv
 from s4s.report.html import write_report
 from s4s.report.kinds import write_kinds
@@ -30,6 +30,7 @@ __all__ = [
     "draw_course",
     "draw_fid",
     "draw_gains",
+    "draw_imitation",
     "draw_loss",
     "draw_radius",
     "draw_samples",

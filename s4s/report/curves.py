@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from s4s.errors import Error
 from s4s.report.data import Score, read_records, scores, to_frame
 from s4s.report.gains import pairs
+from s4s.report.imitation import compared
 from s4s.report.labels import method_label, ordered, others, schedule_label, solver_label, start_label
 from s4s.report.protocol import fid_name
 from s4s.report.style import METHOD_COLOR, dashes, drawing, markers, method_colors, save, tints
@@ -32,7 +33,10 @@ def draw_fid(metrics_files: Iterable[Path], stem: Path, against: str = "nfe") ->
         ``stem.png`` and ``stem.pdf``.
     """
     records = read_records(metrics_files)
-    found = scores(to_frame(records))
+    return _draw(scores(to_frame(records)), stem, against, f"{fid_name(records)} (log scale; lower is better)")
+
+
+def _draw(found: Sequence[Score], stem: Path, against: str, label: str) -> list[Path]:
     with drawing():
         figure = Figure(figsize=(5.6, 4.4))
         axes = figure.add_subplot()
@@ -42,10 +46,24 @@ def draw_fid(metrics_files: Iterable[Path], stem: Path, against: str = "nfe") ->
         axes.set_xticks(ticks or sorted({getattr(score, against) for score in found}))
         axes.margins(y=0.08)
         axes.set_xlabel(f"network {'evaluations per sample (NFE)' if against == 'nfe' else 'calls per sample'}")
-        _log(axes, "y", f"{fid_name(records)} (log scale; lower is better)")
+        _log(axes, "y", label)
         axes.grid(axis="y")
         figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.92, 0.9), handlelength=2.6)
         return save(figure, stem)
+
+
+def draw_imitation(metrics_files: Iterable[Path], stem: Path) -> list[Path]:
+    """FID to the teacher's own samples against network calls, or NFE where they are the same.
+
+    Raises:
+        Error: the teacher was not compared with.
+    """
+    records = read_records(metrics_files)
+    found = compared(scores(to_frame(records)))
+    if not found:
+        raise Error("no cell was compared with the teacher's samples; put teacher into score.metrics")
+    against = "nfe" if any(score.calls is None for score in found) else "calls"
+    return _draw(found, stem, against, "FID to the teacher's samples (log scale; lower is better)")
 
 
 def draw_loss(metrics_files: Iterable[Path], stem: Path) -> list[Path]:

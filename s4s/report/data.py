@@ -34,8 +34,11 @@ COLUMNS = [
     "sample_seconds",
     "metrics_file",
 ]
-EXTRA = ["radius", "calls", "fid_within_classes", "class_accuracy", "unseen"]
-"""Columns after those, where a benchmark has them: of several radii, of guidance, and of classes."""
+EXTRA = ["radius", "calls", "fid_within_classes", "class_accuracy", "fid_to_teacher", "distance_to_teacher", "unseen"]
+"""Columns after those, where a benchmark has them: of several radii, guidance, classes, the teacher's samples."""
+JUDGED = {"within": "fid_within_classes", "accuracy": "class_accuracy",
+          "to_teacher": "fid_to_teacher", "off_teacher": "distance_to_teacher"}  # fmt: skip
+"""What else than the FID a score may have, and its column."""
 ROW = ["method", "solver", "schedule", "family", "order"]
 """What a row of the FID table is: everything but the NFE and the seed of the fit."""
 
@@ -66,6 +69,8 @@ class Score:
         calls: network calls a sample, where an evaluation may be two.
         settings: what the row has of its own besides, as words; empty for most.
         within, accuracy: mean FID within a class, and share of samples of the class asked for; means over fit seeds.
+        to_teacher, off_teacher: FID to the teacher's own samples, and mean squared distance of features to its sample
+            of the same noise; means over fit seeds.
         unseen: whether it is of a curve that is not fitted on this NFE.
     """
 
@@ -83,6 +88,8 @@ class Score:
     settings: str = ""
     within: float | None = None
     accuracy: float | None = None
+    to_teacher: float | None = None
+    off_teacher: float | None = None
     unseen: bool = False
 
     @property
@@ -222,9 +229,9 @@ def _score(cells: Sequence[Mapping[str, Any]]) -> Score:
     fid = pd.Series([cell["fid"] for cell in cells], dtype="float64")
     row = {key: cells[0][key] for key in [*ROW, "nfe", "radius", "calls", "settings"]}
     names = tuple(Path(cell["metrics_file"]).stem for cell in cells)
-    within, accuracy = (_mean(cells, key) for key in ("fid_within_classes", "class_accuracy"))
+    judged: dict[str, Any] = {name: _mean(cells, key) for name, key in JUDGED.items()}
     std, unseen = float(fid.std()) if len(cells) > 1 else None, bool(cells[0]["unseen"])
-    made = Score(**row, fid=float(fid.mean()), std=std, cells=names, within=within, accuracy=accuracy)
+    made = Score(**row, fid=float(fid.mean()), std=std, cells=names, **judged)
     return replace(made, unseen=unseen)
 
 

@@ -21,6 +21,7 @@ from s4s.report.claims import claims_table
 from s4s.report.classes import classes_table
 from s4s.report.data import Record, read_records, scores, to_frame
 from s4s.report.gains import gains_table
+from s4s.report.imitation import compared, imitation_table
 from s4s.report.labels import method_label, start_label
 from s4s.report.origin import Origin, origin
 from s4s.report.protocol import feature_space, shared, warnings
@@ -50,6 +51,10 @@ _CAPTIONS = {
     "radius": "Held-out distance to the teacher (top) and FID (bottom) against the radius r of the relaxed objective, "
     "in units of sigma_T. Solid: noises as they were drawn. Dashed: each noise at the best place within its ball.",
 }
+_TEACHER = (
+    "FID to the samples that the teacher itself makes of the same noises; lower imitates it better, whatever the data. "
+    "Learned solvers bold, classical ones thin."
+)
 _CALLS = (
     "The same against network calls: a guided evaluation is two of them, with the condition and without, unless the "
     "solver leaves one out."
@@ -106,6 +111,7 @@ def write_report(
         ablations=Markup(to_html(ablations)) if ablations else None,
         published=Markup(to_html(published)) if published else None,
         classes=Markup(to_html(classes_table(found, records))) if any(s.within is not None for s in found) else None,
+        imitation=Markup(to_html(imitation_table(found, records))) if compared(found) else None,
         pictures=[_picture(figure, path) for figure in figures],
         box=_shared(origins),
         origins=origins,
@@ -127,7 +133,8 @@ def _picture(figure: Path, page: Path) -> Picture:
     width = struct.unpack(">I", data[16:20])[0]
     kind = figure.stem.replace("_", "-").split("-")[0]
     source = "data:image/png;base64," + base64.b64encode(data).decode("ascii")
-    caption = _CALLS if figure.stem == "fid_vs_calls" else _CAPTIONS.get(kind, _OTHER_CAPTION.format(figure.stem))
+    own = {"fid_vs_calls": _CALLS, "imitation": _TEACHER}
+    caption = own.get(figure.stem) or _CAPTIONS.get(kind, _OTHER_CAPTION.format(figure.stem))
     pdf = figure.with_name(figure.stem + ".pdf")
     return Picture(figure.stem, caption, source, width // 2, _relative(pdf if pdf.exists() else figure, page))
 

@@ -64,10 +64,12 @@ def kinds_frame(benchmarks: Sequence[Benchmark]) -> pd.DataFrame:
             lines += [
                 {"benchmark": records[0]["benchmark"], "nfe": winner.nfe, "method": method, "solver": score.solver,
                  "schedule": score.schedule, "calls": score.calls, "fid": score.fid, "fits": len(score.cells),
-                 "fid_within_classes": score.within, "class_accuracy": score.accuracy}
+                 "fid_within_classes": score.within, "class_accuracy": score.accuracy,
+                 "fid_to_teacher": score.to_teacher}
                 for method, score in entries.items() if score
             ]  # fmt: skip
-    return pd.DataFrame(lines).astype({"calls": "Int64", "fid_within_classes": "float64", "class_accuracy": "float64"})
+    judged = dict.fromkeys(["fid_within_classes", "class_accuracy", "fid_to_teacher"], "float64")
+    return pd.DataFrame(lines).astype({"calls": "Int64", **judged})
 
 
 def _methods(benchmarks: Sequence[Benchmark]) -> list[str]:

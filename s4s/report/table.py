@@ -14,6 +14,7 @@ from s4s.report.claims import claims_frame, claims_table
 from s4s.report.classes import classes_frame, classes_table, fewer_calls, nfe_label
 from s4s.report.data import Record, Row, Score, best, read_records, scores, start_of, to_frame, write_csv
 from s4s.report.gains import gains_frame, gains_table
+from s4s.report.imitation import compared, imitation_frame, imitation_table
 from s4s.report.labels import METHODS, method_label, others, schedule_label, solver_label, start_label
 from s4s.report.protocol import protocol_note
 from s4s.report.published import free_step_table, published_frame, published_table
@@ -51,8 +52,8 @@ class Winner:
 def write_tables(metrics_files: Iterable[Path], directory: Path) -> list[Path]:
     """Write ``fid`` and ``summary`` as csv, md and tex.
 
-    And ``classes`` of a class-conditional model, ``gains``, where starts were scored too, and ``published``, where
-    numbers were published.
+    And ``classes`` of a class-conditional model, ``imitation``, where the teacher was compared with, ``gains``, where
+    starts were scored too, and ``published``, where numbers were published.
 
     Returns:
         The files written.
@@ -66,6 +67,8 @@ def write_tables(metrics_files: Iterable[Path], directory: Path) -> list[Path]:
     tables.append(("summary", summary_table(found, records), summary_frame(found)))
     if any(score.within is not None for score in found):
         tables.append(("classes", classes_table(found, records), classes_frame(found)))
+    if compared(found):
+        tables.append(("imitation", imitation_table(found, records), imitation_frame(found)))
     gains = gains_table(found, records)
     if gains is not None:
         tables.append(("gains", gains, gains_frame(found)))

@@ -246,6 +246,19 @@ def within_classes(generated: Tensor, asked: Tensor, real: Tensor, labels: Tenso
     return {"fid_within_classes": float(np.mean(each)), "class_accuracy": (told == asked).double().mean().item()}
 
 
+def to_teacher(features: Tensor, teacher: Tensor) -> dict[str, float]:
+    """How well samples imitate the teacher's own: the FID between the two sets, and the mean squared distance of pairs.
+
+    Args:
+        features, teacher: [n, d], a row of each from the same noise. A FID of the same noises lacks most of what
+            drawing only n samples adds: it is 0 for the teacher itself.
+    """
+    if features.shape != teacher.shape:
+        raise Error(f"features of {len(features)} samples and of {len(teacher)} of the teacher are not pairs")
+    apart = ((features - teacher) ** 2).sum(1).mean().item()
+    return {"fid_to_teacher": frechet(Moments.of(features), Moments.of(teacher)), "distance_to_teacher": apart}
+
+
 def _distances(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Rows of x, and their distances [rows, len(y)] to all of y."""
     step = max(1, BLOCK // len(y))

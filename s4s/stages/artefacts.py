@@ -16,6 +16,7 @@ def figures(config: Mapping[str, Any]) -> list[str]:
     learned, several = [each for each in every if each.learned], len(config["learned"]["seeds"]) >= SEEDS
     starts = {(each.start, each.schedule, each.nfe) for each in every if each.method == "classical"}
     made = ["fid_vs_nfe"] + ["fid_vs_calls"] * guided(config)
+    made += ["imitation"] * ("teacher" in config["score"]["metrics"])
     made += (
         ["gains"] * (len(config["nfe"]) > 1) * any((each.start, each.schedule, each.nfe) in starts for each in learned)
     )

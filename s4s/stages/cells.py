@@ -22,6 +22,7 @@ PROTOCOLS: dict[str, tuple[str, tuple[str, ...]]] = {  # rounding rule and data 
     "digits": ("edm", ("digits",)),
 }
 
+OF_SAMPLES = ("fid", "teacher")  # metrics that need no image of the reference
 OWN = Path("methods")  # where files of methods of one's own are, beside the folder ``results``
 SETTINGS = {"train": "train", "teacher_nfe": "teacher", "distance": "", "moments": "moments", "rounds": "rounds",
             "decoupled": ""}  # fmt: skip

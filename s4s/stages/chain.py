@@ -80,14 +80,17 @@ class Chain:
         """Before a stage goes on with what it left unfinished: remove that if it was made from anything else."""
         name = self.name(path)
         wanted = Record(stage, "", self._part(stage, name) or {}, reads, outside)
-        if path.exists() and records.read(self.root, name) != wanted:
+        left = [part for part in (path, _further(path)) if part.exists()]
+        if left and records.read(self.root, name) != wanted:
             said = f"{path}: of another config, or of files that have changed; this {stage} starts anew"
             warnings.warn(said, Notice, stacklevel=2)
-            path.unlink()
+            for part in left:
+                part.unlink()
         wanted.write(self.root, name)
 
     def forget(self, path: Path) -> None:
-        """Remove the record of what is unfinished no more."""
+        """Remove the record of what is unfinished no more, and what a further part of it left."""
+        _further(path).unlink(missing_ok=True)
         records.path_of(self.root, self.name(path)).unlink(missing_ok=True)
 
     def tidy(self, folder: Path, made: Iterable[Path]) -> None:
@@ -144,6 +147,11 @@ class Chain:
     @cached_property
     def _cells(self) -> dict[str, Cell]:
         return {cell.name: cell for cell in cells(self.config or {})}
+
+
+def _further(path: Path) -> Path:
+    """Where a fit that leaves calls out keeps its further part; see ``s4s.learn.unfinished``."""
+    return path.with_name(f"{path.name}.calls")
 
 
 def _asked(cell: Cell) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from s4s.score.metrics import Moments
 from s4s.score.reference import Statistics
 from s4s.solver import Solver
 from s4s.stages.bench import Bench
-from s4s.stages.cells import Cell, calls, guided
+from s4s.stages.cells import OF_SAMPLES, Cell, calls, guided, teacher_of
 from s4s.stages.chain import outside
 from s4s.stages.features import Shard, extractor_files, extractor_of, feature_files, protocol_of, read_shard
 from s4s.stages.files import write_json
@@ -43,7 +43,7 @@ class Scorer:
         """Statistics of the reference and, where images are at hand and wanted, their features."""
         source = self.protocol.reference
         assert source is not None  # the config's check saw to it
-        if source.kind == "npz" or (self.protocol.weights is not None and self.metrics == ["fid"]):
+        if source.kind == "npz" or (self.protocol.weights is not None and {*self.metrics} <= {*OF_SAMPLES}):
             return reference.statistics(source, self.extract), None
         content = hashlib.sha256()
         for batch in reference.images(source, self.extract.chunk):
@@ -68,20 +68,25 @@ class Scorer:
             told = self.extract.network.classifier.head(features.float()).argmax(1)  # type: ignore[operator,union-attr]
         return metrics.within_classes(features, asked, self.real, digits()[1], told)
 
-    def scores(self, shards: Sequence[Shard]) -> dict[str, Any]:
-        """What the config asks for, by name; only a FID can do without the features."""
+    def scores(self, shards: Sequence[Shard], teacher: Sequence[Shard] = ()) -> dict[str, Any]:
+        """What the config asks for, by name; only a FID can do without the features.
+
+        Args:
+            teacher: the teacher's samples of the same noises, where they are to be compared with.
+        """
         moments = Moments.merge(shard.moments for shard in shards)
         made: dict[str, Any] = {"fid": metrics.frechet(moments, self.found)}
         made["fid_std"] = metrics.sampling_std(moments, self.found)
-        kept = [shard.features for shard in shards if shard.features is not None]
-        if not kept:
+        if any(shard.features is None for shard in shards):
             return made
-        features = torch.cat(kept)
+        features = _features(shards)
         if self.real is not None and "kid" in self.metrics:
             size = min(1000, len(features), len(self.real))
             made |= metrics.kid(features, self.real, size=size) | {"kid_subset_size": size}
         if self.real is not None and "precision-recall" in self.metrics:
             made |= metrics.precision_recall(features, self.real)
+        if teacher:
+            made |= metrics.to_teacher(features, _features(teacher))
         if "classes" in self.metrics:
             made |= self._classes(features, shards[0].facts)
         if replicates := self.bench.config["score"]["bootstrap"]:
@@ -104,12 +109,18 @@ class Scorer:
         }
 
 
+def _features(shards: Sequence[Shard]) -> Tensor:
+    """[n, d] of all shards, which have some where a metric needs them."""
+    return torch.cat([shard.features for shard in shards if shard.features is not None])
+
+
 def evaluate_cell(bench: Bench, cell: Cell) -> Path:
     """Score a cell's samples and write its metrics with the full protocol."""
     folder, files = bench.folder, feature_files(bench, cell)
     beside = [folder.fit(cell)] * cell.learned + [folder.scoring] * folder.scoring.exists()
-    reads = bench.chain.read(*files, folder.solver(cell), *beside)
-    shards = [read_shard(path) for path in files]
+    target = [] if cell.method == "teacher" else target_files(bench, cell.nfe, cell.settings.get("teacher_nfe"))
+    reads = bench.chain.read(*files, *target, folder.solver(cell), *beside)
+    shards, teacher = ([read_shard(path) for path in paths] for paths in (files, target))
     facts = [shard.facts for shard in shards]
     count = sum(shard.moments.count for shard in shards)
     model = facts_of(facts[0]["model"], count)
@@ -121,7 +132,7 @@ def evaluate_cell(bench: Bench, cell: Cell) -> Path:
     order = cell.order or cell.options.get("order")
     head = {"cell": cell.name, "benchmark": bench.config["benchmark"], "method": cell.method, "solver": cell.start,
             "schedule": cell.schedule, "family": family, "order": order, "nfe": cell.nfe,
-            "seed": cell.seed, **scorer.scores(shards), "fid_label": scorer.protocol.label(count),
+            "seed": cell.seed, **scorer.scores(shards, teacher), "fid_label": scorer.protocol.label(count),
             "n_samples": count, "val_loss": spent.get("val_loss"), "fit_seconds": spent.get("seconds"),
             "fit_nfe": spent.get("evaluations"), "sample_seconds": sum(f["seconds"] for f in facts)}  # fmt: skip
     if guided(bench.config):
@@ -140,6 +151,12 @@ def evaluate_cell(bench: Bench, cell: Cell) -> Path:
     write_json(folder.metrics(cell), head | record)
     bench.chain.note(folder.metrics(cell), "score", reads | trained, scorer.files)
     return folder.metrics(cell)
+
+
+def target_files(bench: Bench, nfe: int, own: int | None = None) -> list[Path]:
+    """Features of the teacher that a solver of ``nfe`` evaluations imitates, where a metric compares with them."""
+    wanted = "teacher" in bench.config["score"]["metrics"]
+    return feature_files(bench, teacher_of(bench.config, nfe, own)) if wanted else []
 
 
 def scoring_files(bench: Bench) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 from s4s.errors import Error
 from s4s.learn.methods import APART, METHODS, TOGETHER, family_of
 from s4s.stages.any_nfe import require_curve
-from s4s.stages.cells import PROTOCOLS, SETTINGS, Cell, cells, guided, uint8_rule
+from s4s.stages.cells import OF_SAMPLES, PROTOCOLS, SETTINGS, Cell, cells, guided, uint8_rule
 
 Config = Mapping[str, Any]
 OF_STATISTICS = ("edm", "adm", "ld3-latent")  # protocols whose known references are files of mu and sigma
@@ -19,7 +19,7 @@ OF_RGB = ("inception", "vgg", "clip", "dinov2")  # how the names of torch-fideli
 OF_FLOATS = "inception-v3-pytorch-fid"  # the extractor that takes floats; all others take 8-bit images
 UNCONDITIONAL = ("lsun_bedroom",)  # kinds of latent diffusion without classes
 OF_TABLES, STEPS = ("ldm", "stable-diffusion"), 1000  # models with a table of so many training steps
-LEAST = {"fid": 2, "kid": 2, "precision-recall": 4, "classes": 20}  # samples that a metric needs
+LEAST = {"fid": 2, "kid": 2, "precision-recall": 4, "classes": 20, "teacher": 2}  # samples that a metric needs
 GITS_SEED, GITS_STEPS = 0, 60  # of the noises that GITS searches its grid on; steps of the path it chooses from
 OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {  # what each solver takes; a test holds it to the registry
     "ddim": {},
@@ -207,7 +207,7 @@ def _require_scored(config: Config) -> None:
     if "fid" not in score["metrics"]:
         raise Error("score.metrics: fid must be among them")
     own = score.get("reference", {}).get("kind")
-    if len(score["metrics"]) > 1 and (own == "npz" or (own is None and score["protocol"] in OF_STATISTICS)):
+    if {*score["metrics"]} - {*OF_SAMPLES} and (own == "npz" or (own is None and score["protocol"] in OF_STATISTICS)):
         raise Error("score.metrics: kid and precision-recall compare with images; this reference holds statistics only")
     of_digits = "feature" in learned["distance"] or score["protocol"] == "digits"
     if of_digits and config["model"]["type"] != "digits":

@@ -13,8 +13,8 @@ from s4s.solver import Solver
 from s4s.stages.bench import Bench
 from s4s.stages.cells import Cell, shards
 from s4s.stages.chain import outside
-from s4s.stages.evaluate import Scorer
-from s4s.stages.features import Shard, extractor_files, shard_of
+from s4s.stages.evaluate import Scorer, target_files
+from s4s.stages.features import Shard, extractor_files, read_shard, shard_of
 from s4s.stages.files import write_json
 from s4s.stages.provenance import provenance
 from s4s.stages.sample import Samples, draw
@@ -34,9 +34,10 @@ def evaluate_solver(bench: Bench, path: Path, nfe: int | None = None) -> tuple[P
     Raises:
         Error: not a solver file, or one for other noise levels than the model's.
     """
-    reads = bench.reads(*extractor_files(bench)[0])
     solver, named = _chosen(path, nfe)
     _require_levels(bench, solver, path)
+    target = target_files(bench, solver.nfe)
+    reads = bench.reads(*extractor_files(bench)[0], *target)
     model = bench.model.facts_of(range(bench.config["sample"]["n"]))
     scorer = Scorer(bench, (model.get("classes") or {"plan": "none"})["plan"])
     started = time.perf_counter()
@@ -51,7 +52,7 @@ def evaluate_solver(bench: Bench, path: Path, nfe: int | None = None) -> tuple[P
         "solver_provenance": dict(solver.provenance),
         "benchmark": bench.config["benchmark"],
         "nfe": solver.nfe,
-        **scorer.scores(made_of),
+        **scorer.scores(made_of, [read_shard(path) for path in target]),
         "fid_label": scorer.protocol.label(count),
         "n_samples": count,
         "seconds": seconds,

@@ -228,10 +228,13 @@ def test_an_unfinished_fit_of_other_files_starts_anew(made: Bench) -> None:
     cell = learned(made)
     left = made.folder.unfinished(cell)
     made.chain.go_on(left, "fit", {"teacher/pairs.safetensors": "0" * 64}, {})
-    left.write_bytes(b"left")
+    further = left.with_name(f"{left.name}.calls")
+    for part in (left, further):
+        part.write_bytes(b"left")
     with pytest.warns(s4s.errors.Notice, match="files that have changed; this fit starts anew"):
         fit_cell(made, cell)
-    assert not left.exists() and not records.path_of(made.folder.root, made.chain.name(left)).exists()
+    assert not left.exists() and not further.exists()
+    assert not records.path_of(made.folder.root, made.chain.name(left)).exists()
 
 
 def test_results_without_records_are_refused_in_one_line(made: Bench) -> None:

@@ -17,7 +17,7 @@ from s4s import report
 from s4s.cli.main import cli, main
 from s4s.errors import Error
 from s4s.report.anatomy import read_numbers
-from s4s.score.metrics import Moments, frechet, within_classes
+from s4s.score.metrics import Moments, frechet, to_teacher, within_classes
 from s4s.show import describe
 from s4s.solver import load_solver
 from s4s.stages import cells as asked
@@ -27,7 +27,7 @@ from s4s.stages.transfer import evaluate_solver
 ROOT = Path(__file__).resolve().parents[2]
 CLASS = {
     "model": {"classes": "uniform", "guidance": 2.0},
-    "score": {"protocol": "digits", "data": "digits", "metrics": ["fid", "classes"]},
+    "score": {"protocol": "digits", "data": "digits", "metrics": ["fid", "classes", "teacher"]},
     "sample": {"n": 40},
 }
 
@@ -52,9 +52,8 @@ def test_a_solver_from_elsewhere_is_scored_within_classes_too(made: list[Path]) 
     cell = small.textbook(bench)
     _, found = evaluate_solver(bench, bench.folder.solver(cell))
     own = json.loads(bench.folder.metrics(cell).read_text())
-    assert {key: found[key] for key in ("fid", "fid_within_classes", "class_accuracy")} == {
-        key: own[key] for key in ("fid", "fid_within_classes", "class_accuracy")
-    }
+    judged = ("fid", "fid_within_classes", "class_accuracy", "fid_to_teacher", "distance_to_teacher")
+    assert {key: found[key] for key in judged} == {key: own[key] for key in judged}
 
 
 def test_kinds_in_one_table(made: list[Path], tmp_path: Path) -> None:
@@ -87,13 +86,17 @@ def test_kinds_in_one_table(made: list[Path], tmp_path: Path) -> None:
 def test_a_guided_benchmark_says_its_calls(made: list[Path], tmp_path: Path) -> None:
     files = sorted((made[0] / "metrics").glob("*.json"))
     frame = report.collect(files)
-    assert list(frame.columns[-3:]) == ["calls", "fid_within_classes", "class_accuracy"]
+    judged = ["fid_within_classes", "class_accuracy", "fid_to_teacher", "distance_to_teacher"]
+    assert list(frame.columns[-5:]) == ["calls", *judged]
     report.write_tables(files, tmp_path)
-    for name in ("fid", "summary", "classes"):
+    for name in ("fid", "summary", "classes", "imitation"):
         assert "2 (4 calls)" in (tmp_path / f"{name}.md").read_text()
+    nearness = pd.read_csv(tmp_path / "imitation.csv")
+    assert "teacher" not in set(nearness["method"]) and (nearness["fid_to_teacher"] > 0).all()
     assert "(3 calls)" in (tmp_path / "fid.md").read_text()
     report.draw_fid(files, tmp_path / "calls", "calls")
-    assert (tmp_path / "calls.png").stat().st_size > 5000
+    report.draw_imitation(files, tmp_path / "imitation")
+    assert all((tmp_path / name).stat().st_size > 5000 for name in ("calls.png", "imitation.png"))
     assert "radius" not in report.collect(sorted((made[1] / "metrics").glob("*.json"))).columns
 
 
@@ -132,6 +135,19 @@ def test_fid_within_classes() -> None:
     assert same == pytest.approx({"fid_within_classes": 0, "class_accuracy": 1}, abs=1e-12)
     with pytest.raises(Error, match="class 1 has 1 samples and 30 real ones; a FID needs 2 of each"):
         within_classes(fake[:3], asked_for[:3], real, labels, told[:3])
+
+
+def test_nearness_to_the_teacher() -> None:
+    """Nothing for the teacher's own samples; of samples moved by a vector, its square, in both."""
+    draw = torch.Generator().manual_seed(0)
+    teacher = torch.randn(50, 3, generator=draw, dtype=torch.float64)
+    moved = teacher + torch.tensor([1.0, 2.0, 0.0], dtype=torch.float64)
+    assert to_teacher(teacher, teacher) == pytest.approx({"fid_to_teacher": 0, "distance_to_teacher": 0}, abs=1e-12)
+    assert to_teacher(moved, teacher) == pytest.approx({"fid_to_teacher": 5, "distance_to_teacher": 5})
+    turned = to_teacher(teacher.flip(0), teacher)
+    assert turned["fid_to_teacher"] == pytest.approx(0, abs=1e-12) and turned["distance_to_teacher"] > 1
+    with pytest.raises(Error, match="features of 49 samples and of 50 of the teacher are not pairs"):
+        to_teacher(teacher[1:], teacher)
 
 
 def test_the_network_hangs_on_its_kind_alone() -> None:

@@ -35,6 +35,7 @@ FIXED = [name for name, cell in CELLS.items() if not cell.learned]
 SEARCHED = any(CELLS[name].schedule == "gits" for name in FIXED)  # grids that need the network
 LEARNED = [name for name, cell in CELLS.items() if cell.learned and not cell.fitted]
 CURVES = asked.curves(CONFIG)
+TARGETS = [cell.name for cell in asked.teachers(CONFIG) if "teacher" in CONFIG["score"]["metrics"]]  # compared with
 SHARDS = [f"{first:06d}-{last:06d}" for first, last in asked.shards(CONFIG)]
 KEEP = CONFIG["sample"]["keep_images"]
 TRAINED = CONFIG["model"]["type"] == "digits"

@@ -9,6 +9,7 @@ for of, (patterns, kinds) in SCORED.items():
             f"{FOLDER}/models/features.safetensors" if TRAINED else NETWORK,
             ancient(SCORING),
             expand(f"{FOLDER}/features/{{cell}}/{{shard}}.npz", cell=patterns, shard=SHARDS),
+            expand(f"{FOLDER}/features/{{cell}}/{{shard}}.npz", cell=TARGETS, shard=SHARDS),
         output:
             expand(f"{FOLDER}/metrics/{{cell}}.json", cell=patterns),
         log:
