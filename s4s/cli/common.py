@@ -33,12 +33,17 @@ RESULTS = click.option(
 CELLS = click.argument("names", metavar="CELL...", nargs=-1, required=True)
 
 
-def open_bench(config: Any, results: Path) -> Any:
-    """What the stages work on; one torch thread: results must not depend on the cores at hand."""
+def single_thread() -> None:
+    """One torch thread: results must not depend on the cores at hand."""
     import torch
 
     torch.set_num_threads(1)
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32: fits take differences of network outputs
+
+
+def open_bench(config: Any, results: Path) -> Any:
+    """What the stages work on."""
+    single_thread()
     from s4s.learn.memory import keep_freed
     from s4s.stages.bench import Bench
 

@@ -41,6 +41,7 @@ for command in (
     scores.sample,
     scores.features,
     scores.evaluate,
+    scores.transfer,
     results.table,
     results.kinds,
     results.figure,

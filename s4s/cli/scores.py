@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from s4s.cli.common import CONFIG, RESULTS, on_cells, on_shards, open_model, shard_options
+from s4s.cli.common import CONFIG, RESULTS, on_cells, on_shards, open_model, shard_options, single_thread
 from s4s.errors import Error
 from s4s.stages.config import load
 
@@ -66,3 +66,28 @@ def evaluate(config: Path, names: Sequence[str], solver: Path | None, nfe: int |
     path, made = evaluate_solver(open_model(load(config), results), solver, nfe)
     click.echo(f"{made['solver']}  {made['nfe']} NFE  {made['fid_label']} {made['fid']:.2f}")
     click.echo(path)
+
+
+@click.command()
+@click.argument("folders", metavar="RESULTS...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--cells", "patterns", multiple=True, default=["s4s-alt_*"], show_default=True,
+              help="Which solvers, by the names of their cells; may be given again.")  # fmt: skip
+@click.option("--out", default=Path("results/transfer"), show_default=True, type=click.Path(path_type=Path),
+              help="Folder of the table.")  # fmt: skip
+def transfer(folders: Sequence[Path], patterns: Sequence[str], out: Path) -> None:
+    """Use the solvers of several benchmarks on all of them: transfer.csv, transfer.md and transfer.tex.
+
+    Every number must follow from what it was made from, as `s4s verify` says.
+
+    Example: s4s transfer results/digits-class results/digits-class-g4 --cells 's4s-alt_*_nfe5_*'
+    """
+    from s4s.report.transfer import Use, write_transfers
+    from s4s.stages.transfer import uses
+    from s4s.stages.verify import require_following
+
+    if len(folders) < 2:
+        raise Error("transfer takes the results of two benchmarks or more")
+    require_following(folders)
+    single_thread()
+    made = [Use(*use) for use in uses(folders, patterns)]
+    click.echo("\n".join(map(str, write_transfers(made, out / "transfer"))))

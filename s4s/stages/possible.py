@@ -169,6 +169,8 @@ def _require_classes(model: Mapping[str, Any]) -> None:
         own = next((key for key in ("guidance", "class_seed", "label_dropout") if model.get(key) is not None), None)
         if own and "classes" not in model:
             raise Error(f"model.{own}: it needs a class-conditional network; set model.classes, or leave it out")
+        if isinstance(model.get("guidance"), list) and not model["guidance"][0] < model["guidance"][1]:
+            raise Error(f"model.guidance: {model['guidance']} is no range; give the lower scale first, or one scale")
         if "autoencoder_steps" in model and "latents" not in model:
             raise Error("model.autoencoder_steps: it has no effect without latents; leave it out")
     if "class_seed" in model and model.get("classes") != "random":
@@ -276,6 +278,9 @@ def _require_guidance(config: Config, methods: list[str]) -> None:
     own = [name for name, spec in known.items() if spec.family in APART]
     if own and not guided(config):
         raise Error(f"learned.methods: {own[0]} learns guidance, and this model has none; set model.guidance")
+    if own and isinstance(config["model"].get("guidance"), list):
+        raise Error(f"learned.methods: {own[0]} starts from one scale of guidance, and model.guidance is a range; "
+                    "leave one of them out")  # fmt: skip
     if "calls" in config["learned"] and not any(spec.skips for spec in known.values()):
         raise Error("learned.calls: it has no effect without method s4s-cfg-skip; leave it out")
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +103,56 @@ def _cell(solver: Solver) -> Cell:
     """What the record of a number knows of its fit."""
     made = solver.provenance
     return Cell(str(made.get("method", "given")), solver.name, {}, "", solver.nfe, made.get("seed"))
+
+
+def uses(folders: Sequence[Path], patterns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any], str, dict[str, Any]]]:
+    """Solvers of several benchmarks, each used on all of them; what was scored before is not scored again.
+
+    A classical solver is nowhere fitted, so it counts on its own benchmark alone.
+
+    Args:
+        folders: results, each with its ``config.yaml``.
+        patterns: of names of cells, such as ``s4s-alt_*``.
+
+    Yields:
+        Where it was fitted, its own metrics, where it is used, and its metrics there.
+
+    Raises:
+        Error: no cell of such a name, results without a config, or whose noise levels are others.
+    """
+    own = {folder: _metrics(folder, patterns) for folder in folders}
+    for place in folders:
+        bench = _bench(place)
+        for folder, records in own.items():
+            for name, record in records.items():
+                if folder == place:
+                    yield ("" if record["method"] == "classical" else folder.name), record, place.name, record
+                elif record["method"] != "classical":
+                    yield folder.name, record, place.name, _used(bench, folder / "solvers" / f"{name}.json")
+
+
+def _metrics(folder: Path, patterns: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Metrics of the cells of such names, by name."""
+    files = sorted(path for path in (folder / "metrics").glob("[!.]*.json")
+                   if any(fnmatch(path.stem, pattern) for pattern in patterns))  # fmt: skip
+    if not files:
+        raise Error(f"{folder}: no cell is called {' or '.join(patterns)}; `s4s cells CONFIG` lists them")
+    return {path.stem: json.loads(path.read_text()) for path in files}
+
+
+def _bench(folder: Path) -> Bench:
+    """The benchmark of a folder of results."""
+    from s4s.stages.config import load
+
+    if not (folder / "config.yaml").exists():
+        raise Error(f"{folder}: has no config.yaml; run the benchmark with `s4s run` first")
+    return Bench(load(folder / "config.yaml"), folder.parent)
+
+
+def _used(bench: Bench, solver: Path) -> dict[str, Any]:
+    """What a solver scores there."""
+    out = bench.folder.root / "transfers" / f"{solver.stem}-{sha256(solver)[:8]}.json"
+    if not bench.chain.follows(out):
+        out, _ = evaluate_solver(bench, solver)
+    made: dict[str, Any] = json.loads(out.read_text())
+    return made

@@ -91,6 +91,22 @@ def test_guidance_mixes_the_two_outputs(tmp_path: Path) -> None:
     assert model.facts["classes"] == {"plan": "uniform", "seed": 0, "count": 10, "null": 10}
 
 
+def test_a_scale_for_every_sample(tmp_path: Path) -> None:
+    """Drawn between the ends by index, and each sample is what a model of its scale makes of it."""
+    _, model = made(tmp_path, KINDS["class"], classes="uniform", guidance=[1.0, 4.0])
+    condition = model.condition(range(2, 6))
+    assert condition is not None and condition[:, 0].tolist() == [2, 3, 4, 5]
+    every = model.condition(range(200))
+    assert every is not None and torch.equal(every[2:6], condition)
+    assert 1 <= every[:, 1].min() < 1.2 and 3.8 < every[:, 1].max() <= 4
+    x, sigma = torch.randn(8, *model.shape, generator=torch.Generator().manual_seed(0)), torch.tensor(2.0)
+    found = model.denoiser(condition)(x, sigma)  # two copies of the batch
+    for i, scale in enumerate(condition[:, 1].tolist()):
+        one = s4s.load_model({"type": "digits", "classes": "uniform", "guidance": scale}, tmp_path / "net.safetensors")
+        alone = one.denoiser(one.condition(range(2 + i, 3 + i)))
+        assert torch.allclose(found[i::4], alone(x[i::4], sigma), atol=1e-5)
+
+
 def test_latents_decode(tmp_path: Path) -> None:
     net, model = made(tmp_path, KINDS["latent"])
     assert model.shape == (2, 4, 4)

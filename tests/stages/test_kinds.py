@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +32,17 @@ CLASS = {
     "sample": {"n": 40},
 }
 
+OWN = {"learned": {"methods": ["s4s", "s4s-cfg", {"name": "s4s-cfg-skip", "family": "columns"}], "calls": 0.75}}
+LATENT = {"model": {"latents": 2, "autoencoder_steps": 1}, "learned": {"space": "images"}, "sample": {"n": 40}}
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Results of two small benchmarks: classes with guidance, and latents."""
     results = tmp_path_factory.mktemp("kinds") / "results"
-    latent = {"model": {"latents": 2, "autoencoder_steps": 1}, "learned": {"space": "images"}, "sample": {"n": 40}}
-    own = {"learned": {"methods": ["s4s", "s4s-cfg", {"name": "s4s-cfg-skip", "family": "columns"}], "calls": 0.75}}
     benches = [
-        small.bench(results, benchmark="a-class", **CLASS, **own),
-        small.bench(results, benchmark="b-latent", **latent),
+        small.bench(results, benchmark="a-class", **CLASS, **OWN),
+        small.bench(results, benchmark="b-latent", **LATENT),
     ]
     for bench in benches:
         small.run(bench)
@@ -83,6 +85,33 @@ def test_kinds_in_one_table(made: list[Path], tmp_path: Path) -> None:
     )
 
 
+def test_solvers_on_other_benchmarks(made: list[Path], tmp_path: Path) -> None:
+    """A solver keeps its own score at home, has that of `evaluate --solver` elsewhere, and is not sampled twice."""
+    for folder in made:
+        name: dict[str, Any] = {"a-class": CLASS | OWN, "b-latent": LATENT}[folder.name]
+        written.save(small.bench(folder.parent, benchmark=folder.name, **name).config, folder / "config.yaml")
+    asked_for = ["transfer", *map(str, made), "--cells", "s4s_*", "--cells", "classical_*", "--out", str(tmp_path)]
+    try:
+        first = CliRunner().invoke(cli, asked_for)
+        assert first.exception is None, first.exception
+        (scored,) = (made[1] / "transfers").glob("s4s_*.json")
+        before, text_of_scored = scored.stat().st_mtime_ns, scored.read_text()
+        assert CliRunner().invoke(cli, asked_for).exception is None and scored.stat().st_mtime_ns == before
+        refused = CliRunner().invoke(cli, [*asked_for[:3], "--cells", "x"])
+    finally:
+        for folder in made:
+            (folder / "config.yaml").unlink()
+            shutil.rmtree(folder / "transfers", ignore_errors=True)
+            shutil.rmtree(folder / "records" / "transfers", ignore_errors=True)
+    table = pd.read_csv(tmp_path / "transfer.csv", keep_default_na=False).set_index(["method", "fitted_on", "used_on"])
+    own = json.loads(next((made[0] / "metrics").glob("s4s_*.json")).read_text())
+    assert table.loc[("s4s", "a-class", "a-class"), "fid"] == own["fid"]
+    assert table.loc[("s4s", "a-class", "b-latent"), "fid"] == pytest.approx(json.loads(text_of_scored)["fid"])
+    assert len(table) == 6, "a classical solver counts on its own benchmark alone"
+    assert "no cell is called x" in str(refused.exception)
+    assert "| 2 | nothing | Classical | DDIM, EDM |" in (tmp_path / "transfer.md").read_text()
+
+
 def test_a_guided_benchmark_says_its_calls(made: list[Path], tmp_path: Path) -> None:
     files = sorted((made[0] / "metrics").glob("*.json"))
     frame = report.collect(files)
@@ -117,6 +146,8 @@ def test_figures_show_both_columns(made: list[Path], tmp_path: Path) -> None:
 def test_guidance_is_learned_where_there_is_some() -> None:
     with pytest.raises(Error, match=r"s4s-cfg learns guidance, and this model has none; set model\.guidance"):
         small.bench(learned={"methods": ["s4s-cfg"]})
+    with pytest.raises(Error, match=r"s4s-cfg starts from one scale of guidance, and model\.guidance is a range"):
+        small.bench(model={"classes": "uniform", "guidance": [1, 4]}, learned={"methods": ["s4s-cfg"]})
     with pytest.raises(Error, match=r"learned\.calls: it has no effect without method s4s-cfg-skip"):
         small.bench(learned={"calls": 0.75})
 
@@ -218,6 +249,10 @@ def test_bad_lists_are_one_line(tmp_path: Path, text: str, message: str) -> None
         ({"model": {"autoencoder_steps": 9}}, "model.autoencoder_steps: it has no effect without latents"),
         ({"model": {"latents": 2}}, "set learned.space to images"),
         ({"score": {"protocol": "digits", "data": "digits", "metrics": ["fid", "classes"]}}, "set model.classes"),
+        (
+            {"model": {"classes": "uniform", "guidance": [4, 1]}},
+            r"model.guidance: \[4, 1\] is no range; give the lower",
+        ),
         ({"process": {"type": "vp", "sigma_min": 0.1}}, "process: unknown key 'sigma_min'; choose one of: t_max"),
         ({"process": {"type": "ve"}}, "process.type: 've' is not possible; choose one of: edm, vp, flow"),
         ({**CLASS, "sample": {"n": 8}}, "sample.n: classes needs at least 20 samples"),

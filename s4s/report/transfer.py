@@ -1,0 +1,87 @@
+"""Solvers of one benchmark used on another: a table of where they were fitted and where they were used."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from s4s.files import write_text
+from s4s.report.data import write_csv
+from s4s.report.labels import method_label, schedule_label, solver_label
+from s4s.report.render import Cell, Table, markdown, tex
+
+PLAIN = "FID, lower is better."
+NEAR = "FID to the samples that the teacher there makes of the same noises, lower is better; then the FID to the data."
+KEYS = ("fid", "fid_to_teacher", "distance_to_teacher", "fid_within_classes", "class_accuracy")
+
+
+@dataclass(frozen=True)
+class Use:
+    """One solver used on one benchmark.
+
+    Args:
+        fitted_on: benchmark that it was fitted on; empty for a classical solver.
+        record: its metrics there: method, solver, schedule, NFE and seed.
+        used_on: the benchmark.
+        scores: what it scores on that.
+    """
+
+    fitted_on: str
+    record: Mapping[str, Any]
+    used_on: str
+    scores: Mapping[str, Any]
+
+
+def write_transfers(uses: Sequence[Use], stem: Path) -> list[Path]:
+    """Write the table as csv, md and tex."""
+    frame = transfer_frame(uses)
+    write_csv(frame, stem.with_suffix(".csv"))
+    table = transfer_table(frame)
+    write_text(stem.with_suffix(".md"), markdown(table))
+    write_text(stem.with_suffix(".tex"), tex(table))
+    return [stem.with_suffix(suffix) for suffix in (".csv", ".md", ".tex")]
+
+
+def transfer_frame(uses: Sequence[Use]) -> pd.DataFrame:
+    """Means over fit seeds, one line a solver and the benchmark that it was used on."""
+    found: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for use in uses:
+        what = tuple(use.record[key] or "" for key in ("method", "solver", "schedule", "family", "nfe"))
+        found.setdefault((use.fitted_on, *what, use.used_on), []).append(use.scores)
+    lines = []
+    for (fitted_on, method, solver, schedule, family, nfe, used_on), scores in found.items():
+        line = {"fitted_on": fitted_on, "method": method, "solver": solver, "schedule": schedule, "family": family,
+                "nfe": nfe, "used_on": used_on, "fits": len(scores)}  # fmt: skip
+        judged = [key for key in KEYS if all(key in one for one in scores)]
+        lines.append(line | {key: sum(one[key] for one in scores) / len(scores) for key in judged})
+    return pd.DataFrame(lines)
+
+
+def transfer_table(frame: pd.DataFrame) -> Table:
+    """A row a solver, a column a benchmark; the lowest of a column and NFE bold."""
+    near = "fid_to_teacher" in frame and bool(frame["fid_to_teacher"].notna().all())
+    value, lines = ("fid_to_teacher" if near else "fid"), frame.to_dict("records")
+    places, low = list(dict.fromkeys(line["used_on"] for line in lines)), dict[tuple[int, str], float]()
+    for line in lines:
+        where = line["nfe"], line["used_on"]
+        low[where] = min(low.get(where, math.inf), round(line[value], 2))
+    rows: dict[tuple[Any, ...], dict[str, Cell]] = {}
+    for line in lines:
+        bold = round(line[value], 2) == low[line["nfe"], line["used_on"]]
+        cell = Cell(f"{line[value]:.2f}", f"{line['fid']:.2f}" if near else "", bold=bold)
+        start = f"{solver_label(line['solver'])}, {schedule_label(line['schedule'])}"
+        row = line["nfe"], line["fitted_on"] or "nothing", method_label(line["method"]), start
+        rows.setdefault(row, {})[line["used_on"]] = cell
+    groups: dict[int, list[tuple[Cell, ...]]] = {}
+    for (nfe, *names), found in sorted(rows.items(), key=lambda each: each[0][0]):
+        named = [Cell(str(nfe)), *map(Cell, names)]
+        groups.setdefault(nfe, []).append((*named, *(found.get(place, Cell()) for place in places)))
+    blocks = tuple(map(tuple, groups.values()))
+    head = ("NFE", "Fitted on", "Method", "Solver or start", *(f"on {place}" for place in places))
+    notes = (NEAR if near else PLAIN, "Means over fit seeds. Bold: lowest of a column and NFE.")
+    return Table("Solvers on other benchmarks than their own.", head, blocks, notes, names=4)
