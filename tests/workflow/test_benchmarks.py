@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+import s4s
 from s4s.learn.memory import recompute
 from s4s.models.ddpmpp import UNetConfig
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import digits
+import guidance
 import measure
 import pipeline
 import variants
@@ -129,3 +131,10 @@ def test_variants_are_compared_within_a_cell() -> None:
     table = variants.table(cells)
     assert "| 32 samples | 1 | 1.00 | 0.50 | 0.25 (1 of 1 get there) |" in table
     assert "| 1 | 0.50 | 1.50 | never (0 of 1 get there) |" in table
+
+
+def test_the_scale_of_one_evaluation_is_moved_alone() -> None:
+    plain = s4s.solver("ddim", s4s.grid("edm", s4s.EDM(), nfe=3))
+    moved, scales = s4s.merge_guidance(guidance.at_scale(s4s.split_guidance(plain, 4.0), 1, 2.5))
+    assert scales == pytest.approx([4.0, 2.5, 4.0])
+    assert torch.allclose(moved.weight, plain.weight)
