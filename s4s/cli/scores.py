@@ -42,8 +42,11 @@ def features(**asked: Any) -> None:
 @click.argument("names", metavar="[CELL]...", nargs=-1)
 @click.option("--solver", type=click.Path(path_type=Path), help="A solver file to sample with and score instead.")
 @click.option("--nfe", type=int, help="With --solver: of a bundle or curve, the solver of this many evaluations.")
+@click.option("--polish", is_flag=True, help="With --solver: first go on from that curve, on the config's teacher.")
 @RESULTS
-def evaluate(config: Path, names: Sequence[str], solver: Path | None, nfe: int | None, results: Path) -> None:
+def evaluate(
+    config: Path, names: Sequence[str], solver: Path | None, nfe: int | None, polish: bool, results: Path
+) -> None:
     """Score the images of some cells: FID with its full protocol. Features that are not there are taken first.
 
     With --solver: samples the config's model with that solver, wherever it was fitted, and scores it as any cell.
@@ -51,19 +54,21 @@ def evaluate(config: Path, names: Sequence[str], solver: Path | None, nfe: int |
     Example: s4s evaluate config/digits.yaml s4s_ipndm3_edm_nfe4_seed0
 
     Example: s4s evaluate config/ffhq.yaml --solver results/cifar10/solvers/s4s_ipndm3_edm_nfe5_seed0.json
+
+    Example: s4s evaluate config/digits-class.yaml --solver curve.json --nfe 4 --polish
     """
     if bool(names) == (solver is not None):
         raise Error("evaluate takes either cells or --solver FILE; `s4s cells CONFIG` lists the cells")
     if solver is None:
-        if nfe is not None:
-            raise Error("--nfe belongs to --solver")
+        if nfe is not None or polish:
+            raise Error(f"{'--polish' if polish else '--nfe'} belongs to --solver")
         from s4s.stages.evaluate import evaluate_cell
 
         on_cells(evaluate_cell, config, names, results)
         return
     from s4s.stages.transfer import evaluate_solver
 
-    path, made = evaluate_solver(open_model(load(config), results), solver, nfe)
+    path, made = evaluate_solver(open_model(load(config), results), solver, nfe, polish)
     click.echo(f"{made['solver']}  {made['nfe']} NFE  {made['fid_label']} {made['fid']:.2f}")
     click.echo(path)
 

@@ -27,7 +27,7 @@ from s4s.learn.methods import TOGETHER
 from s4s.learn.modes import with_derivatives
 from s4s.learn.objective import Objective, Tried
 from s4s.learn.robust import robust_mean
-from s4s.learn.schedule import CURVE, GROUP, HEAT, JUDGED, LANES_OF_CURVE, SWEEPS
+from s4s.learn.schedule import CURVE, GROUP, HEAT, JUDGED, LANES_OF_CURVE, POLISH, SWEEPS
 from s4s.learn.seeded import generator
 from s4s.learn.teacher import TeacherSet
 from s4s.learn.unfinished import State, Unfinished, content
@@ -66,7 +66,7 @@ def fit_curve(
     unseen: Iterable[int] = (),
     distance: str | Distance = "l2",
     seed: int = 0,
-    sweeps: tuple[int, int] = SWEEPS,
+    sweeps: tuple[int, int] | None = None,
     validation: int | None = None,
     microbatch: int | None = None,
     perturbation: float = PERTURBATION,
@@ -80,7 +80,8 @@ def fit_curve(
         nfes: numbers of evaluations to fit on, from 3 to 20. ``unseen``: more that are reported and never fitted.
         denoise, teacher, distance, validation, microbatch, perturbation, progress, resume: as ``s4s.fit`` takes them.
         seed: of the batches and their order.
-        sweeps: times that small and then larger batches visit all numbers.
+        sweeps: times that small and then larger batches visit all numbers; by default as many as a curve takes, or as a
+            polish does.
 
     Raises:
         Error: numbers that no curve has, a start that is no curve, or that does not fit the teacher.
@@ -90,6 +91,7 @@ def fit_curve(
     numbers, others = _numbers(nfes, unseen)
     held_out = _held_out(validation, len(teacher))
     _require_noise(begin, teacher)
+    sweeps = sweeps or (POLISH if begin.theta.any() and len(numbers) == 1 else SWEEPS)
     network = Frozen(row_levels(denoise, teacher), microbatch, perturbation)
     told = begin.at(numbers[len(numbers) // 2]).sigma_eval
     tried = Tried(told[len(told) // 2].item(), True)

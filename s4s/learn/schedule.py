@@ -36,6 +36,6 @@ MOMENTS = Steps(256, 2, (0.7, 0.7))  # the same where moments count, which small
 
 GROUP = 2  # numbers of evaluations that a step of a curve's fit visits
 CURVE = (Steps(16, 10, (0.5, 0.9)), Steps(64, 1, (0.9, 0.9)))  # of a curve's fit: small batches, larger ones
-SWEEPS = (14, 3)  # times that either visits all numbers
+SWEEPS, POLISH = (14, 3), (4, 12)  # times that either visits all numbers; where a curve is fitted on for one of them
 LANES_OF_CURVE, HEAT = 2, 4  # descents that begin the fit of a curve, and sweeps after which the best goes on alone
 RIDGE = 1e-2  # of a curve's coefficients, squared, beside losses that are 1 each: unseen numbers need it

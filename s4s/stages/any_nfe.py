@@ -6,9 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from s4s.errors import Error
+from s4s.learn.methods import TOGETHER
 from s4s.stages.cells import Cell
 
 NUMBERS = range(3, 21)  # of evaluations that a curve has solvers of; a test holds it to s4s.curve
+
+
+def require_of_curves(config: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
+    """What an entry of ``learned.methods`` asks of curves is of ``s4s-any``, and its numbers are the config's."""
+    asked = {key: spec[key] for key in ("fitted", "polish") if key in spec}
+    if asked and spec["name"] != TOGETHER:
+        raise Error(f"learned.methods: {min(asked)} is of {TOGETHER} alone; {spec['name']} is fitted at every nfe")
+    for key, numbers in asked.items():
+        if missing := [nfe for nfe in numbers if nfe not in config["nfe"]] if isinstance(numbers, list) else []:
+            raise Error(f"learned.methods {TOGETHER}: {key} names {missing[0]}, which is not in nfe; add it there")
 
 
 def require_curve(config: Mapping[str, Any], cell: Cell, order: int, evaluations: int) -> None:
@@ -26,8 +37,6 @@ def require_curve(config: Mapping[str, Any], cell: Cell, order: int, evaluations
         raise Error(f"{where}: a curve has its own family; leave out {'family' if cell.family else 'order'}")
     if evaluations > 1 or order > NUMBERS[0]:
         raise Error(f"{where}: a curve needs one evaluation a step and an order of at most {NUMBERS[0]}")
-    if missing := [nfe for nfe in cell.fitted if nfe not in config["nfe"]]:
-        raise Error(f"{where}: fitted names {missing[0]}, which is not in nfe; add it there")
     if learned["moments"] or learned["radius"]:
         raise Error(f"{where}: a curve is fitted by the distance alone; set moments and radius to 0, or drop it")
     if config["teacher"]["nfe"] == "student+1":

@@ -6,7 +6,7 @@ A cell is one solver that gets sampled and scored. Nothing here imports torch: S
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ OWN = Path("methods")  # where files of methods of one's own are, beside the fol
 SETTINGS = {"train": "train", "teacher_nfe": "teacher", "distance": "", "moments": "moments", "rounds": "rounds",
             "decoupled": ""}  # fmt: skip
 """What an entry of ``learned.methods`` may have of its own, and how the names of its cells begin to say it."""
+POLISHED = "polished"  # setting of the cells of s4s-any that go on from a curve
 CODE = {"train": 1, "textbook": 1, "teacher": 1, "fit": 2, "sample": 1, "features": 1, "score": 2}
 """Of each stage; one more with a change of the code that changes its results, so that older ones are made again."""
 
@@ -38,7 +39,8 @@ class Cell:
     ``family`` and ``order`` are those learned, where the config names them; ``radius`` is one of a list, ``settings``
     are what a method's entry has of its own (keys of ``SETTINGS``). A method of a file of one's own,
     ``methods/NAME.py``, has a start where it is fitted, and else neither solver nor schedule. A cell of s4s-any is a
-    solver of a curve, and ``fitted`` the numbers of evaluations that the curve is fitted on.
+    solver of a curve, and ``fitted`` the numbers of evaluations that the curve is fitted on; with the setting
+    ``polished`` it is what a fit of its own goes on from there to.
     """
 
     method: str
@@ -55,13 +57,24 @@ class Cell:
 
     @property
     def unseen(self) -> bool:
-        """Whether its curve is not fitted on its number of evaluations."""
-        return bool(self.fitted) and self.nfe not in self.fitted
+        """Whether it is of a curve that is not fitted on its number of evaluations."""
+        return bool(self.fitted) and not self.polished and self.nfe not in self.fitted
+
+    @property
+    def polished(self) -> bool:
+        """Whether it begins at a curve, and is fitted for its number of evaluations alone."""
+        return POLISHED in self.settings
+
+    @property
+    def together(self) -> bool:
+        """Whether its fit is that of other cells too: it is a solver of a curve, as that is."""
+        return bool(self.fitted) and not self.polished
 
     @property
     def curve(self) -> str:
-        """File name of the curve that it is a solver of, such as ``s4s-any_ipndm3_edm_seed0``."""
-        return self.name.replace(f"_nfe{self.nfe}", "")
+        """File name of the curve that it is a solver of or begins at, such as ``s4s-any_ipndm3_edm_seed0``."""
+        settings = {key: value for key, value in self.settings.items() if key != POLISHED}
+        return replace(self, settings=settings).name.replace(f"_nfe{self.nfe}", "")
 
     @property
     def learned(self) -> bool:
@@ -134,10 +147,10 @@ def require_files(config: Mapping[str, Any]) -> None:
 
 
 def curves(config: Mapping[str, Any]) -> dict[str, list[Cell]]:
-    """The curves of a benchmark, each with its cells."""
+    """The curves of a benchmark, each with the cells that are its solvers."""
     found: dict[str, list[Cell]] = {}
     for made in cells(config):
-        if made.fitted:
+        if made.together:
             found.setdefault(made.curve, []).append(made)
     return found
 
@@ -294,9 +307,14 @@ def _learned(learned: Mapping[str, Any], nfe: int, nfes: tuple[int, ...]) -> Ite
         own = [spec["radius"]] if "radius" in spec else radii
         if spec["name"] == TOGETHER:
             what["fitted"] = tuple(spec.get("fitted", nfes))
+        polished = nfes if spec.get("polish") is True else spec.get("polish", ())
         for start in spec.get("starts", learned["starts"]):
             for radius, seed in product(own, learned["seeds"]):
-                yield Cell(spec["name"], *_solver(start["solver"]), start["schedule"], nfe, seed, **what, radius=radius)
+                given = *_solver(start["solver"]), start["schedule"], nfe, seed
+                yield Cell(spec["name"], *given, **what, radius=radius)
+                if nfe in polished:
+                    settings = what["settings"] | {POLISHED: True}
+                    yield Cell(spec["name"], *given, **what | {"settings": settings}, radius=radius)
 
 
 def _solver(entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -28,7 +28,7 @@ def evaluations(config: Config) -> dict[str, int]:
     pairs = spec["train"] + spec["validation"]
     return {
         "teacher": sum(cell.nfe * pairs for cell in all_cells if cell.method == "teacher"),
-        "fits": sum(fit_evaluations(config, cell) for cell in all_cells if cell.learned and not cell.fitted)
+        "fits": sum(fit_evaluations(config, cell) for cell in all_cells if cell.learned and not cell.together)
         + sum(curve_evaluations(config, members) for members in curves(config).values()),
         "samples": sum(cell.nfe * config["sample"]["n"] for cell in all_cells),
     }

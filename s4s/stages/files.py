@@ -40,7 +40,7 @@ class Folder:
 
     def unfinished(self, cell: Cell) -> Path:
         """Of a fit, while it runs."""
-        return self.root / "fits" / f"{cell.curve if cell.fitted else cell.name}.unfinished.safetensors"
+        return self.root / "fits" / f"{cell.curve if cell.together else cell.name}.unfinished.safetensors"
 
     def curve(self, cell: Cell) -> Path:
         """The curve that a cell is a solver of."""

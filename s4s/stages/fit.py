@@ -10,15 +10,15 @@ from typing import Any
 
 from torch import Tensor
 
-from s4s.curve import load_curve
+from s4s.curve import Curve, load_curve
 from s4s.errors import Error
 from s4s.learn import distances, lpips
-from s4s.learn.any_nfe import fit_curve
+from s4s.learn.any_nfe import CurveResult, fit_curve
 from s4s.learn.distance import Distance, decoded, feature, total
 from s4s.learn.fit import FitResult, fit
 from s4s.learn.frozen import Frozen
 from s4s.learn.jacobian import PERTURBATION
-from s4s.learn.methods import METHODS
+from s4s.learn.methods import METHODS, TOGETHER
 from s4s.learn.relaxed import relaxed_distances
 from s4s.learn.skip import at_most
 from s4s.learn.teacher import TeacherSet
@@ -55,7 +55,7 @@ def _named(bench: Bench, name: str) -> Distance:
 
 def fit_cell(bench: Bench, cell: Cell) -> Path:
     """Write the solver of a cell: textbook numbers, or what its method learns from them; a killed fit goes on."""
-    if cell.fitted:
+    if cell.together:
         return _of_curve(bench, cell)
     if cell.learned:
         return _learned(bench, cell)
@@ -108,7 +108,7 @@ def _learned(bench: Bench, cell: Cell) -> Path:
     reads, elsewhere = _reads(bench, cell)
     chain.go_on(folder.unfinished(cell), "fit", reads, elsewhere)
     denoise, data = _problem(bench, cell)
-    result = _fit(bench, cell, denoise, data) if cell.file is None else _fitted(bench, cell, denoise, data)
+    result = _way(cell)(bench, cell, denoise, data)
     spent = {"val_loss": result.val_loss, "start_loss": result.start_loss, "evaluations": result.evaluations}
     if cell.radius is not None:
         network = Frozen(denoise, learned.get("microbatch"))
@@ -121,6 +121,33 @@ def _learned(bench: Bench, cell: Cell) -> Path:
         chain.note(path, "fit", reads, elsewhere)
     chain.forget(folder.unfinished(cell))
     return folder.solver(cell)
+
+
+def _way(cell: Cell) -> Callable[..., FitResult]:
+    """How a cell is learned: by a file of one's own, from a curve, or by a built-in method."""
+    if cell.polished:
+        return _polished
+    return _fit if cell.file is None else _fitted
+
+
+def _polished(bench: Bench, cell: Cell, denoise: Denoise | Callable[[Tensor], Denoise], data: TeacherSet) -> FitResult:
+    """What its curve becomes when it is fitted on for the cell's number of evaluations alone."""
+    curve = load_curve(bench.folder.curve(cell))
+    start_loss = curve.provenance["losses"][str(cell.nfe)]["val_loss"]
+    found = fit_curve(curve, [cell.nfe], denoise, data, progress=cell.name, **_settings(bench, cell))
+    solver, loss = found.curve.at(cell.nfe), found.losses[cell.nfe]["val_loss"]
+    record = {**solver.provenance, "curve": cell.curve, "val_loss": loss}
+    made = solver.replace(provenance=record)
+    return FitResult(made, loss, start_loss, found.evaluations, found.seconds, [*found.history])
+
+
+def polish_elsewhere(bench: Bench, curve: Curve, nfe: int) -> tuple[CurveResult, dict[str, str], dict[str, str]]:
+    """What a curve of another model becomes on a config's model, and hashes of what was read; see ``_reads``."""
+    cell = Cell(TOGETHER, curve.solver, {}, "", nfe, fitted=(nfe,))
+    reads, elsewhere = _reads(bench, cell)
+    denoise, data = _problem(bench, cell)
+    settings = _settings(bench, cell) | {"resume": None}
+    return fit_curve(curve, [nfe], denoise, data, progress=f"{curve.name} nfe{nfe}", **settings), reads, elsewhere
 
 
 def _fit(bench: Bench, cell: Cell, denoise: Denoise | Callable[[Tensor], Denoise], data: TeacherSet) -> FitResult:
@@ -161,7 +188,8 @@ def _reads(bench: Bench, cell: Cell) -> tuple[dict[str, str], dict[str, str]]:
     compared, elsewhere = _compared(bench, learned_as(bench.config, cell)["distance"])
     pairs = teacher_paths(bench, teacher_of(bench.config, cell.nfe, cell.settings.get("teacher_nfe")))
     own = {} if cell.file is None else outside(cell.file)
-    return bench.reads(*pairs, *compared, *bench.searched(cell)), elsewhere | own
+    begun = [bench.folder.curve(cell)] * cell.polished
+    return bench.reads(*pairs, *compared, *begun, *bench.searched(cell)), elsewhere | own
 
 
 def _problem(bench: Bench, cell: Cell) -> tuple[Denoise | Callable[[Tensor], Denoise], TeacherSet]:

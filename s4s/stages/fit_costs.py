@@ -24,6 +24,7 @@ from s4s.learn.schedule import (
     MOMENTS,
     NOTED,
     OPENING,
+    POLISH,
     RACE,
     ROUND,
     SMALL,
@@ -69,6 +70,8 @@ def fit_evaluations(config: Config, cell: Cell) -> int:
     """Of one fit by reverse mode that goes through all its rounds, with one damping trial a batch; 0 of one's own."""
     if cell.file is not None:
         return 0
+    if cell.polished:
+        return curve_evaluations(config, [replace(cell, fitted=(cell.nfe,))], polish=True)
     learned, spec = learned_as(config, cell), config["teacher"]
     count = _Count(cell.nfe, cell.settings.get("train", spec["train"]), spec["validation"], learned.get("microbatch"))
     course, others = _course(cell.method, cell.family, cell.order, cell.solver, tuple(cell.options.items()), cell.nfe)
@@ -90,8 +93,9 @@ def fit_evaluations(config: Config, cell: Cell) -> int:
     return total * (2 if course[-1].skips else 1)
 
 
-def curve_evaluations(config: Config, members: Sequence[Cell]) -> int:
-    """Of the fit of a curve and of its report, with one damping trial a step."""
+def curve_evaluations(config: Config, members: Sequence[Cell], polish: bool = False) -> int:
+    """Of the fit of a curve, or of its polish, and of its report, with one damping trial a step."""
+    sweeps, lanes = (POLISH, 1) if polish else (SWEEPS, LANES_OF_CURVE)
     spec, fitted = config["teacher"], members[0].fitted
     counts = {cell.nfe: _Count(cell.nfe, spec["train"], spec["validation"], config["learned"].get("microbatch"))
               for cell in members}  # fmt: skip
@@ -100,8 +104,8 @@ def curve_evaluations(config: Config, members: Sequence[Cell]) -> int:
         small, large = CURVE
         total += count.judged(count.held_out) + (2 if nfe in fitted else 1) * count.judged(JUDGED)
         if nfe in fitted:
-            raced = LANES_OF_CURVE * count.judged(JUDGED) + (LANES_OF_CURVE - 1) * count.batches(small, 0, HEAT)
-            total += raced + count.batches(small, 0, SWEEPS[0]) + count.batches(large, 0, SWEEPS[1])
+            raced = lanes * count.judged(JUDGED) + (lanes - 1) * count.batches(small, 0, HEAT)
+            total += raced + count.batches(small, 0, sweeps[0]) + count.batches(large, 0, sweeps[1])
     return total
 
 

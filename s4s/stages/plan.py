@@ -25,7 +25,7 @@ def job_counts(config: Config) -> dict[str, int]:
         "train" if trained else "download": 3 if trained else 2,
         "teacher": sum(len(teacher_files(config, cell)) for cell in teachers(config)),
         "textbook": 1,
-        "fit": sum(cell.learned and not cell.fitted for cell in all_cells) + len(curves(config)),
+        "fit": sum(cell.learned and not cell.together for cell in all_cells) + len(curves(config)),
         "sample": sampling * config["sample"]["keep_images"],
         "features": sampling,
         "evaluate": len(at if needs_features(config) else kinds),

@@ -10,7 +10,7 @@ from typing import Any
 
 from s4s.errors import Error
 from s4s.learn.methods import APART, METHODS, TOGETHER, family_of
-from s4s.stages.any_nfe import require_curve
+from s4s.stages.any_nfe import require_curve, require_of_curves
 from s4s.stages.cells import OF_SAMPLES, PROTOCOLS, SETTINGS, Cell, cells, guided, uint8_rule
 
 Config = Mapping[str, Any]
@@ -260,8 +260,7 @@ def _require_learned(config: Config) -> None:
     for entry in learned["methods"]:
         spec = {"name": entry} if isinstance(entry, str) else entry
         names.append(spec["name"])
-        if "fitted" in spec and spec["name"] != TOGETHER:
-            raise Error(f"learned.methods: fitted is of {TOGETHER} alone; {spec['name']} is fitted at every nfe")
+        require_of_curves(config, spec)
         own = spec["name"] not in (*METHODS, TOGETHER)
         if own and (given := {*spec} - {"name", "starts"}):
             raise Error(f"learned.methods: {spec['name']}, of a file of your own, takes no {min(given)}; leave it out")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from s4s.bundle import load_bundle
+from s4s.curve import Curve
 from s4s.errors import Error
 from s4s.files import sha256
 from s4s.solver import Solver
@@ -19,28 +20,38 @@ from s4s.stages.chain import outside
 from s4s.stages.evaluate import Scorer, target_files
 from s4s.stages.features import Shard, extractor_files, read_shard, shard_of
 from s4s.stages.files import write_json
+from s4s.stages.fit import polish_elsewhere
 from s4s.stages.provenance import provenance
 from s4s.stages.sample import Samples, draw
 from s4s.values import NEAR
 
 
-def evaluate_solver(bench: Bench, path: Path, nfe: int | None = None) -> tuple[Path, dict[str, Any]]:
+def evaluate_solver(
+    bench: Bench, path: Path, nfe: int | None = None, polish: bool = False
+) -> tuple[Path, dict[str, Any]]:
     """Sample a config's model with a given solver and score the samples as any cell of the config.
 
     Args:
         nfe: of a bundle or curve, the solver of this many evaluations.
+        polish: go on from a curve for that number first, towards the config's teacher; the solver lies beside the file.
 
     Returns:
         The file written, ``transfers/<name>-<hash>.json`` (of several solvers ``<name>-nfe<n>-<hash>.json``), and what
         it says.
 
     Raises:
-        Error: not a solver file, or one for other noise levels than the model's.
+        Error: not a solver file, or one for other noise levels than the model's; to polish, no curve.
     """
     solver, named = _chosen(path, nfe)
     _require_levels(bench, solver, path)
     target = target_files(bench, solver.nfe)
-    reads = bench.reads(*extractor_files(bench)[0], *target)
+    reads, elsewhere = bench.reads(*extractor_files(bench)[0], *target), outside(path)
+    more: dict[str, Any] = {}
+    if polish:
+        found, more_reads, more_elsewhere = polish_elsewhere(bench, _curve(path), solver.nfe)
+        solver, named = found.curve.at(solver.nfe), f"{named}-polished"
+        reads, elsewhere = reads | more_reads, elsewhere | more_elsewhere
+        more = {"polish": {**found.losses[solver.nfe], "evaluations": found.evaluations, "seconds": found.seconds}}
     model = bench.model.facts_of(range(bench.config["sample"]["n"]))
     scorer = Scorer(bench, (model.get("classes") or {"plan": "none"})["plan"])
     started = time.perf_counter()
@@ -61,11 +72,22 @@ def evaluate_solver(bench: Bench, path: Path, nfe: int | None = None) -> tuple[P
         "seconds": seconds,
         "protocol": scorer.record({"model": model, "sigma_range": ends}, count),
         "provenance": provenance(bench, _cell(solver), model, bench.device_name),
+        **more,
     }
     out = bench.folder.root / "transfers" / f"{named}-{digest[:8]}.json"
     write_json(out, made)
-    bench.chain.note(out, "transfer", reads, scorer.files | outside(path))
+    bench.chain.note(out, "transfer", reads, scorer.files | elsewhere)
+    if polish:
+        solver.save(out.with_suffix(".solver.json"))
     return out, made
+
+
+def _curve(path: Path) -> Curve:
+    """The curve of a file."""
+    found = load_bundle(path)
+    if not isinstance(found, Curve):
+        raise Error(f"{path}: holds no curve, which is what --polish goes on from; leave --polish out")
+    return found
 
 
 def _chosen(path: Path, nfe: int | None) -> tuple[Solver, str]:

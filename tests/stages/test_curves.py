@@ -16,7 +16,9 @@ from s4s.errors import Error
 from s4s.stages import any_nfe, costs
 from s4s.stages.cells import cells, curves
 from s4s.stages.fit import fit_cell
+from s4s.stages.fit_costs import fit_evaluations
 from s4s.stages.plan import job_counts
+from s4s.stages.transfer import evaluate_solver
 
 METHOD = {"name": "s4s-any", "fitted": [4, 5]}
 START = {"solver": {"name": "ipndm", "order": 3}, "schedule": "edm"}
@@ -50,6 +52,45 @@ def test_one_fit_for_all_cells_of_a_curve(tmp_path: Path, monkeypatch: pytest.Mo
     assert not fewer.chain.follows(made.folder.curve(members[0])), "its record has losses of other numbers"
 
 
+def test_a_polished_cell_goes_on_from_its_curve(tmp_path: Path) -> None:
+    made = small.bench(tmp_path, nfe=[4, 5], learned=learned(methods=[METHOD | {"polish": [5]}]), model={"steps": 2})
+    small.train(made)
+    small.teach(made)
+    assert [cell.name for cell in cells(made.config) if cell.fitted] == [
+        "s4s-any_ipndm3_edm_nfe4_seed0", "s4s-any_ipndm3_edm_nfe5_seed0", "s4s-any-polished_ipndm3_edm_nfe5_seed0",
+    ]  # fmt: skip
+    first, _, polished = (cell for cell in cells(made.config) if cell.fitted)
+    with pytest.raises(Error, match=r"curves/s4s-any_ipndm3_edm_seed0.json: .* run `s4s fit` first"):
+        fit_cell(made, polished)
+    fit_cell(made, first)
+    solver = s4s.load_solver(fit_cell(made, polished))
+    begun = s4s.load_curve(made.folder.curve(polished))
+    spent, loss = json.loads(made.folder.fit(polished).read_text()), begun.provenance["losses"]["5"]["val_loss"]
+    assert spent["start_loss"] == loss > spent["val_loss"] == solver.provenance["val_loss"]
+    assert not torch.equal(solver.weight, begun.at(5).weight) and solver.provenance["curve"] == polished.curve
+    assert spent["evaluations"] < begun.provenance["evaluations"] / 2
+    counted = fit_evaluations(made.config, polished)
+    assert counted == pytest.approx(spent["evaluations"], rel=0.25), "but for further trials, and the report"
+    made.folder.curve(polished).write_text("{}")
+    assert not made.chain.follows(made.folder.solver(polished)), "another curve is another start"
+
+
+def test_a_curve_of_another_model_is_polished_on_a_config_s(tmp_path: Path) -> None:
+    made = small.bench(tmp_path, nfe=[4], learned=learned(methods=["s4s"]), model={"steps": 2})
+    small.train(made)
+    small.teach(made)
+    curve = s4s.curve(lambda nfe: s4s.solver("ipndm", s4s.grid("edm", made.process, nfe), order=3))
+    curve.replace(theta=torch.full_like(curve.theta, 0.05)).save(tmp_path / "curve.json")
+    _, before = evaluate_solver(made, tmp_path / "curve.json", 4)
+    path, after = evaluate_solver(made, tmp_path / "curve.json", 4, polish=True)
+    assert after["polish"]["robust"] < after["polish"]["start"] and after["fid"] != before["fid"]
+    assert path.name.startswith("curve-nfe4-polished-") and made.chain.follows(path)
+    _, again = evaluate_solver(made, path.with_suffix(".solver.json"))
+    assert again["fid"] == after["fid"] and again["solver_provenance"]["fitted"] == [4]
+    with pytest.raises(Error, match="holds no curve, which is what --polish goes on from"):
+        evaluate_solver(made, path.with_suffix(".solver.json"), polish=True)
+
+
 def test_cells_and_jobs() -> None:
     both = {"methods": ["s4s", "s4s-any"], "starts": [START], "seeds": [0, 1]}
     made = small.bench(nfe=[4, 6], learned=both).config
@@ -58,6 +99,9 @@ def test_cells_and_jobs() -> None:
     ]  # fmt: skip
     assert [cell.fitted for cell in cells(made) if cell.fitted] == [(4, 6)] * 4
     assert len(curves(made)) == 2 and job_counts(made)["fit"] == 4 + 2
+    both["methods"] = [{"name": "s4s-any", "polish": True}]
+    made = small.bench(nfe=[4, 6], learned=both).config
+    assert [len(members) for members in curves(made).values()] == [2, 2] and job_counts(made)["fit"] == 2 + 4
 
 
 def test_the_numbers_are_those_of_the_curve() -> None:
@@ -67,6 +111,9 @@ def test_the_numbers_are_those_of_the_curve() -> None:
 @pytest.mark.parametrize(("changes", "message"), [
     ({"nfe": [4, 21], "learned": learned(methods=["s4s-any"])}, "solvers of 3 to 20 evaluations, not of 21"),
     ({"nfe": [4]}, "fitted names 5, which is not in nfe; add it there"),
+    ({"learned": learned(methods=[METHOD | {"polish": [6]}])}, "polish names 6, which is not in nfe; add it there"),
+    ({"learned": learned(methods=[METHOD | {"polish": False}])}, "learned.methods.0.polish: True was expected"),
+    ({"learned": learned(methods=[{"name": "s4s", "polish": True}])}, "polish is of s4s-any alone; s4s is fitted at"),
     ({"learned": learned(moments=1.0)}, "a curve is fitted by the distance alone; set moments and radius to 0"),
     ({"learned": learned(radius=[0.0, 0.1])}, "a curve is fitted by the distance alone"),
     ({"learned": learned(methods=[METHOD | {"family": "pc"}])}, "a curve has its own family; leave out family"),

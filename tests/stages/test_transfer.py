@@ -69,6 +69,7 @@ def test_bad_solver_files_are_one_line(world: tuple[Path, str], capsys: pytest.C
         (["--solver", "curve.json"], "curve.json: has solvers of 3 to 20 evaluations; give --nfe, one of them"),
         (["--solver", "curve.json", "--nfe", "2"], "curve.json: no solver makes 2 evaluations here"),
         (["--nfe", "4", "teacher"], "--nfe belongs to --solver"),
+        (["--polish", "teacher"], "--polish belongs to --solver"),
         (["--solver", "other.json", "teacher"], "takes either cells or --solver FILE"),
         ([], "takes either cells or --solver FILE"),
     ):

@@ -33,7 +33,7 @@ JOBS, SCORED = asked.jobs(CONFIG), asked.jobs(CONFIG, per_nfe=asked.needs_featur
 OWN_FIXED = [str(cell.file) for cell in CELLS.values() if cell.file and not cell.learned]  # files of one's own
 FIXED = [name for name, cell in CELLS.items() if not cell.learned]
 SEARCHED = any(CELLS[name].schedule == "gits" for name in FIXED)  # grids that need the network
-LEARNED = [name for name, cell in CELLS.items() if cell.learned and not cell.fitted]
+LEARNED = [name for name, cell in CELLS.items() if cell.learned and not cell.together]
 CURVES = asked.curves(CONFIG)
 TARGETS = [cell.name for cell in asked.teachers(CONFIG) if "teacher" in CONFIG["score"]["metrics"]]  # compared with
 SHARDS = [f"{first:06d}-{last:06d}" for first, last in asked.shards(CONFIG)]
@@ -102,6 +102,12 @@ def comparing(wildcards):
     """The network that a learned cell's distance compares by."""
     distance = asked.learned_as(CONFIG, CELLS[wildcards.cell])["distance"]
     return [f"{FOLDER}/models/perceptual.safetensors"] if "feature" in distance else []
+
+
+def its_curve(wildcards):
+    """The curve that a polished cell begins at."""
+    cell = CELLS[wildcards.cell]
+    return [f"{FOLDER}/curves/{cell.curve}.json"] if cell.polished else []
 
 
 def own_file(wildcards):

@@ -28,6 +28,7 @@ rule fit:
         comparing,
         teacher_set,
         own_file,
+        its_curve,
     output:
         f"{FOLDER}/solvers/{{cell}}.json",
         f"{FOLDER}/fits/{{cell}}.json",
