@@ -41,6 +41,7 @@ for command in (
     scores.sample,
     scores.features,
     scores.evaluate,
+    scores.paths,
     scores.transfer,
     results.table,
     results.kinds,

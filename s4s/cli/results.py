@@ -91,7 +91,9 @@ def figure(config: Path, results: Path) -> None:
     folder, files = results / loaded["benchmark"], _metrics(loaded, results)
     chain, figures = Chain(loaded, folder), folder / "figures"
     links = [path for path in (folder / "fid.csv", *sorted((folder / "tables").glob("[!.]*.*"))) if path.exists()]
-    reads = chain.read(*files, *links, *_config_file(folder))
+    figures_asked = figures_of(loaded)
+    paths = [folder / "paths.json"] * ("distance" in figures_asked)
+    reads = chain.read(*files, *links, *paths, *_config_file(folder))
     shown = cache(lambda: report.choose(files))
     draw: dict[str, Callable[[Path], list[Path]]] = {
         "fid_vs_nfe": lambda stem: report.draw_fid(files, stem),
@@ -100,12 +102,13 @@ def figure(config: Path, results: Path) -> None:
         "gains": lambda stem: report.draw_gains(files, stem),
         "solvers": lambda stem: report.draw_solvers(shown(), folder / "solvers", stem),
         "samples": lambda stem: report.draw_samples(shown(), folder / "features", stem),
+        "distance": lambda stem: report.draw_distance(files, shown(), folder / "paths.json", stem),
         "loss_vs_fid": lambda stem: report.draw_loss(files, stem),
         "radius": lambda stem: report.draw_radius(files, stem),
         "teacher_set": lambda stem: report.draw_size(files, stem),
         "course": lambda stem: report.draw_course(files, stem),
     }
-    made = [path for name in figures_of(loaded) for path in draw[name](figures / name)]
+    made = [path for name in figures_asked for path in draw[name](figures / name)]
     chain.tidy(figures, made)
     report.write_report(files, [path for path in made if path.suffix == ".png"], folder / "report.html", links)
     for path in [*made, folder / "report.html"]:

@@ -1,4 +1,4 @@
-"""Commands on samples: ``s4s sample``, ``s4s features`` and ``s4s evaluate``."""
+"""Commands on samples: ``s4s sample``, ``s4s features``, ``s4s evaluate`` and ``s4s paths``."""
 
 from __future__ import annotations
 
@@ -96,3 +96,16 @@ def transfer(folders: Sequence[Path], patterns: Sequence[str], out: Path) -> Non
     single_thread()
     made = [Use(*use) for use in uses(folders, patterns)]
     click.echo("\n".join(map(str, write_transfers(made, out / "transfer"))))
+
+
+@click.command()
+@CONFIG
+@RESULTS
+def paths(config: Path, results: Path) -> None:
+    """Measure how far every few-step solver's states are from the teacher's, node by node.
+
+    Example: s4s paths config/digits.yaml
+    """
+    from s4s.stages.paths import write_paths
+
+    click.echo(write_paths(open_model(load(config), results)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -173,6 +174,20 @@ def keep_freed() -> bool:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     return mallopt is not None and all([mallopt(option, value) for option, value in MALLOPT.items()])
+
+
+def peak_bytes(device: str = "cpu") -> int | None:
+    """The most memory that this process has had, libraries included; on a GPU, the most that tensors had there.
+
+    None where the system does not say.
+    """
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def plenty(device: torch.device) -> float:

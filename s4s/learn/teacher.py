@@ -120,14 +120,14 @@ def generate(
     made = []
     for start in tqdm(range(first, indices.stop, batch), desc=progress, disable=progress is None, mininterval=2):
         rows = range(start, start + batch)
-        x_T = _started(solver, noise(seed, rows, shape), dtype, device)
+        x_T = started(solver, noise(seed, rows, shape), dtype, device)
         with torch.no_grad():
             made.append(sample(solver, denoiser(rows), x_T))
     return torch.cat(made)[indices.start - first :][: len(indices)]
 
 
-def _started(solver: Solver, normal: Tensor, dtype: torch.dtype, device: str | torch.device) -> Tensor:
-    """``x_T`` on its device; scaled there, but moved by a mean and scale before, as ``TeacherSet.x_T`` is."""
+def started(solver: Solver, normal: Tensor, dtype: torch.dtype, device: str | torch.device) -> Tensor:
+    """Where a solver starts from normal noise, on its device; scaled there, moved by a mean and scale before."""
     if solver.noise is None:
         return solver.x_T(_sent(normal.to(dtype), device))
     return _sent(solver.x_T(normal).to(dtype), device)

@@ -17,6 +17,7 @@ from s4s.report.choose import Choice, choose
 from s4s.report.course import draw_course
 from s4s.report.curves import draw_fid, draw_gains, draw_imitation, draw_loss
 from s4s.report.data import collect, write_fid_csv
+from s4s.report.distance import draw_distance
 from s4s.report.html import write_report
 from s4s.report.kinds import write_kinds
 from s4s.report.radius import draw_radius, has_radii
@@ -28,6 +29,7 @@ __all__ = [
     "choose",
     "collect",
     "draw_course",
+    "draw_distance",
     "draw_fid",
     "draw_gains",
     "draw_imitation",

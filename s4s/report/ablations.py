@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -14,25 +15,48 @@ from matplotlib.figure import Figure
 from s4s.errors import Error
 from s4s.report.curves import _log
 from s4s.report.data import Record, Score, read_records, scores, to_frame
-from s4s.report.labels import family_label, method_label, others
+from s4s.report.labels import family_label, method_label, others, start_label
 from s4s.report.protocol import fid_name, protocol_note
 from s4s.report.render import Cell, Table
 from s4s.report.style import drawing, method_colors, save
 
 SEEDS = 3  # fits that a figure's point is the mean of, at least
+COSTS = (
+    ("Evaluations", "fit_nfe", 1, ",.0f"),
+    ("Seconds", "fit_seconds", 1, ".0f"),
+    ("Memory, MB", "fit_peak_bytes", 1e6, ",.0f"),
+)
+"""What a fit costs: column, key of a metrics file, unit and form."""
 LIKE = {"joint": "s4s-alt"}  # a method that is itself a variation: S4S Algorithm 3 beside alternating
 
 
 def varied(found: Sequence[Score]) -> list[tuple[str, Score, Score]]:
-    """What is varied, the variation, and the method as it is, in table order."""
+    """What is varied, the variation, and the method as it is, in table order.
+
+    A method as it is has the start of most of its rows; where several starts have as many, each stands for itself.
+    """
     learned = [score for score in found if score.method in others([score.method]) and score.solver]
     plain = {(s.method, s.start, s.nfe): s for s in reversed(learned) if _is_plain(s, learned)}
     made = []
     for score in learned:
-        base = plain.get((LIKE.get(score.method, score.method), score.start, score.nfe))
+        like = LIKE.get(score.method, score.method)
+        base = plain.get((like, _usual_start(like, score.nfe, learned) or score.start, score.nfe))
         if base is not None and base is not score and (what := _what(score, base)):
             made.append((what, score, base))
     return made
+
+
+def unvaried(found: Sequence[Score]) -> list[Score]:
+    """The methods as they are: rows that are no variation of another."""
+    variations = {id(score) for _, score, _ in varied(found)}
+    return [score for score in found if id(score) not in variations]
+
+
+def _usual_start(method: str, nfe: int, learned: Sequence[Score]) -> tuple[str, str] | None:
+    """The start of most rows of a method; None where several have as many."""
+    count = Counter(score.start for score in learned if (score.method, score.nfe) == (method, nfe))
+    most = [start for start, n in count.items() if n == max(count.values())]
+    return most[0] if len(most) == 1 else None
 
 
 def _is_plain(score: Score, learned: Sequence[Score]) -> bool:
@@ -48,6 +72,7 @@ def _what(score: Score, base: Score) -> str:
     found = [f"family {family_label(score.family)}"] if score.family != base.family else []
     found += [f"order {score.order}"] if score.order != base.order and score.family == base.family else []
     found += [f"radius {score.radius:g}"] if score.radius else []
+    found += [f"start {start_label(*score.start)}"] if score.start != base.start else []
     return ", ".join([*found, *([score.settings] if score.settings else [])])
 
 
@@ -63,11 +88,17 @@ def ablations_table(found: Sequence[Score], records: Sequence[Record]) -> Table 
         if not rows:
             rows.append(_row("as it is", base, base, of))
         rows.append(_row(what, score, base, of))
-    head = ("Method", "Variation", "NFE", "FID", "to as it is", "Evaluations", "Seconds")
-    notes = (protocol_note(records), "FID: mean over fit seeds (how many), less is better; bold: lowest of a block. To "
-             "as it is: the ratio of the two. Evaluations, seconds: of one fit.")  # fmt: skip
+    head = ("Method", "Variation", "NFE", "FID", "to as it is", *(name for name, _, _, _ in COSTS))
+    notes = [protocol_note(records), "FID: mean ± standard deviation over fits with different seeds (how many), less "
+             "is better; bold: lowest of a block. To as it is: the ratio of the two. Evaluations, seconds, memory: of "
+             "one fit; memory is the most that its process had, libraries included."]  # fmt: skip
+    if any("start " in what for what, _, _ in made):
+        usual = dict.fromkeys(f"{method_label(base.method)}: {start_label(*base.start)}" for _, _, base in made)
+        notes.append(f"Starts, where no other is said: {'; '.join(usual)}.")
+    if any("no race" in what for what, _, _ in made):
+        notes.append("No race: the fit begins at its start, and not at the nearest of it and textbook solvers.")
     title = f"What each choice is worth on {records[0]['benchmark']}."
-    return Table(title, head, tuple(map(_best_bold, groups.values())), notes, names=2)
+    return Table(title, head, tuple(map(_best_bold, groups.values())), tuple(notes), names=2)
 
 
 def ablations_frame(found: Sequence[Score], records: Sequence[Record]) -> pd.DataFrame:
@@ -77,7 +108,7 @@ def ablations_frame(found: Sequence[Score], records: Sequence[Record]) -> pd.Dat
     for what, score, base in varied(found):
         line: dict[str, object] = {"variation": what, **score.named, "fid_mean": score.fid, "fid_std": score.std}
         line |= {"fits": len(score.cells), "plain_fid": base.fid, "ratio": score.fid / base.fid}
-        cost = {key: _mean(score, of, key) for key in ("val_loss", "fit_nfe", "fit_seconds")}
+        cost = {key: _mean(score, of, key) for key in ("val_loss", *(key for _, key, _, _ in COSTS))}
         lines.append(line | cost)
     return pd.DataFrame(lines)
 
@@ -85,7 +116,8 @@ def ablations_frame(found: Sequence[Score], records: Sequence[Record]) -> pd.Dat
 def _row(what: str, score: Score, base: Score, of: dict[str, Record]) -> tuple[Cell, ...]:
     fid = f"{score.fid:.2f}" + (f" ± {score.std:.2f} ({len(score.cells)})" if score.std is not None else "")
     ratio = "" if score is base else f"{score.fid / base.fid:.2f}×"
-    spent = [_text(_mean(score, of, key), form) for key, form in (("fit_nfe", ",.0f"), ("fit_seconds", ".0f"))]
+    means = ((_mean(score, of, key), unit, form) for _, key, unit, form in COSTS)
+    spent = ["" if mean is None else format(mean / unit, form) for mean, unit, form in means]
     cells = [Cell(method_label(score.method)), Cell(what), Cell(str(score.nfe)), Cell(fid, of=score.cells[0])]
     return *cells, Cell(ratio), *map(Cell, spent)
 
@@ -100,10 +132,6 @@ def _best_bold(rows: Sequence[tuple[Cell, ...]]) -> tuple[tuple[Cell, ...], ...]
 def _mean(score: Score, of: dict[str, Record], key: str) -> float | None:
     values = [of[cell][key] for cell in score.cells if of[cell].get(key) is not None]
     return fmean(values) if values else None
-
-
-def _text(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
 
 
 def teacher_samples(root: Path, cell: str) -> int | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from s4s.errors import Error
+from s4s.report.ablations import unvaried
 from s4s.report.data import Record, Score, read_records, scores, to_frame
 from s4s.report.labels import ordered, others, schedule_label, start_label
 from s4s.report.table import winners
@@ -21,7 +22,7 @@ class Choice:
         nfe: network evaluations a sample.
         start: the starting solver and its grid.
         cells: by method, in table order: the teacher, the classical start, what was learned from that start, and
-            samplers of one's own. The first seed of each, not the best one.
+            samplers of one's own; of each the method as it is before its variations, and the first seed, not the best.
         grids: the starting solver on every grid it was scored on, by grid.
         names: of the cells, by method, with the family and the like of those that have several.
     """
@@ -63,7 +64,8 @@ def choose(metrics_files: Iterable[Path], nfe: int | None = None, start: tuple[s
     by_cell = {record["cell"]: record for record in records}
     teacher = next((w.teacher for w in winners(found) if w.nfe == nfe), None)
     shown = [*([teacher] if teacher else []), *(score for score in here if score.start in (start, ("", "")))]
-    name, first = variant_names(found), {score.method: score for score in reversed(shown)}
+    as_they_are = [score for score in unvaried(found) if score in shown]
+    name, first = variant_names(found), {score.method: score for score in reversed([*as_they_are, *shown])}
     cells = {method: by_cell[first[method].cells[0]] for method in ordered(first)}
     grids = {score.schedule: by_cell[score.cells[0]] for score in here if _plain(score) and score.solver == start[0]}
     return Choice(nfe, start, cells, grids, {method: name(score) for method, score in first.items()})

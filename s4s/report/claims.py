@@ -12,7 +12,7 @@ import pandas as pd
 
 from s4s.errors import Error
 from s4s.report import course
-from s4s.report.ablations import SEEDS, teacher_samples, varied
+from s4s.report.ablations import SEEDS, teacher_samples, unvaried, varied
 from s4s.report.data import Record, Score, best
 from s4s.report.gains import pairs
 from s4s.report.protocol import protocol_note
@@ -60,8 +60,7 @@ def _every_start(found: Sequence[Score], records: Sequence[Record]) -> Claim | N
 def _training_free(found: Sequence[Score], records: Sequence[Record]) -> Claim | None:
     gains = {}
     for nfe in sorted({score.nfe for score in found if score.method == "s4s-alt"}):
-        alike = [score for score in found if not score.settings and not score.radius]
-        ours, other = best(alike, "s4s-alt", nfe), best(found, "classical", nfe)
+        ours, other = best(unvaried(found), "s4s-alt", nfe), best(found, "classical", nfe)
         if ours and other:
             gains[nfe] = other.fid / ours.fid
     if not gains:

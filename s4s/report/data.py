@@ -202,8 +202,8 @@ def scores(frame: pd.DataFrame) -> list[Score]:
 
 def settings_text(settings: Mapping[str, Any]) -> str:
     """What a row has of its own, in words: ``train 100``."""
-    words = {True: "{key}", False: "not {key}"}
-    said = [words[value].format(key=key) if isinstance(value, bool) else f"{key} {_plain(value)}"
+    words = {("decoupled", False): "not decoupled", ("race", False): "no race"}
+    said = [words.get((key, value), key) if isinstance(value, bool) else f"{key} {_plain(value)}"
             for key, value in sorted(settings.items())]  # fmt: skip
     return ", ".join(text.replace("teacher_nfe", "teacher NFE") for text in said)
 

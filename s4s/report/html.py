@@ -39,6 +39,10 @@ _CAPTIONS = {
     "Where outputs without the condition are weighed apart, theirs stand below.",
     "samples": "The first samples of each solver, not selected; a column shares its starting noise, so a good solver's "
     "row looks like the teacher's. The FID is that of the cell shown.",
+    "distance": "How far a solver's state is from the teacher's, from the same noise and at the same noise level: root "
+    "mean square over noises and dimensions, in data units; a point is a node. Lower is better at the right end, the "
+    "sample, which is what a fit asks for; on the way a learned solver may leave the teacher's path. Lines: means over "
+    "fit seeds where there are several, dots: single fits.",
     "loss": "Validation loss of each fit (lower: closer to the teacher) against its FID (lower is better). Where "
     "points rise to the right, the objective ranks solvers as FID does.",
     "gains": "FID of what was learned, divided by that of its start, against NFE; below 1 learning gained, and lower "

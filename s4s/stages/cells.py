@@ -25,7 +25,7 @@ PROTOCOLS: dict[str, tuple[str, tuple[str, ...]]] = {  # rounding rule and data 
 OF_SAMPLES = ("fid", "teacher")  # metrics that need no image of the reference
 OWN = Path("methods")  # where files of methods of one's own are, beside the folder ``results``
 SETTINGS = {"train": "train", "teacher_nfe": "teacher", "distance": "", "moments": "moments", "rounds": "rounds",
-            "decoupled": ""}  # fmt: skip
+            "decoupled": "", "race": ""}  # fmt: skip
 """What an entry of ``learned.methods`` may have of its own, and how the names of its cells begin to say it."""
 POLISHED = "polished"  # setting of the cells of s4s-any that go on from a curve
 CODE = {"train": 1, "textbook": 1, "teacher": 1, "fit": 2, "sample": 1, "features": 1, "score": 2}

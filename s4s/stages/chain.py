@@ -24,7 +24,7 @@ from s4s.stages.cells import Cell, cells, curves, made_from
 
 Config = Mapping[str, Any]
 MAKERS = {"models": "download", "teacher": "teacher", "solvers": "fit", "fits": "fit", "curves": "fit",
-          "samples": "sample", "features": "features", "metrics": "evaluate"}  # fmt: skip
+          "paths.json": "paths", "samples": "sample", "features": "features", "metrics": "evaluate"}  # fmt: skip
 CONFIG_OF = {"download": "train", "gits": "textbook", "transfer": "score"}  # the part of the config each depends on
 
 
@@ -127,7 +127,7 @@ class Chain:
         cell, part = self._cells.get(PurePosixPath(name).stem), dict(self.config)
         if stage in ("textbook", "fit", "score") and cell is None:
             return None  # left by a config that asked for more
-        if stage not in ("table", "figure"):
+        if stage not in ("paths", "table", "figure"):
             part = made_from(self.config, CONFIG_OF.get(stage, stage))
         if stage == "curve":
             if (members := self._curves.get(PurePosixPath(name).name.split(".")[0])) is None:

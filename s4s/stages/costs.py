@@ -18,6 +18,7 @@ from s4s.stages.passes import Pass
 Config = Mapping[str, Any]
 BYTES = {"float32": 4, "tf32": 4, "float16": 2, "bfloat16": 2}
 FEATURES = {True: 64, False: 2048}  # of the digits' classifier; of Inception
+NOISES = 100  # that distances to the teacher along the steps are means over; next to nothing beside the samples
 DECODE_BATCH = 8  # of s4s.models.hub, whose import takes seconds
 
 

@@ -140,6 +140,8 @@ def evaluate_cell(bench: Bench, cell: Cell) -> Path:
         head |= {"calls": own or calls(bench.config, cell)}
     if cell.unseen:
         head |= {"unseen": 1}
+    if spent.get("peak_bytes"):
+        head["fit_peak_bytes"] = spent["peak_bytes"]
     if cell.settings:
         head["settings"] = dict(cell.settings)
     if cell.radius is not None:

@@ -18,6 +18,7 @@ from s4s.learn.distance import Distance, decoded, feature, total
 from s4s.learn.fit import FitResult, fit
 from s4s.learn.frozen import Frozen
 from s4s.learn.jacobian import PERTURBATION
+from s4s.learn.memory import peak_bytes
 from s4s.learn.methods import METHODS, TOGETHER
 from s4s.learn.relaxed import relaxed_distances
 from s4s.learn.skip import at_most
@@ -114,7 +115,7 @@ def _learned(bench: Bench, cell: Cell) -> Path:
         network = Frozen(denoise, learned.get("microbatch"))
         spent["relaxed_loss"] = _relaxed_loss(bench, cell, radius_of(bench.config, cell), result.solver, network, data)
     course = {"history": result.history, "raced": result.raced, "notes": result.notes}
-    write_json(folder.fit(cell), spent | {"seconds": result.seconds} | course)
+    write_json(folder.fit(cell), spent | {"seconds": result.seconds, "peak_bytes": peak_bytes(bench.device)} | course)
     provenance = {**result.solver.provenance, "schedule": cell.schedule, "made_from": made_from(bench.config, "fit")}
     result.solver.replace(provenance=provenance).save(folder.solver(cell))
     for path in (folder.fit(cell), folder.solver(cell)):
@@ -152,9 +153,9 @@ def polish_elsewhere(bench: Bench, curve: Curve, nfe: int) -> tuple[CurveResult,
 
 def _fit(bench: Bench, cell: Cell, denoise: Denoise | Callable[[Tensor], Denoise], data: TeacherSet) -> FitResult:
     """What a built-in method learns."""
-    learned = learned_as(bench.config, cell)
+    learned, start = learned_as(bench.config, cell), bench.textbook(cell)
     return fit(
-        bench.textbook(cell),
+        start if cell.settings.get("race", True) else [start],
         denoise,
         data,
         cell.method,

@@ -53,6 +53,7 @@ def job_seconds(config: Config) -> dict[str, float]:
         "teacher": spent["teacher"] * evaluation,
         "fit": spent["fits"] * evaluation,
         "features": scored * evaluation,
+        "paths": costs.NOISES * sum(cell.nfe for cell in cells(config)) * evaluation,
     }
     work[sampling] = work.get(sampling, 0.0) + spent["samples"] * evaluation
     return {stage: STARTS.get(stage, 1) * start + work.get(stage, 0.0) / n for stage, n in counts.items()}

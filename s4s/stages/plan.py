@@ -10,7 +10,7 @@ from s4s.words import duration
 
 Config = Mapping[str, Any]
 Counts = Mapping[str, int]
-CHAIN = ("train", "download", "teacher", "fit", "sample", "features", "evaluate", "table", "figure")
+CHAIN = ("train", "download", "teacher", "fit", "sample", "features", "evaluate", "paths", "table", "figure")
 """Stages that wait for each other: a cell goes through all of them."""
 TARGETS = ("sample", "features", "evaluate")  # rules without work: names for what others of their stage make
 
@@ -29,6 +29,7 @@ def job_counts(config: Config) -> dict[str, int]:
         "sample": sampling * config["sample"]["keep_images"],
         "features": sampling,
         "evaluate": len(at if needs_features(config) else kinds),
+        "paths": 1,
         "table": 1,
         "figure": 1,
     }
@@ -90,6 +91,7 @@ def _what(config: Config) -> dict[str, str]:
         "sample": f"{n:,} samples of each solver",
         "features": "their features" if config["sample"]["keep_images"] else f"{n:,} samples of each solver",
         "evaluate": "FID of each solver",
+        "paths": "distance of every solver to the teacher, step by step",
         "table": "fid.csv and tables",
         "figure": "figures and report.html",
     }

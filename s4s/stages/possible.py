@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from s4s.errors import Error
-from s4s.learn.methods import APART, METHODS, TOGETHER, family_of
+from s4s.learn.methods import APART, METHODS, TOGETHER, family_of, moves_grid
 from s4s.stages.any_nfe import require_curve, require_of_curves
 from s4s.stages.cells import OF_SAMPLES, PROTOCOLS, SETTINGS, Cell, cells, guided, uint8_rule
 
@@ -305,6 +305,8 @@ def _require_settings(config: Config) -> None:
                         f"{config['teacher']['train']}")  # fmt: skip
         if spec.get("decoupled") is False and not _moves_times(spec["name"]):
             raise Error(f"learned.methods {spec['name']}.decoupled: it learns no times; leave it out")
+        if spec.get("race") is False and not moves_grid(METHODS[spec["name"]]):
+            raise Error(f"learned.methods {spec['name']}.race: it begins at its start alone anyway; leave it out")
         if "feature" in spec.get("distance", "") and config["model"]["type"] != "digits":
             raise Error("learned.methods: distance feature uses a network that only model type digits trains")
 

@@ -27,9 +27,10 @@ NFE, SEEDS = 5, (0, 1, 2)
 
 def add(made: Results, method: str, fid: float, tag: str = "", whole: int = 1400, **changes: Any) -> None:
     """A row of three seeds, its fits and solver files."""
+    begun = changes.pop("start", ("ipndm3", "edm"))
     for seed in SEEDS:
         cell = f"{method}{tag}_{seed}"
-        made.add(method, "ipndm3", "edm", NFE, fid + 0.1 * (seed - 1), seed=seed, cell=cell, **changes)
+        made.add(method, *begun, NFE, fid + 0.1 * (seed - 1), seed=seed, cell=cell, fit_peak_bytes=712e6, **changes)
         for folder in ("fits", "solvers"):
             (made.root / folder).mkdir(exist_ok=True)
         start = [w for n in range(NFE) for w in course.IPNDM[min(n, 2)]]
@@ -54,6 +55,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Results:
     add(results, "s4s-alt", 4.4, "-100", settings={"train": 100})
     add(results, "s4s-alt", 3.0, "-m", settings={"moments": 10.0, "decoupled": False})
     add(results, "joint", 6.0)
+    add(results, "s4s-alt", 7.0, "-ddim", start=("ddim", "edm"), order=1)
+    add(results, "s4s-alt", 4.8, "-alone", start=("dpmpp3", "logsnr"), settings={"race": False})
     return results
 
 
@@ -63,12 +66,14 @@ def test_every_variation_stands_beside_the_method_as_it_is(made: Results) -> Non
     said = {what: (round(score.fid, 6), round(base.fid, 6)) for what, score, base in varied(found)}
     assert said == {
         "family PC": (5.0, 4.0), "train 25": (8.0, 4.0), "train 100": (4.4, 4.0), "joint, not alternating": (6.0, 4.0),
+        "order 1, start DDIM, EDM": (7.0, 4.0), "start DPM-Solver++ 3, logSNR, no race": (4.8, 4.0),
         "not decoupled, moments 10": (3.0, 4.0), "radius 0.01": (8.01, 8.0), "radius 0.1": (8.1, 8.0),
     }  # fmt: skip
     table = ablations_table(found, records)
     assert table is not None
     text = markdown(table)
-    assert "| S4S-Alt | not decoupled, moments 10 | 5 | **3.00 ± 0.10 (3)** | 0.75× | 102,400 | 31 |" in text
+    assert "| S4S-Alt | not decoupled, moments 10 | 5 | **3.00 ± 0.10 (3)** | 0.75× | 102,400 | 31 | 712 |" in text
+    assert "Starts, where no other is said: S4S: iPNDM 3, EDM; S4S-Alt: iPNDM 3, EDM." in text
     assert "| S4S | as it is | 5 | **8.00 ± 0.10 (3)** |" in text
     written = report.write_tables(made.metrics, made.root / "tables")
     assert {"ablations.tex", "claims.csv"} <= {path.name for path in written}
@@ -83,6 +88,38 @@ def test_figures_are_of_enough_seeds(made: Results, tmp_path: Path) -> None:
         report.draw_size(two, tmp_path / "no")
     with pytest.raises(Error, match="with 3 seeds"):
         report.draw_course(two, tmp_path / "no")
+
+
+def test_pictures_are_of_methods_as_they_are(made: Results, tmp_path: Path) -> None:
+    choice = report.choose(made.metrics)
+    shown = {method: (record["family"], record["solver"]) for method, record in choice.cells.items()}
+    assert shown["s4s-alt"] == ("lms", "ipndm3") and {*shown} == {"teacher", "classical", "s4s", "s4s-alt", "joint"}
+    cells = {path.stem: {"sigma": [80.0, 1.0, 0.0], "distance": [0.0, 0.2, 0.1]} for path in made.metrics}
+    (made.root / "paths.json").write_text(json.dumps({"noises": 100, "cells": cells}))
+    assert len(report.draw_distance(made.metrics, choice, made.root / "paths.json", tmp_path / "distance")) == 2
+    (made.root / "paths.json").write_text('{"noises": 100}')
+    with pytest.raises(Error, match=r"paths\.json: holds no distances along the steps"):
+        report.draw_distance(made.metrics, choice, made.root / "paths.json", tmp_path / "distance")
+
+
+def test_a_start_is_a_variation_only_beside_a_usual_one(tmp_path: Path) -> None:
+    results = Results(tmp_path, "ablations")
+    for k, start in enumerate((("ipndm3", "edm"), ("dpmpp3", "logsnr"))):
+        add(results, "s4s-alt", 4.0 + k, f"-{k}", start=start)
+    assert varied(scores(to_frame(read_records(results.metrics)))) == []
+
+
+@pytest.mark.parametrize("name", ["digits", "digits-full", "digits-class", "digits-any", "ablations", "cifar10"])
+def test_tables_that_a_config_is_sure_of_are_made(name: str, tmp_path: Path) -> None:
+    loaded = config.load(ROOT / "config" / f"{name}.yaml")
+    results = Results(tmp_path, name if name == "ablations" else "digits")
+    for cell in asked.cells(loaded):
+        own = {"order": cell.order or cell.options.get("order"), "settings": dict(cell.settings), "seed": cell.seed}
+        own |= {"radius": cell.radius, "family": (cell.family or "lms") if cell.learned else ""}
+        results.add(cell.method, cell.start, cell.schedule, cell.nfe, 4.0, cell=cell.name, **own)
+    made = {path.stem for path in report.write_tables(results.metrics, tmp_path / "tables")}
+    sure = {*artefacts.tables(loaded)} - {"classes"}
+    assert sure <= made and ("ablations" in sure) == ("ablations" in made) and {"gains", "claims"} <= sure
 
 
 def test_weights_are_read_by_step_and_components_keep_distances() -> None:
@@ -120,8 +157,8 @@ def test_little_data_is_a_share_of_the_set_that_was_there(tmp_path: Path) -> Non
 
 def test_settings_in_words() -> None:
     assert (
-        settings_text({"train": 100, "teacher_nfe": 10, "decoupled": False})
-        == "not decoupled, teacher NFE 10, train 100"
+        settings_text({"train": 100, "teacher_nfe": 10, "decoupled": False, "race": False})
+        == "not decoupled, no race, teacher NFE 10, train 100"
     )
     assert settings_text({"distance": {"l2": 1.0, "feature": 0.5}}) == "distance 1 l2 + 0.5 feature"
 
@@ -129,7 +166,8 @@ def test_settings_in_words() -> None:
 def test_the_ablations_ask_for_every_choice_of_the_paper() -> None:
     loaded = config.load(ROOT / "config" / "ablations.yaml")
     names = [cell.name for cell in asked.cells(loaded)]
-    for part in ("s4s-alt-pc_", "s4s-alt-4_", "joint_", "not-decoupled", "train25_", "teacher10_", "-l2_", "r0.1_"):
+    for part in ("s4s-alt-pc_", "s4s-alt-4_", "joint_", "not-decoupled", "train25_", "teacher10_", "-l2_", "r0.1_",
+                 "-ss2_", "s4s-alt-1_", "s4s-alt-2_", "s4s-alt_dpmpp3", "race_ipndm3", "race_dpmpp3"):  # fmt: skip
         assert sum(part in name for name in names) >= 3, part
     assert {"course", "teacher_set", "radius", "samples"} <= {*artefacts.figures(loaded)}
     assert [cell.nfe for cell in asked.teachers(loaded)] == [40, 10, 20]

@@ -88,8 +88,8 @@ class Run:
             rows = [{key: row[key] for key in row if key not in TIMES} for row in csv.DictReader(file)]
         scores = {path.name: json.loads(path.read_text()) for path in sorted(self.results.glob("metrics/[!.]*.json"))}
         for score in scores.values():
-            for key in (*TIMES, "provenance"):
-                del score[key]
+            for key in (*TIMES, "fit_peak_bytes", "provenance"):
+                score.pop(key, None)
         solvers = {path.name: path.read_bytes() for path in sorted(self.results.glob("solvers/[!.]*.json"))}
         assert len(rows) == len(scores) == len(solvers) == 3
         tensors = {path.name: sha256(path) for path in sorted(self.results.glob("[mt]*/[!.]*.safetensors"))}

@@ -65,6 +65,7 @@ NO_EFFECT: list[tuple[str, dict[str, Any], str]] = [
     ("digits", {"learned.methods": [{"name": "s4s"}], "learned.starts": []}, "method s4s has nothing to start from"),
     ("digits", {"learned.convert": "grid", "learned.methods": ["s4s"]}, "learned.convert: it has no effect, since no"),
     ("digits", {"learned.convert": "grid", "learned.methods": []}, "learned.convert: it has no effect, since no"),
+    ("digits", {"learned.methods": [{"name": "s4s", "race": False}]}, "methods s4s.race: it begins at its start alone"),
     # options of solvers
     ("digits", {"classical.solvers": [{"name": "dpmpp", "order": 3, "variant": "taylor"}]}, "taylor exists at order 2"),
     ("digits", {"teacher.solver": {"name": "dpmpp", "variant": "taylor"}}, "taylor exists at order 2 only, not at ord"),

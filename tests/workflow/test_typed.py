@@ -131,8 +131,13 @@ def test_snakemakes_report_holds_the_results(rerun: Path, tmp_path: Path, comman
     with zipfile.ZipFile(tmp_path / "r.zip") as file:
         held = {Path(name).name: file.read(name) for name in file.namelist() if "/data/raw/" in name}
     folder = rerun / "results" / "tiny"
-    figures = ("fid_vs_nfe", "solvers", "samples", "loss_vs_fid")
-    assert {*held} == {"report.html", "fid.csv", "summary.csv", *(f"{name}.png" for name in figures)}
+    figures, tables = (
+        ("fid_vs_nfe", "solvers", "samples", "distance", "loss_vs_fid"),
+        ("summary", "gains", "ablations", "claims"),
+    )
+    held_as = {*(f"{name}.png" for name in figures), *(f"{name}.csv" for name in tables)}
+    assert {*held} == {"report.html", "fid.csv", *held_as}
+    assert {path.stem for path in (folder / "tables").glob("*.csv")} == {"fid", *tables}
     for name in ("report.html", *(f"figures/{name}.png" for name in figures)):
         assert held[Path(name).name] == (folder / name).read_bytes()
 

@@ -76,3 +76,25 @@ rule features:
     """A target: the features of every image, for `snakemake features` or `--until features`."""
     input:
         expand(f"{FOLDER}/features/{{cell}}/{{shard}}.npz", cell=list(CELLS), shard=SHARDS),
+
+
+rule paths:
+    """The distance of every solver's states to the teacher's, step by step."""
+    input:
+        NETWORK,
+        expand(f"{FOLDER}/solvers/{{cell}}.json", cell=list(CELLS)),
+    output:
+        f"{FOLDER}/paths.json",
+    log:
+        f"logs/{CONFIG['benchmark']}/paths.log",
+    benchmark:
+        f"logs/{CONFIG['benchmark']}/paths.tsv"
+    conda:
+        "../../environment.yml"
+    resources:
+        gpu=GPU,
+    params:
+        config=CONFIG_FILE,
+        depends_on=benchmark.digest(CONFIG),
+    shell:
+        "s4s paths {params.config} > {log} 2>&1"
