@@ -168,6 +168,11 @@ class Walk:
                 self._faults[name] = {name: str(error)}
         return self._faults[name]
 
+    def asked_otherwise(self, name: str) -> bool:
+        """Whether the record of a result says another config, or older code, than is asked for now."""
+        record = self._record(name)
+        return record is not None and bool(self._config(record, name))
+
     def elsewhere(self, name: str) -> Path:
         """A file outside the results, as the config names it: from the folder that holds ``results``, or from here."""
         given = at_home(name)

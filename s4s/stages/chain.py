@@ -10,6 +10,7 @@ import json
 import time
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -105,6 +106,16 @@ class Chain:
         """Write down, if there are any, the links that broke between the table and all it was made from."""
         if self.table.exists() and (faults := list(self.walk().faults(self.name(self.table)).values())):
             write_text(path, json.dumps({"at": time.time(), "faults": faults}, indent=1))
+
+    def outdated(self) -> list[Path]:
+        """Results that by their own records were made from another config, or by older code; no file is hashed."""
+        walk, kept, found = self.walk(), self.root / records.FOLDER, []
+        for path in sorted(kept.rglob("*.json")):
+            name = path.relative_to(kept).as_posix().removesuffix(".json")
+            with suppress(Error):  # a damaged record is no record
+                if (self.root / name).exists() and walk.asked_otherwise(name):
+                    found.append(self.root / name)
+        return found
 
     @property
     def table(self) -> Path:

@@ -1,9 +1,11 @@
 import os
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import RerunTrigger
 from s4s.stages import artefacts, cells as asked, config as benchmark, written
 from s4s.stages.chain import Chain, given as files_given
 from s4s.errors import Error
@@ -89,6 +91,20 @@ def broken_links(wildcards):
     if workflow.is_main_process and workflow.executor_plugin and not (workflow.dryrun or workflow.touch):
         CHAIN.mark_broken(path)
     return [str(path)] if path.exists() else []
+
+
+def renewed(wildcards):
+    """No file: makes Snakemake make again, of the results it looks at, those that were made from another config or by older
+    code. It sees that by itself only where its own records are: not in copied results, nor after --touch."""
+    if workflow.is_main_process and not workflow.touch and RerunTrigger.PARAMS in workflow.rerun_triggers:
+        workflow.dag.forcefiles.update(outdated())
+    return []
+
+
+@cache
+def outdated():
+    """Results that their records say were made from another config, or by older code."""
+    return [str(path) for path in CHAIN.outdated()]
 
 
 def teacher_set(wildcards):

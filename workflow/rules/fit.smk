@@ -3,6 +3,7 @@ rule textbook:
     input:
         [] if TRAINED and not SEARCHED else NETWORK,
         OWN_FIXED,
+        renewed,
     output:
         expand(f"{FOLDER}/solvers/{{cell}}.json", cell=FIXED),
     log:

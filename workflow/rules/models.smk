@@ -2,6 +2,8 @@ if TRAINED:
 
     rule train:
         """One of the networks of the digits."""
+        input:
+            renewed,
         output:
             f"{FOLDER}/models/{{network}}.safetensors",
         log:
@@ -23,6 +25,8 @@ else:
     # What it fetches stays in the cache directory; by hand, or without a network: `s4s download --offline CONFIG`.
     rule download:
         """The network: weights and prompts, and LPIPS where fits compare by it."""
+        input:
+            renewed,
         output:
             NETWORK,
         log:
