@@ -83,7 +83,7 @@ def learn_pipeline(source: str, out: Path, ask: Ask, say: Say, *, progress: bool
 def _learned(task: _Task, out: Path, ask: Ask, say: Say, progress: bool) -> Learned:
     """Teacher, starts, fits and held-out samples, kept in a folder while they are made."""
     levels = {nfe: None if steps is None else steps.levels for nfe, steps in task.steps.items()}
-    mark = out / UNFINISHED / RECORD
+    mark, new = out / UNFINISHED / RECORD, not out.exists()
     write_text(mark, _dumps({"asked": dict(task.asked)}))
     try:
         return learn(
@@ -93,7 +93,7 @@ def _learned(task: _Task, out: Path, ask: Ask, say: Say, progress: bool) -> Lear
         )  # fmt: skip
     except Error:
         if [*mark.parent.iterdir()] == [mark]:  # nothing was begun
-            shutil.rmtree(mark.parent)
+            shutil.rmtree(out if new else mark.parent)
         raise
 
 
