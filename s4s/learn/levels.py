@@ -39,20 +39,26 @@ def row_levels(
         return denoise
     warnings.warn(ADAPTED, Notice, stacklevel=3)
     if few.condition is None:
-        return level_by_level(denoise)  # type: ignore[arg-type]
-    return lambda condition: level_by_level(denoise(condition))  # type: ignore[arg-type,call-arg]
+        return level_by_level(lambda _: denoise)  # type: ignore[arg-type,return-value]
+    return lambda condition: level_by_level(lambda rows: denoise(condition[rows]))  # type: ignore[arg-type,call-arg,return-value]
 
 
-def level_by_level(denoise: Denoise) -> Denoise:
-    """A denoiser of one level a call as one that takes a level for each row; no gradient passes by the levels."""
+def level_by_level(under: Callable[[Tensor | slice], Denoise]) -> Denoise:
+    """Denoisers of one level a call as one that takes a level for each row.
+
+    Args:
+        under: rows of a batch -> the denoiser under their conditions.
+    """
 
     def by_rows(x: Tensor, sigma: Tensor) -> Tensor:
         if sigma.ndim == 0:
-            return denoise(x, sigma)
+            return under(slice(None))(x, sigma)
+        if sigma.requires_grad and torch.is_grad_enabled():  # each row has a gradient of its own
+            return torch.cat([under(slice(i, i + 1))(x[i : i + 1], sigma[i]) for i in range(len(x))])
         out = torch.empty_like(x)
         for level in sigma.detach().unique():
-            rows = sigma == level
-            out[rows] = denoise(x[rows], level)
+            rows = (sigma == level).nonzero()[:, 0]
+            out = out.index_copy(0, rows, under(rows)(x[rows], level).to(out))
         return out
 
     return by_rows

@@ -23,7 +23,7 @@ from s4s.solver import Arrays, Denoise, ask
 
 MOMENT_PULLS = 4  # projections of the curvature of a batch's moments, each of rank one
 TRUSTED = 0.7  # of a difference of two network calls that its derivative must explain
-MOVES = (1e-3, 1e-2, 1e-1)  # of the level: how far the two calls are apart, the next if the one before says no
+MOVES = (1e-3, 1e-4, 1e-2, 1e-1)  # of the level: how far the two calls are apart, the next if the one before says no
 
 
 def sketch(

@@ -68,8 +68,8 @@ def pipeline_denoiser(pipe: Any, *, t_min: float | None = None, t_max: float | N
 def _tried(pipe: Any, call: Mapping[str, Any], first_time: float) -> tuple[Probe, tuple[int, ...]]:
     """The probe of a pipeline, and the shape of a sample's latents, once it has taken a step."""
     try:
-        probe = Probe(pipe, call)
-        return probe, probe.shape(first_time)
+        probe = Probe(pipe, call, first_time)
+        return probe, probe.shape()
     except Error:
         raise
     except Exception as error:

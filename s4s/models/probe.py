@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext, suppress
 from functools import cache, cached_property, lru_cache, partial
 from types import FunctionType
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from s4s.errors import Error
 from s4s.models.encodings import Encodings, chosen, recalled
+from s4s.models.told import hooked, moved, pipeline_slope
 
 WALKS = ("_execution_device", "device", "dtype")  # properties that pass through all modules of a pipeline at every use
 DRAWN = "randn_tensor"  # how pipelines without a ``latents`` argument start
@@ -63,8 +65,8 @@ class Listener:
 class Probe:
     """Calls of one pipeline, for chosen rows of its prompts."""
 
-    def __init__(self, pipe: Any, call: Mapping[str, Any]) -> None:
-        self.pipe, self.call, self.config = pipe, dict(call), pipe.scheduler.config
+    def __init__(self, pipe: Any, call: Mapping[str, Any], first_time: float) -> None:
+        self.pipe, self.call, self.config, self.first_time = pipe, dict(call), pipe.scheduler.config, first_time
         self.name = type(pipe).__name__
         self.run = inspect.unwrap(type(pipe).__call__)  # without the no_grad around it
         self.dtype: torch.dtype = pipe.dtype if self.net is None else self.net.dtype
@@ -80,36 +82,49 @@ class Probe:
 
     def answers(self, x: Tensor, times: Tensor, rows: list[int]) -> Tensor:
         """What the network says of states [B, ...] at times [B]: a call for each different time."""
-        different = times.unique().tolist()
+        different = times.detach().unique()
         if len(different) == 1:
-            return self._answer(x, different[0], rows)
+            return self._answer(x, times, rows)
         out = torch.empty_like(x)
         for t in different:
             of = (times == t).nonzero()[:, 0]
-            out = out.index_copy(0, of, self._answer(x[of], t, [rows[i] for i in of.tolist()]))
+            out = out.index_copy(0, of, self._answer(x[of], times[of], [rows[i] for i in of.tolist()]))
         return out
 
-    def _answer(self, x: Tensor, t: float, rows: list[int]) -> Tensor:
-        heard = self.heard(t, rows, x.to(self.dtype))
+    def _answer(self, x: Tensor, times: Tensor, rows: list[int]) -> Tensor:
+        """At times [B] that are all the same; their gradients are not."""
+        moving = times.requires_grad and torch.is_grad_enabled()
+        with moved(self.pipe, times, self.slope) if moving else nullcontext():
+            heard = self.heard(times[0].item(), rows, x.to(self.dtype))
         out = _prediction(heard.output, heard.sample)
         if len(out) not in (len(x), 2 * len(x)):  # some pipelines step with both halves of guidance
             raise Error(f"{self.name} makes {len(out)} outputs of {len(x)} latents")
         return out[: len(x)].to(x.dtype)
 
-    def shape(self, first_time: float) -> tuple[int, ...]:
+    def shape(self) -> tuple[int, ...]:
         """Of one sample's latents; tries the pipeline as it will be used.
 
         Raises:
             Error: the pipeline fails when it is called, or steps from something else than the latents it is given.
         """
         with torch.no_grad():
-            drawn = self.heard(first_time, [0]).sample[:1]
-            heard = self.heard(first_time, [0], drawn)
+            drawn = self.heard(self.first_time, [0]).sample[:1]
+            heard = self.heard(self.first_time, [0], drawn)
         _prediction(heard.output, heard.sample)
         if heard.sample.shape[1:] != drawn.shape[1:] or not torch.equal(heard.sample[:1].to(drawn), drawn):
             raise Error(f"{self.name} changes the latents it is given before its first step, so its network cannot be "
                         "asked about states of ours")  # fmt: skip
         return tuple(drawn.shape[1:])
+
+    @cached_property
+    def slope(self) -> float:
+        """How the time that the networks are told moves with the scheduler's."""
+        found: dict[float, float] = {}
+        for share in (0.25, 0.5, 0.75):
+            t = share * self.first_time
+            with torch.no_grad(), suppress(Heard), hooked(self.pipe, partial(_keep, found, t)):
+                self._called(Listener(self.config, [t]), [0], None, output_type="latent")
+        return pipeline_slope(found) if len(found) == 3 else 0.0
 
     def heard(self, t: float, rows: list[int], latents: Tensor | None = None) -> Listener:
         listener = Listener(self.config, [t])
@@ -204,6 +219,12 @@ def _quick(kind: Any) -> Any:
     """A pipeline's class that asks the probe for what passes through all modules."""
     walks = {key: property(partial(_asked, key=key)) for key in WALKS if hasattr(kind, key)}
     return type(kind.__name__, (kind,), walks | {"__module__": kind.__module__})
+
+
+def _keep(found: dict[float, float], t: float, told: Tensor, rows: int) -> Tensor:
+    """Note what a network is told, in place of asking it."""
+    found[t] = told.double().mean().item()
+    raise Heard
 
 
 def _asked(twin: Any, key: str) -> Any:

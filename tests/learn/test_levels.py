@@ -50,6 +50,17 @@ def test_one_level_a_call_is_adapted_and_said(denoise: Denoise, width: int) -> N
     assert found.val_loss < found.start_loss and found.evaluations == expected.evaluations
 
 
+def test_levels_that_move_have_a_gradient_of_each_row() -> None:
+    """So that S4S-Alt is fitted by reverse mode; where a level becomes a number, by differences."""
+    with pytest.warns(Notice, match="takes one level a call"):
+        found = s4s.fit(START, one_level, teacher(), "s4s-alt", rounds=1)
+    expected = s4s.fit(START, both, teacher(), "s4s-alt", rounds=1)
+    assert found.solver.provenance["derivatives"] == "reverse mode" and found.evaluations == expected.evaluations
+    torch.testing.assert_close(found.solver.sigma, expected.solver.sigma, rtol=1e-4, atol=1e-6)
+    with pytest.warns(Notice, match="derivatives are differences of network calls"):
+        s4s.fit(START, numbers_only, teacher(), "s4s-alt", rounds=1)
+
+
 def test_rows_of_conditions_too() -> None:
     data = teacher(2, torch.ones(64, 1, dtype=torch.float64))
 
@@ -79,7 +90,7 @@ def test_denoisers_of_a_process_are_not_tried() -> None:
 def test_level_by_level_keeps_the_rows_in_place() -> None:
     x = torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     sigma = torch.tensor([3.0, 1.0, 3.0, 0.5, 1.0, 3.0], dtype=torch.float64)
-    torch.testing.assert_close(level_by_level(one_level)(x, sigma), both(x, sigma))
+    torch.testing.assert_close(level_by_level(lambda _: one_level)(x, sigma), both(x, sigma))
 
 
 def test_a_denoiser_that_fails_is_one_line() -> None:

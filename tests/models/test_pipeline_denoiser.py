@@ -13,7 +13,7 @@ from unittest import mock
 
 import pytest
 import torch
-from pipelines import close, diffusers
+from pipelines import close, diffusers, sharper
 from stable import stable  # noqa: F401, a fixture
 from tiny import TINY, embeddings
 from torch import Tensor
@@ -237,6 +237,24 @@ def test_a_fit_through_a_pipeline(radius: float) -> None:
     start = s4s.solver("ddim", s4s.grid("logsnr", model.process, 3))
     result = s4s.fit(start, model.denoiser, teacher, "s4s", rounds=2, validation=4, radius=radius)
     assert result.val_loss < result.start_loss
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_row_has_the_gradient_of_its_own_level(name: str) -> None:
+    """Although the network is told one time for all of them, and rows repeated for guidance twice."""
+    case, model = asked(name)
+    sharper(case.net, 1.5)
+    denoise, x = model.denoiser(model.condition(range(2))), 2 * noise(model, 2)
+    sigma = torch.full((2,), 2.0, dtype=torch.float64, requires_grad=True)
+    D = denoise(x, sigma)
+    step = 1e-3 * sigma.detach()
+    with torch.no_grad():
+        moved = denoise(x, sigma.detach() + step) - denoise(x, sigma.detach() - step)
+    for i in range(2):
+        (slope,) = torch.autograd.grad(D[i], sigma, moved[i], retain_graph=True)
+        assert slope[1 - i] == 0
+        assert 2 * slope[i] * step[i] == pytest.approx(moved[i].square().sum().item(), rel=0.25)
+    assert not any(net._forward_pre_hooks for net in case.pipe.components.values() if isinstance(net, torch.nn.Module))
 
 
 def test_gradients_are_those_of_differences() -> None:

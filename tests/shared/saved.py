@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from pipelines import autoencoder, diffusers
+from pipelines import autoencoder, diffusers, sharper
 from tiny import TINY
 
 transformers = pytest.importorskip("transformers")
@@ -50,15 +50,6 @@ def t5() -> Any:
     return transformers.T5EncoderModel(transformers.T5Config(
         vocab_size=len(LETTERS) + 3, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2,
     )).eval()  # fmt: skip
-
-
-def sharper(net: Any, factor: float) -> Any:
-    """A random network whose outputs depend more on its input: weights of matrices times a factor."""
-    with torch.no_grad():
-        for value in net.parameters():
-            if value.ndim > 1:
-                value.mul_(factor)
-    return net
 
 
 def sdxl(folder: Path, factor: float = 1.0) -> Path:
