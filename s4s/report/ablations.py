@@ -119,7 +119,7 @@ def _row(what: str, score: Score, base: Score, of: dict[str, Record]) -> tuple[C
     means = ((_mean(score, of, key), unit, form) for _, key, unit, form in COSTS)
     spent = ["" if mean is None else format(mean / unit, form) for mean, unit, form in means]
     cells = [Cell(method_label(score.method)), Cell(what), Cell(str(score.nfe)), Cell(fid, of=score.cells[0])]
-    return *cells, Cell(ratio), *map(Cell, spent)
+    return *cells, *(Cell(text, of=score.cells[0] if text else "") for text in (ratio, *spent))
 
 
 def _best_bold(rows: Sequence[tuple[Cell, ...]]) -> tuple[tuple[Cell, ...], ...]:

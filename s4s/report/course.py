@@ -89,29 +89,50 @@ def draw_course(metrics_files: Iterable[Path], stem: Path) -> list[Path]:
     with drawing():
         figure = Figure(figsize=(7.0, 3.0))
         left, right = figure.subplots(1, 2)
-        _draw(left, [list(final) for final in finals], [ipndm(nfe)[-1]], cells)
-        left.set_title(f"each step's weights, S4S of order 3, {nfe} NFE")
-        _draw(right, [[table.ravel() for _, table in fit] for fit in fits], [ipndm(nfe).ravel()], cells)
-        right.set_title("all weights after each round")
+        middle = _draw(left, [list(final) for final in finals], list(ipndm(nfe)), cells)
+        for n, place in enumerate(middle):
+            left.annotate(str(n + 1), place, xytext=(7, 4), textcoords="offset points", fontsize=9, color="#333333")
+        left.set_title(f"weights of steps 1 to {nfe}, S4S of order 3")
+        courses = [[table.ravel() for _, table in fit] for fit in fits]
+        _draw(right, courses, [ipndm(nfe).ravel()], cells, begun=True)
+        right.set_title("all weights, after each round")
         handles, labels = left.get_legend_handles_labels()
         figure.legend(handles, labels, loc="upper center", ncols=len(labels), bbox_to_anchor=(0.5, -0.04))
         figure.subplots_adjust(wspace=0.3)
         return save(figure, stem)
 
 
-def _draw(axes: Axes, series: Sequence[Sequence[Array]], reference: Sequence[Array], cells: Sequence[Record]) -> None:
-    """One line a seed through its points, the earlier the darker; the reference is a star."""
+def _draw(
+    axes: Axes,
+    series: Sequence[Sequence[Array]],
+    reference: Sequence[Array],
+    cells: Sequence[Record],
+    begun: bool = False,
+) -> Array:
+    """One line a seed through its points, the earlier the darker; the reference is stars.
+
+    Args:
+        begun: whether every line begins at the reference.
+
+    Returns:
+        The middle of all seeds' points, one after the other; of as many as every seed has.
+    """
     found = components(np.stack([*(point for points in series for point in points), *reference]))
-    at = 0
+    stars, lines, at = found[len(found) - len(reference) :], list[Array](), 0
     for i, (points, record) in enumerate(zip(series, cells, strict=True)):
         here = found[at : at + len(points)]
         at += len(points)
+        lines.append(here)
         look: dict[str, Any] = {"color": SEED_COLORS[i % len(SEED_COLORS)]}
         axes.plot(*here.T, lw=0.8, alpha=0.5, **look)
+        if begun:
+            axes.plot(*np.stack([stars[0], here[0]]).T, lw=0.8, ls=":", alpha=0.5, **look)
         for k, (x, y) in enumerate(here):
             strength = 1 - 0.75 * k / max(len(here) - 1, 1)
             label = f"seed {record['seed']}" if k == 0 else None
             axes.plot(x, y, MARKERS[i % len(MARKERS)], ms=6, alpha=strength, mec="white", mew=0.5, label=label, **look)
-    axes.plot(*found[-1], "*", ms=12, color="#333333", label="iPNDM")
+    axes.plot(*stars.T, "*", ms=11, ls="--", lw=0.8, color="#333333", label="iPNDM")
     axes.set(xlabel="first component", ylabel="second component")
     axes.grid(True)
+    least = min(map(len, lines))
+    return np.asarray(np.mean([line[:least] for line in lines], axis=0))

@@ -49,9 +49,10 @@ _CAPTIONS = {
     "is better.",
     "teacher": "FID against the number of teacher samples that a fit learns from; lower is better. Dots: single fits, "
     "line: their mean. Where the line is flat, more samples buy nothing.",
-    "course": "Principal components of S4S' weights, a colour a seed; a star is iPNDM, where every fit starts. Left: "
-    "the weights of every step of the fitted solvers, earlier steps darker. Right: all weights after every round of a "
-    "fit, earlier rounds darker. Seeds that lie together learned the same solver.",
+    "course": "Principal components of S4S' weights, a colour a seed, and of iPNDM's, where every fit starts (stars). "
+    "Left: the weights of every step, by its number, earlier steps darker. Right: all weights after every round of a "
+    "fit, earlier rounds darker; the dotted line is the race of short streams before the first. Seeds that lie "
+    "together, apart from the stars, learned the same solver.",
     "radius": "Held-out distance to the teacher (top) and FID (bottom) against the radius r of the relaxed objective, "
     "in units of sigma_T. Solid: noises as they were drawn. Dashed: each noise at the best place within its ball.",
 }

@@ -117,7 +117,8 @@ def _commit(provenance: dict[str, Any]) -> str:
 
 def _fit(record: Record) -> str:
     said = {"validation loss": record["val_loss"], "evaluations": record["fit_nfe"], "seconds": record["fit_seconds"]}
-    return ", ".join(f"{key} {value:,.5g}" for key, value in said.items() if value is not None)
+    found = [f"{key} {value:,.5g}" for key, value in said.items() if value is not None]
+    return ", ".join([*found, *([f"memory {peak / 1e6:,.0f} MB"] if (peak := record.get("fit_peak_bytes")) else [])])
 
 
 def _named(flat: dict[str, str], key: str, digest: str) -> str:

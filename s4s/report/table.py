@@ -154,7 +154,7 @@ def summary_table(found: Sequence[Score], records: Sequence[Record]) -> Table:
         low = min((score.fid for score in [winner.classical, *learned] if score), default=None)
         cells = [_summary_cell(score, low, of) for score in (winner.classical, winner.start, *learned)]
         values = [ratio(winner) for ratio in ratios.values()]
-        cells += [_summary_cell(winner.teacher, None, of), *(Cell("" if v is None else f"{v:.2f}×") for v in values)]
+        cells += [_summary_cell(winner.teacher, None, of), *(_ratio_cell(v, winner) for v in values)]
         rows.append((Cell(nfe_label(winner.nfe, found)), *cells))
     notes = (
         protocol_note(records),
@@ -229,6 +229,10 @@ def _summary_cell(score: Score | None, low: float | None, of: Callable[[Score], 
     )
     bold = low is not None and round(score.fid, 2) == round(low, 2)
     return Cell(f"{score.fid:.2f}", remark, bold=bold, of=score.cells[0])
+
+
+def _ratio_cell(value: float | None, winner: Winner) -> Cell:
+    return Cell() if value is None or winner.champion is None else Cell(f"{value:.2f}×", of=winner.champion.cells[0])
 
 
 def _flagship(found: Sequence[Score]) -> str:
