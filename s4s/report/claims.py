@@ -16,6 +16,7 @@ from s4s.report.ablations import SEEDS, teacher_samples, unvaried, varied
 from s4s.report.data import Record, Score, best
 from s4s.report.gains import pairs
 from s4s.report.protocol import protocol_note
+from s4s.report.radius import with_plain
 from s4s.report.render import Cell, Table
 
 GAIN = 1.5  # of S4S-Alt over the best training-free solver, the least that the paper says
@@ -87,8 +88,8 @@ def _cluster(found: Sequence[Score], records: Sequence[Record]) -> Claim | None:
 
 def _relaxed(found: Sequence[Score], records: Sequence[Record]) -> Claim | None:
     curves: dict[tuple[str, int], dict[float, list[float]]] = {}
-    for record in records:
-        if record.get("relaxed_loss") is not None and record.get("radius") is not None:
+    for record in with_plain(records):
+        if record.get("relaxed_loss") is not None:
             losses = curves.setdefault((record["method"], record["nfe"]), {})
             losses.setdefault(record["radius"], []).append(record["relaxed_loss"])
     several = {key: sorted(losses.items()) for key, losses in curves.items() if len(losses) > 1}

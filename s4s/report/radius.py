@@ -30,6 +30,20 @@ def has_radii(metrics_files: Iterable[Path]) -> bool:
     return any(record.get("radius") is not None for record in read_records(metrics_files))
 
 
+def with_plain(records: Sequence[Record]) -> list[Record]:
+    """The records that name their radius, and those of the same row without one: r = 0, where the losses are one."""
+    named = [record for record in records if record.get("radius") is not None and not record.get("settings")]
+    of, zero = {_row(record) for record in named}, {_row(record) for record in named if record["radius"] == 0}
+    plain = [record for record in records if record.get("radius") is None and not record.get("settings")]
+    return named + [
+        {**record, "radius": 0.0, "relaxed_loss": record["val_loss"]} for record in plain if _row(record) in of - zero
+    ]
+
+
+def _row(record: Record) -> tuple[Any, ...]:
+    return tuple(record.get(key) for key in ("method", "solver", "schedule", "family", "order", "nfe"))
+
+
 def draw_radius(metrics_files: Iterable[Path], stem: Path) -> list[Path]:
     """Losses on held-out samples, and FID below them, against r: a column a start, a line a method and NFE.
 
@@ -39,7 +53,7 @@ def draw_radius(metrics_files: Iterable[Path], stem: Path) -> list[Path]:
     Raises:
         Error: no cell names its radius.
     """
-    records = [record for record in read_records(metrics_files) if record.get("radius") is not None]
+    records = with_plain(read_records(metrics_files))
     if not records:
         raise Error("no cell names its radius; give learned.radius as a list")
     starts = list(dict.fromkeys((record["solver"], record["schedule"]) for record in records))
