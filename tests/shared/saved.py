@@ -80,3 +80,15 @@ def flux(folder: Path, factor: float = 1.0) -> Path:
     )  # fmt: skip
     pipe.save_pretrained(folder / "flux")
     return folder / "flux"
+
+
+def wan(folder: Path) -> Path:
+    """A pipeline of videos."""
+    case = TINY["Wan"]()
+    torch.manual_seed(23)
+    words = transformers.UMT5EncoderModel(transformers.UMT5Config(
+        vocab_size=len(LETTERS) + 3, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2,
+    )).eval()  # fmt: skip
+    pipe = diffusers.WanPipeline(t5_tokenizer(), words, case.pipe.vae, case.pipe.scheduler, case.net)
+    pipe.save_pretrained(folder / "wan")
+    return folder / "wan"

@@ -69,6 +69,17 @@ def test_one_command_leaves_solvers_a_scheduler_and_a_page(flux: Path, tmp_path:
                                     "give another --out, or remove it")  # fmt: skip
 
 
+def test_a_pipeline_of_videos(tmp_path: Path) -> None:
+    run = learn(builders.wan(tmp_path), tmp_path / "out", "--nfe", "2", *SIZE, "--set", "num_frames=5")
+    assert run.exit_code == 0, run.output
+    assert run.stderr.startswith("WanPipeline: latents 4 x 2 x 8 x 8, predicts flow")
+    assert "num_frames=5" in run.stdout and run.stdout.rstrip().endswith(".frames[0]")
+    solver = s4s.load_bundle(tmp_path / "out" / "solvers.json")[2]
+    assert solver.provenance["derivatives"] == "reverse mode"
+    text = (tmp_path / "out" / "learned.html").read_text()
+    assert text.count("<img ") == text.count('src="data:image/') == 4 * (1 + 3)
+
+
 def _another_size_is_noticed(folder: Path, out: Path) -> None:
     """The card has the shift that the pipeline gives for the size that was learned for."""
     pipe = saved.open_pipeline(folder)
