@@ -70,7 +70,7 @@ def _what(score: Score, base: Score) -> str:
     if score.method != base.method:
         return f"{method_label(score.method).lower()}, not alternating"
     found = [f"family {family_label(score.family)}"] if score.family != base.family else []
-    found += [f"order {score.order}"] if score.order != base.order and score.family == base.family else []
+    found += [f"order {score.order}"] if score.order not in (None, base.order) else []
     found += [f"radius {score.radius:g}"] if score.radius else []
     found += [f"start {start_label(*score.start)}"] if score.start != base.start else []
     return ", ".join([*found, *([score.settings] if score.settings else [])])

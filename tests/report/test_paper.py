@@ -51,6 +51,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Results:
         add(results, "s4s", 8.0 + radius, f"-r{radius}", radius=radius, relaxed_loss=loss)
     add(results, "s4s-alt", 4.0)
     add(results, "s4s-alt", 5.0, "-pc", family="pc")
+    add(results, "s4s-alt", 5.5, "-ss", family="ss", order=2, start=("ddim", "edm"))
     add(results, "s4s-alt", 8.0, "-25", settings={"train": 25})
     add(results, "s4s-alt", 4.4, "-100", settings={"train": 100})
     add(results, "s4s-alt", 3.0, "-m", settings={"moments": 10.0, "decoupled": False})
@@ -66,6 +67,7 @@ def test_every_variation_stands_beside_the_method_as_it_is(made: Results) -> Non
     said = {what: (round(score.fid, 6), round(base.fid, 6)) for what, score, base in varied(found)}
     assert said == {
         "family PC": (5.0, 4.0), "train 25": (8.0, 4.0), "train 100": (4.4, 4.0), "joint, not alternating": (6.0, 4.0),
+        "family SS, order 2, start DDIM, EDM": (5.5, 4.0),
         "order 1, start DDIM, EDM": (7.0, 4.0), "start DPM-Solver++ 3, logSNR, no race": (4.8, 4.0),
         "not decoupled, moments 10": (3.0, 4.0), "radius 0.01": (8.01, 8.0), "radius 0.1": (8.1, 8.0),
     }  # fmt: skip
