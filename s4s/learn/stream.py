@@ -93,20 +93,17 @@ class Terms:
 def advance(stream: Stream, objective: Objective, rows: int, keep: float, terms: Terms) -> None:
     """Take one batch: linearise the loss on it, remember that, and step if that lowers the loss."""
     index = draw(stream.seed, stream.taken, min(rows, len(objective.train)), len(objective.train))
-    if terms.reach:
+    samples = objective.train.at(index)
+    if terms.reach:  # a sample may be drawn but once, so its noise moves before it counts
         still = torch.zeros_like(objective.train.x_T)
         stream.shift = still if stream.shift is None else stream.shift.to(still)
-    samples = objective.train.at(index)
-    if stream.shift is not None:
+        stream.shift[index] = objective.relax(stream.solver, samples, stream.shift[index], terms.reach)
         samples = samples.moved(stream.shift[index])
     seed = stream.seed * 1_000_003 + stream.steps
     here = objective.linearise(stream.family.arrays, stream.theta, samples, seed, terms.moments)
     if here.finite:
         stream.memory = stream.memory.add(here, stream.theta, keep)
         _move(stream, objective, (index, samples), here, terms.moments)
-    if stream.shift is not None:
-        stays = objective.train.at(index)
-        stream.shift[index] = objective.relax(stream.solver, stays, stream.shift[index], terms.reach)
     stream.taken, stream.steps, stream.last = stream.taken + len(index), stream.steps + 1, (len(index), here.loss)
 
 

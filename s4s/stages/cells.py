@@ -31,6 +31,8 @@ POLISHED = "polished"  # setting of the cells of s4s-any that go on from a curve
 CODE = {"train": 1, "textbook": 1, "teacher": 1, "fit": 2, "sample": 1, "features": 1, "score": 2}
 """Of each stage; one more with a change of the code that changes its results, so that older ones are made again."""
 
+RELAXED = 2  # the same of fits with a radius
+
 
 @dataclass(frozen=True)
 class Cell:

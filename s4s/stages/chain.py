@@ -21,7 +21,7 @@ from s4s.errors import Error, Notice
 from s4s.files import at_home, sha256, write_text
 from s4s.models.folder import hashes
 from s4s.records import Record, Walk
-from s4s.stages.cells import Cell, cells, curves, made_from
+from s4s.stages.cells import RELAXED, Cell, cells, curves, made_from, radius_of
 
 Config = Mapping[str, Any]
 MAKERS = {"models": "download", "teacher": "teacher", "solvers": "fit", "fits": "fit", "curves": "fit",
@@ -146,6 +146,7 @@ class Chain:
             part |= {"cell": _asked(replace(members[0], nfe=0)), "nfe": [member.nfe for member in members]}
         if stage in ("textbook", "fit"):
             part["cell"] = _asked(cell)  # type: ignore[arg-type]
+            part |= {"code_relaxed": RELAXED} if stage == "fit" and radius_of(self.config, cell) else {}  # type: ignore[arg-type]
         if stage == "score":
             part |= {"benchmark": self.config["benchmark"], "n": self.config["sample"]["n"]}
         made: dict[str, Any] = json.loads(json.dumps(part))

@@ -223,6 +223,14 @@ def test_moved_noises_stay_in_the_ball_and_lower_the_loss(teacher: s4s.TeacherSe
     assert relaxed.val_loss <= relaxed.start_loss
 
 
+def test_noises_of_samples_that_are_drawn_but_once_move_too() -> None:
+    strong = s4s.solver("dpmpp", s4s.grid("logsnr", PROCESS, 20))
+    many = s4s.teacher_set(strong, denoise, n=700, shape=(4,), dtype=torch.float64)
+    start = s4s.solver("ipndm", s4s.grid("edm", PROCESS, 4))
+    losses = [s4s.fit(start, denoise, many, "s4s", rounds=1, radius=r).history[0]["loss"] for r in (0.0, 0.002, 0.01)]
+    assert losses == sorted(losses, reverse=True) and losses[2] < 0.9 * losses[0]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
