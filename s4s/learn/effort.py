@@ -28,6 +28,8 @@ ROWS = 8  # of the second call that is timed; the first has one
 MOST_ROWS = 64
 LEAST = 0.1  # seconds of calls that are timed, unless a single one takes longer
 SPARE = 0.85  # of the time at hand that is planned for
+METHOD = "s4s-alt"
+LONG = 1800  # seconds, from which a plan says how to have a shorter one
 
 
 @dataclass(frozen=True)
@@ -254,3 +256,22 @@ def suited(
         raise Error(f"the least that can be learned here takes about {duration(least)}, more than the "
                     f"{duration(time)} given: give more time, or fewer numbers of evaluations")  # fmt: skip
     return sized(LADDER[low])
+
+
+def lines(effort: Effort, candidates: Mapping[int, int], takes: Mapping[str, float], where: str) -> list[str]:
+    """What will be done, and about how long it takes."""
+    nfes = ", ".join(map(str, candidates))
+    fits = sum(each for name, each in takes.items() if name.startswith("fit"))
+    looks = sum(each for name, each in takes.items() if name.startswith("textbook"))
+    said = [
+        (takes["teacher"], "teacher", f"{effort.samples} samples to learn from and {effort.held_out} held out, by a "
+                                      f"textbook solver with {effort.teacher} evaluations"),
+        (looks, "textbook", f"{max(candidates.values())} solvers and grids at {nfes} evaluations, on {effort.tried} "
+                            "samples"),
+        (fits, "fits", f"solvers of {nfes} evaluations ({METHOD}), at most {effort.rounds} rounds"),
+        (takes["held-out"], "held-out", "textbook and learned solvers beside the teacher"),
+    ]  # fmt: skip
+    made = [f"  {name:<9}{duration(each):>8}  {what}" for each, name, what in said]
+    total = duration(sum(takes.values()))
+    less = "; with a time given, less is done in less" if sum(takes.values()) > LONG else ""
+    return [*made, f"about {total} on {where}, {effort.batch} rows a call, timed on two calls just now{less}"]

@@ -19,7 +19,7 @@ from s4s.errors import Error, Notice
 from s4s.grid import grid
 from s4s.learn.distance import Distance
 from s4s.learn.distances import distance
-from s4s.learn.effort import Effort, costs, pace, seconds, suited
+from s4s.learn.effort import METHOD, Effort, costs, lines, pace, seconds, suited
 from s4s.learn.fit import fit
 from s4s.learn.meter import Meter
 from s4s.learn.several import stretch
@@ -29,9 +29,7 @@ from s4s.process import Process
 from s4s.solver import Denoise, Solver, sample
 from s4s.values import whole
 from s4s.version import __version__
-from s4s.words import duration
 
-METHOD = "s4s-alt"
 TEXTBOOK: tuple[tuple[str, dict[str, Any]], ...] = (
     ("ddim", {}), ("dpmpp", {"order": 2}), ("dpmpp", {"order": 3}), ("unipc", {"order": 2}), ("unipc", {"order": 3}),
     ("unipc", {"order": 3, "variant": "bh1"}), ("ipndm", {"order": 3}),
@@ -39,7 +37,6 @@ TEXTBOOK: tuple[tuple[str, dict[str, Any]], ...] = (
 GRIDS = ("logsnr", "edm", "uniform")
 HELD_OUT = 0x68656C64  # keeps the noises of held-out samples apart from those that are learned from
 NEAR = 1e-3  # relative; levels nearer to the last one are no step before it
-LONG = 1800  # seconds, from which a plan says how to have a shorter one
 RACED = 4  # starts of a fit
 PIECES = 16  # of a teacher set on disk: a killed call makes the one it was at again
 
@@ -232,25 +229,6 @@ class _Learning:
             denoise = self.task.denoise if c is None else self.task.denoise(c[rows])
             made.append(sample(solver, denoise, x_T[rows], check=False))
         return torch.cat(made)
-
-
-def lines(effort: Effort, candidates: Mapping[int, int], takes: Mapping[str, float], where: str) -> list[str]:
-    """What will be done, and about how long it takes."""
-    nfes = ", ".join(map(str, candidates))
-    fits = sum(each for name, each in takes.items() if name.startswith("fit"))
-    looks = sum(each for name, each in takes.items() if name.startswith("textbook"))
-    said = [
-        (takes["teacher"], "teacher", f"{effort.samples} samples to learn from and {effort.held_out} held out, by a "
-                                      f"textbook solver with {effort.teacher} evaluations"),
-        (looks, "textbook", f"{max(candidates.values())} solvers and grids at {nfes} evaluations, on {effort.tried} "
-                            "samples"),
-        (fits, "fits", f"solvers of {nfes} evaluations ({METHOD}), at most {effort.rounds} rounds"),
-        (takes["held-out"], "held-out", "textbook and learned solvers beside the teacher"),
-    ]  # fmt: skip
-    made = [f"  {name:<9}{duration(each):>8}  {what}" for each, name, what in said]
-    total = duration(sum(takes.values()))
-    less = "; with a time given, less is done in less" if sum(takes.values()) > LONG else ""
-    return [*made, f"about {total} on {where}, {effort.batch} rows a call, timed on two calls just now{less}"]
 
 
 def apart(x: Tensor, y: Tensor) -> float:
