@@ -65,6 +65,7 @@ def test_scaled_down_it_runs_from_download_to_table(name: str, world: tuple[Path
         run(stage, "config.yaml", *cells)
     run("table", "config.yaml")
     if name in ("cifar10", "mscoco"):
+        run("paths", "config.yaml")
         run("figure", "config.yaml")
         assert (Path("results") / name / "report.html").stat().st_size
     run("download", "config.yaml", "--offline")

@@ -12,6 +12,7 @@ from s4s.stages.cells import Cell, cells, shards, teacher_files, teachers
 from s4s.stages.evaluate import evaluate_cell
 from s4s.stages.fit import fit_cell
 from s4s.stages.networks import train_network
+from s4s.stages.paths import write_paths
 from s4s.stages.teacher import make_teacher
 
 CONFIG = {
@@ -52,6 +53,7 @@ def run(made: Bench) -> None:
     for cell in cells(made.config):
         fit_cell(made, cell)
         evaluate_cell(made, cell)
+    write_paths(made)
 
 
 def textbook(made: Bench) -> Cell:

@@ -23,6 +23,7 @@ from s4s.stages.evaluate import evaluate_cell
 from s4s.stages.features import make_features
 from s4s.stages.fit import fit_cell
 from s4s.stages.networks import train_network
+from s4s.stages.paths import write_paths
 from s4s.stages.sample import sample_cell
 from s4s.stages.verify import report
 
@@ -128,6 +129,7 @@ def test_what_can_be_made_again_is(made: Bench) -> None:
     for cell in (learned(other), *[c for c in other.chain._cells.values() if not c.learned]):
         fit_cell(other, cell)
         evaluate_cell(other, cell)
+    write_paths(other)
     assert not typed("table", other) and not typed("figure", other) and report(other.folder.root)[1]
 
 

@@ -16,7 +16,7 @@ from whole_run import TINY
 from s4s.stages.cells import cells
 from s4s.stages.config import check, load
 
-STAGES = ("train", "teacher", "textbook", "fit", "sample", "features", "evaluate", "table", "figure")
+STAGES = ("train", "teacher", "textbook", "fit", "sample", "features", "evaluate", "paths", "table", "figure")
 QUIET = ("-n", "-q", "rules")
 
 
@@ -45,7 +45,7 @@ def test_values_change_those_of_a_configfile(rerun: Path, tmp_path: Path, comman
     planned = commands.snakemake(rerun, *QUIET, *file, "--config", "learned={rounds: 2}")
     assert {"fit", "evaluate_learned", "table"} <= jobs(planned.stdout + planned.stderr).keys() <= {
         "fit", "sample_learned", "sample_learned_s4s_alt_ss2", "features_learned", "features_learned_s4s_alt_ss2",
-        "evaluate_learned", "evaluate_learned_s4s_alt_ss2", "table", "figure", "all", "total"}  # fmt: skip
+        "evaluate_learned", "evaluate_learned_s4s_alt_ss2", "paths", "table", "figure", "all", "total"}  # fmt: skip
     new = tmp_path / "new"
     new.mkdir()
     done = commands.snakemake(new, *file, "--config", "model={steps: 1, classifier_steps: 1.0e+0}", "benchmark=new",
