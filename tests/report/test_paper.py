@@ -184,6 +184,9 @@ def test_the_target_of_the_paper_is_the_digits_and_their_ablations(tmp_path: Pat
     assert jobs["ablations"] == "1" and jobs["figure"] == "1", done.stdout + done.stderr
     done = commands.snakemake(tmp_path, "paper", "-n", "-q", "rules", "--configfile", str(ROOT / "config/cifar10.yaml"))
     assert done.returncode == 0 and "ablations" not in done.stdout
+    for file in ((), ("--configfile", str(ROOT / "config" / "kinds.yaml"))):
+        done = commands.run(tmp_path, "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--unlock", *file)
+        assert done.returncode == 0, "what Snakemake asks for after a kill takes no --cores"
 
 
 def test_fid_csv_has_settings_last(made: Results) -> None:

@@ -42,7 +42,7 @@ rule part:
         f"logs/{config['benchmark']}/{{part}}.tsv"
     conda:
         "../../environment.yml"
-    threads: workflow.cores
+    threads: lambda wildcards: workflow.cores
     params:
         config=f"{FOLDER}/configs/{{part}}.yaml",
         pipeline=workflow.main_snakefile,

@@ -20,7 +20,7 @@ if ABLATIONS:
             f"logs/{CONFIG['benchmark']}/ablations.tsv"
         conda:
             "../../environment.yml"
-        threads: workflow.cores
+        threads: lambda wildcards: workflow.cores
         params:
             config=str(Path(workflow.basedir) / "config" / "ablations.yaml"),
             pipeline=workflow.main_snakefile,
