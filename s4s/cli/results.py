@@ -106,6 +106,7 @@ def figure(config: Path, results: Path) -> None:
         "loss_vs_fid": lambda stem: report.draw_loss(files, stem),
         "radius": lambda stem: report.draw_radius(files, stem),
         "teacher_set": lambda stem: report.draw_size(files, stem),
+        "ablations": lambda stem: report.draw_choices(files, stem),
         "course": lambda stem: report.draw_course(files, stem),
     }
     made = [path for name in figures_asked for path in draw[name](figures / name)]

@@ -13,6 +13,7 @@ with extra("benchmark"):  # said once, for the whole wing
 
 from s4s.report.ablations import draw_size
 from s4s.report.anatomy import draw_solvers
+from s4s.report.choices import draw_choices
 from s4s.report.choose import Choice, choose
 from s4s.report.course import draw_course
 from s4s.report.curves import draw_fid, draw_gains, draw_imitation, draw_loss
@@ -28,6 +29,7 @@ __all__ = [
     "Choice",
     "choose",
     "collect",
+    "draw_choices",
     "draw_course",
     "draw_distance",
     "draw_fid",

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from s4s.errors import Error
-from s4s.report.ablations import unvaried
 from s4s.report.data import Record, Score, read_records, scores, to_frame
 from s4s.report.labels import ordered, others, schedule_label, start_label
 from s4s.report.table import winners
-from s4s.report.variants import variant_names
+from s4s.report.variants import unvaried, variant_names
 
 
 @dataclass(frozen=True)

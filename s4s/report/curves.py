@@ -18,7 +18,7 @@ from s4s.report.imitation import compared
 from s4s.report.labels import method_label, ordered, others, schedule_label, solver_label, start_label
 from s4s.report.protocol import fid_name
 from s4s.report.style import METHOD_COLOR, dashes, drawing, markers, method_colors, save, tints
-from s4s.report.variants import variant_names
+from s4s.report.variants import variant_names, varied
 
 Curve = list[Score]
 
@@ -33,7 +33,11 @@ def draw_fid(metrics_files: Iterable[Path], stem: Path, against: str = "nfe") ->
         ``stem.png`` and ``stem.pdf``.
     """
     records = read_records(metrics_files)
-    return _draw(scores(to_frame(records)), stem, against, f"{fid_name(records)} (log scale; lower is better)")
+    found = scores(to_frame(records))
+    if len({score.nfe for score in found if score.method != "teacher"}) == 1:  # variations have their own figure
+        own = {id(score) for _, score, base in varied(found) if score.method == base.method}
+        found = [score for score in found if id(score) not in own]
+    return _draw(found, stem, against, f"{fid_name(records)} (log scale; lower is better)")
 
 
 def _draw(found: Sequence[Score], stem: Path, against: str, label: str) -> list[Path]:
@@ -142,6 +146,9 @@ def _teacher(axes: Axes, found: Sequence[Score], against: str) -> None:
     teachers = [score for score in found if score.method == "teacher"]
     look: dict[str, Any] = {"color": METHOD_COLOR["teacher"], "ls": "--", "lw": 1.2, "zorder": 3}
     text: dict[str, Any] = {"color": METHOD_COLOR["teacher"], "fontsize": 8, "textcoords": "offset points"}
+    students = {score.nfe for score in found if score.method != "teacher"}
+    if teachers and not all(teacher.nfe - 1 in students for teacher in teachers):  # not one for each NFE: the strongest
+        teachers = [max(teachers, key=lambda teacher: teacher.nfe)]
     if len(teachers) == 1:
         fid, spent = teachers[0].fid, f"{getattr(teachers[0], against)} {'NFE' if against == 'nfe' else 'calls'}"
         axes.axhline(fid, **look)

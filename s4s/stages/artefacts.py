@@ -25,6 +25,7 @@ def figures(config: Mapping[str, Any]) -> list[str]:
     made += ["radius"] * any(each.radius is not None for each in learned)
     made += ["teacher_set"] * (several and any({*each.settings} == {"train"} for each in learned))
     plain = [each for each in learned if each.kind == "s4s" and each.start == "ipndm3" and not radius_of(config, each)]
+    made += ["ablations"] * (several and _varies(config, learned))
     return made + ["course"] * (several and bool(plain))
 
 

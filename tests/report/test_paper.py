@@ -15,10 +15,11 @@ from made_up import Results
 from s4s import report
 from s4s.errors import Error
 from s4s.report import course
-from s4s.report.ablations import ablations_table, varied
+from s4s.report.ablations import ablations_table
 from s4s.report.claims import claims
 from s4s.report.data import read_records, scores, settings_text, to_frame
 from s4s.report.render import markdown
+from s4s.report.variants import varied
 from s4s.stages import artefacts, config
 from s4s.stages import cells as asked
 
