@@ -49,8 +49,8 @@ _CAPTIONS = {
     "is better.",
     "teacher": "FID against the number of teacher samples that a fit learns from; lower is better. Dots: single fits, "
     "line: their mean. Where the line is flat, more samples buy nothing.",
-    "ablations": "What each choice is worth: FID of a method's variations, lower is better. Dots: single fits; circles: "
-    "their mean; diamond and dashed line: the method as it is. The table of that name has numbers and costs.",
+    "ablations": "What each choice is worth: FID of a method's variations, lower is better. Dots: single fits, circles "
+    "their mean, diamond and dashed line: the method as it is. The table of the same name says what they cost.",
     "course": "Principal components of S4S' weights, a colour a seed, and of iPNDM's, where every fit starts (stars). "
     "Left: the weights of every step, by its number, earlier steps darker. Right: all weights after every round of a "
     "fit, earlier rounds darker; the dotted line is the race of short streams before the first. Seeds that lie "

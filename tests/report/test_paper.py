@@ -86,11 +86,14 @@ def test_figures_are_of_enough_seeds(made: Results, tmp_path: Path) -> None:
     assert len(report.draw_size(made.metrics, tmp_path / "size")) == 2
     assert len(report.draw_course(made.metrics, tmp_path / "course")) == 2
     assert len(report.draw_gains(made.metrics, tmp_path / "gains")) == 2
+    assert len(report.draw_choices(made.metrics, tmp_path / "choices")) == 2
     two = [path for path in made.metrics if not path.stem.endswith("_2")]
     with pytest.raises(Error, match="with 3 seeds"):
         report.draw_size(two, tmp_path / "no")
     with pytest.raises(Error, match="with 3 seeds"):
         report.draw_course(two, tmp_path / "no")
+    with pytest.raises(Error, match="has 3 seeds"):
+        report.draw_choices(two, tmp_path / "no")
 
 
 def test_pictures_are_of_methods_as_they_are(made: Results, tmp_path: Path) -> None:
@@ -172,7 +175,7 @@ def test_the_ablations_ask_for_every_choice_of_the_paper() -> None:
     for part in ("s4s-alt-pc_", "s4s-alt-4_", "joint_", "not-decoupled", "train25_", "teacher10_", "-l2_", "r0.1_",
                  "-ss2_", "s4s-alt-1_", "s4s-alt-2_", "s4s-alt_dpmpp3", "race_ipndm3", "race_dpmpp3"):  # fmt: skip
         assert sum(part in name for name in names) >= 3, part
-    assert {"course", "teacher_set", "radius", "samples"} <= {*artefacts.figures(loaded)}
+    assert {"ablations", "course", "teacher_set", "radius", "samples"} <= {*artefacts.figures(loaded)}
     assert [cell.nfe for cell in asked.teachers(loaded)] == [40, 10, 20]
     assert asked.teacher_files(loaded, asked.teacher_of(loaded, 5, 10)) == {
         "teacher/nfe10/pairs.safetensors": (0, 1912)
