@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 import s4s
-from s4s.guidance import merge_guidance, split_guidance
+from s4s.guidance import apart, merge_guidance, split_guidance
 from s4s.learn.distance import Distance
 from s4s.report.labels import method_label
 from s4s.report.style import METHOD_COLOR, drawing, save
@@ -51,6 +52,26 @@ def distances(solvers: Sequence[s4s.Solver], denoise: Any, d: Distance, data: s4
     return [d.between(d.features(x), d.features(data.y)).mean().item() for x in made]
 
 
+@torch.no_grad()
+def differences(solver: s4s.Solver, denoise: Any, x_T: torch.Tensor) -> list[tuple[float, float]]:
+    """Of every evaluation the root mean square of the difference between its outputs, and the share that weights leave.
+
+    Weights of the mixed outputs, the same for all samples, can make the rest of it.
+    """
+    pairs: list[list[torch.Tensor]] = []
+
+    def columns(x: torch.Tensor, sigma: torch.Tensor, both: bool) -> list[torch.Tensor]:
+        pairs.append(denoise.columns(x, sigma, both))
+        return pairs[-1]
+
+    s4s.sample(solver, apart(lambda x, sigma: denoise(x, sigma), columns, denoise.guidance), x_T)
+    with_, none = (torch.stack([pair[k].double().flatten() for pair in pairs], 1) for k in (0, 1))
+    differ, mixed = with_ - none, none + denoise.guidance * (with_ - none)
+    left = differ - mixed @ torch.linalg.lstsq(mixed, differ).solution
+    sizes, shares = differ.square().mean(0).sqrt(), left.norm(dim=0) / differ.norm(dim=0)
+    return list(zip(sizes.tolist(), shares.tolist(), strict=True))
+
+
 def draw_moved(axes: Axes, bench: Bench, nfe: int) -> None:
     """Distance over that of S4S-Alt as it is, against the scale of one evaluation: a line an evaluation."""
     scale, data = bench.config["model"]["guidance"], teacher_pairs(bench, teachers(bench.config)[0])
@@ -58,6 +79,7 @@ def draw_moved(axes: Axes, bench: Bench, nfe: int) -> None:
     held_out, denoise, d = data.part(rows.start, rows.stop), bench.denoiser(rows), distance_of(bench)
     name = next(path for path in records(bench.folder.root, "s4s-alt") if f"_nfe{nfe}_" in path.stem).stem
     solver = split_guidance(s4s.load_solver(bench.folder.root / "solvers" / f"{name}.json"), scale)
+    sizes = differences(solver, denoise, held_out.x_T)
     for j in range(nfe):
         moved = [at_scale(solver, j, scale * factor) for factor in FACTORS]
         found = distances(moved, denoise, d, held_out)
@@ -66,12 +88,20 @@ def draw_moved(axes: Axes, bench: Bench, nfe: int) -> None:
         axes.plot(
             [scale * f for f in FACTORS], [v / base for v in found], color=SHADES[j], marker="o", ms=3, label=label
         )
-        print(f"{bench.config['benchmark']}, {nfe} NFE, {label}: at best {min(found) / base:.3f} of the distance")
+        print(f"{bench.config['benchmark']}, {nfe} NFE, {label}: at best {min(found) / base:.3f} of the distance; "
+              f"difference {sizes[j][0]:.3f}, of which weights leave {sizes[j][1]:.2f}")  # fmt: skip
     axes.axhline(1, color="#777777", lw=0.8, ls="--")
-    axes.set(
-        xlabel=f"scale of one evaluation ({nfe} NFE)", ylabel="distance to the teacher, over S4S-Alt's", yscale="log"
-    )
+    axes.set(xlabel=f"scale of one evaluation ({nfe} NFE)", ylabel="distance to the teacher, over S4S-Alt's")
+    log(axes)
     axes.legend(fontsize=6)
+
+
+def log(axes: Axes) -> None:
+    """A logarithmic axis of values in plain digits."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def records(folder: Path, method: str) -> list[Path]:
@@ -112,9 +142,12 @@ def draw_calls(axes: Axes, folder: Path, key: str, label: str) -> None:
         means = [sum(found[n]) / len(found[n]) for n in calls]
         axes.plot(calls, means, color=color, lw=1.5, label=method_label(method))
         axes.plot([n for n in calls for _ in found[n]], [v for n in calls for v in found[n]], ".", color=color, ms=5)
+    axes.set(xlabel="network calls a sample", ylabel=label)
     if key == "fid":
         axes.axhline(read(records(folder, "teacher")[0])["fid"], color=METHOD_COLOR["teacher"], ls="--", lw=1)
-    axes.set(xlabel="network calls a sample", ylabel=label, yscale="log" if key != "fid" else "linear")
+        axes.margins(y=0.2)
+    else:
+        log(axes)
     axes.legend(fontsize=7)
 
 

@@ -14,8 +14,9 @@
     ...
     <!-- end of numbers -->
 
-With ``rows`` an entry is the FID of the rows that have these values: a mean over fit seeds, and of several rows the
-lowest. Without it ``columns`` names the columns of the file to show, ``{FID: fid_mean}``, and ``only`` what to keep.
+With ``rows`` an entry is the FID of the rows that have these values, or what ``of: fid_to_teacher`` names: a mean over
+fit seeds, and of several rows the lowest. Without it ``columns`` names the columns of the file to show,
+``{FID: fid_mean}``, and ``only`` what to keep.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ BLOCK = re.compile(
     r"(?P<head><!-- numbers\n(?P<spec>.*?)-->\n)(?P<body>.*?)(?P<end><!-- end of numbers -->)", re.DOTALL
 )
 OF_FID = ["benchmark", "method", "solver", "schedule", "family", "order", "nfe", "seed", "radius", "settings", "fid",
-          "n_samples", "val_loss", "fit_nfe"]  # fmt: skip
+          "n_samples", "val_loss", "fit_nfe", "calls", "fid_within_classes", "class_accuracy", "fid_to_teacher",
+          "distance_to_teacher"]  # fmt: skip
 TABLES = ("ablations", "claims")
 
 Row = Mapping[str, str]
@@ -84,17 +86,23 @@ def _by_row(rows: Sequence[Row], key: str, columns: Mapping[str, Mapping[str, An
     lines = []
     for value in sorted({row[key] for row in rows}, key=float):
         here = [row for row in rows if row[key] == value]
-        line = [_lowest([row for row in here if _has(row, wanted)]) for wanted in columns.values()]
+        line = [_entry(here, wanted) for wanted in columns.values()]
         if any(line):
             lines.append([f"{float(value):g}", *line])
     return lines
 
 
-def _lowest(rows: Sequence[Row]) -> str:
-    """The mean FID over seeds of the best row; empty without one."""
+def _entry(rows: Sequence[Row], column: Mapping[str, Any]) -> str:
+    """What a column says of the rows that have its values."""
+    wanted = {key: value for key, value in column.items() if key != "of"}
+    return _lowest([row for row in rows if _has(row, wanted)], column.get("of", "fid"))
+
+
+def _lowest(rows: Sequence[Row], of: str) -> str:
+    """The mean over seeds of the best row; empty without one."""
     seeds: dict[tuple[str, ...], list[float]] = {}
     for row in rows:
-        seeds.setdefault(tuple(row.get(key, "") for key in OF_FID[:7]), []).append(float(row["fid"]))
+        seeds.setdefault(tuple(row.get(key, "") for key in OF_FID[:7]), []).append(float(row[of]))
     return f"{min(map(fmean, seeds.values())):.2f}" if seeds else ""
 
 
