@@ -3,9 +3,10 @@
 Around a textbook solver on a grid of each number, step ``n`` of ``nfe`` lies at the place ``n / (nfe - 1)``, from 0 to
 1, and is corrected by functions of that place and of ``nfe``:
 
-    f(place, nfe) = sum_k hat_k(place) sum_m c[k, m] (3 / nfe)^powers[m]
+    f(place, nfe) = sum_k hat_k(place) (sum_m c[k, m] (3 / nfe)^powers[m] + own[k, nfe])
 
-with ``hat_k`` piecewise linear, 1 at knot ``k`` and 0 at the others, knots evenly spaced. ``step`` adds to the
+with ``hat_k`` piecewise linear, 1 at knot ``k`` and 0 at the others, knots evenly spaced; ``own`` is there for a few of
+the smallest numbers, whose solvers differ most from their neighbours', and 0 for all others. ``step`` adds to the
 logarithm of the step's share of the log range, ``shift`` moves the level that the network is told, within half a step,
 and ``weight[lag]`` adds to the weight of the output ``lag`` steps back. All zero is the textbook solver itself.
 """
@@ -34,7 +35,7 @@ SCHEMA = "s4s-solver-curve"
 SCHEMA_VERSION = 1
 LEAST, MOST = 3, 20
 NUMBERS = range(LEAST, MOST + 1)
-KNOTS, POWERS = 7, (0, 1, 2)
+KNOTS, POWERS, OWN = 7, (0, 1, 2, 3, 6), (4, 5)
 LEVELS = ("step", "shift")
 """Functions of a curve before its weights."""
 
@@ -58,8 +59,8 @@ class Curve(Mapping[int, Solver]):
     Args:
         solver, options: the textbook solver that is corrected, as ``s4s.solver`` takes them.
         levels: number of evaluations -> its grid [nfe + 1], for all of them.
-        theta: [2 + order, knots, powers] coefficients: of ``step``, ``shift``, and the weight of each lag.
-        powers: of ``3 / nfe``.
+        theta: [2 + order, knots, powers + own] coefficients: of ``step``, ``shift``, and the weight of each lag.
+        powers: of ``3 / nfe``. ``own``: numbers of evaluations with a value of their own at every knot.
         name: what its solvers are called.
         provenance: JSON-able record of how it was made.
         noise: as in ``Solver``.
@@ -73,6 +74,7 @@ class Curve(Mapping[int, Solver]):
     levels: Mapping[int, Tensor]
     theta: Tensor
     powers: tuple[int, ...] = POWERS
+    own: tuple[int, ...] = OWN
     name: str = "curve"
     provenance: Mapping[str, Any] = field(default_factory=dict)
     noise: Start | None = None
@@ -81,10 +83,10 @@ class Curve(Mapping[int, Solver]):
     def __post_init__(self) -> None:
         object.__setattr__(self, "theta", doubles(self.theta, "the coefficients of a curve"))
         object.__setattr__(self, "levels", _grids(self.levels))
-        shape, powers = self.theta.shape, len(self.powers)
-        if len(shape) != 3 or shape[0] <= len(LEVELS) or shape[1] < 2 or shape[2] != powers:
+        shape, powers, own = self.theta.shape, len(self.powers), len(self.own)
+        if len(shape) != 3 or shape[0] <= len(LEVELS) or shape[1] < 2 or shape[2] != powers + own:
             raise Error(f"the coefficients of a curve have shape {list(shape)}, need at least {len(LEVELS) + 1} "
-                        f"functions of at least 2 knots, of {powers} powers each")  # fmt: skip
+                        f"functions of at least 2 knots, of {powers} powers and {own} own values each")  # fmt: skip
         if not self.theta.detach().isfinite().all():
             raise Error("a coefficient of the curve is NaN or infinite")
         self._base(MOST)
@@ -112,12 +114,19 @@ class Curve(Mapping[int, Solver]):
         """A copy with some fields changed."""
         return replace(self, **changes)
 
+    @property
+    def smooth(self) -> Tensor:
+        """Indices of the flat coefficients that all numbers of evaluations share, those of the powers."""
+        count = len(self.powers) + len(self.own)
+        every = torch.arange(self.theta.numel())
+        return every[every % count < len(self.powers)]
+
     def _basis(self, nfe: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Hats at the places of the steps [nfe, knots], and the powers of ``3 / nfe``."""
         knots = self.theta.shape[1]
         at = torch.linspace(0, knots - 1, nfe, dtype=like.dtype)[:, None]
         hats = (1 - (at - torch.arange(knots)).abs()).clamp(min=0)
-        return hats, scales(nfe, self.powers).to(like)
+        return hats, scales(nfe, self.powers, self.own).to(like)
 
     def _base(self, nfe: int) -> _Base:
         if nfe not in NUMBERS:
@@ -157,6 +166,7 @@ class Curve(Mapping[int, Solver]):
         step, shift, *weight = self.theta.detach().tolist()
         head = {"schema": SCHEMA, "version": SCHEMA_VERSION, "name": self.name, "nfe": [LEAST, MOST]}
         head |= {"solver": self.solver, "options": dict(self.options), "powers": list(self.powers)}
+        head |= {"own": list(self.own)}
         noise = {} if self.noise is None else {"noise": self.noise.to_dict()}
         grids = {str(nfe): sigma.tolist() for nfe, sigma in self.levels.items()}
         made = head | {"step": step, "shift": shift, "weight": weight, "levels": grids}
@@ -175,13 +185,20 @@ class Curve(Mapping[int, Solver]):
         write_text(at_home(path), "{\n" + ",\n".join(lines) + "\n}\n")
 
 
-def curve(start: Callable[[int], Solver], *, knots: int = KNOTS, powers: tuple[int, ...] = POWERS) -> Curve:
+def curve(
+    start: Callable[[int], Solver],
+    *,
+    knots: int = KNOTS,
+    powers: tuple[int, ...] = POWERS,
+    own: tuple[int, ...] = OWN,
+) -> Curve:
     """The curve through textbook solvers, before anything is learned.
 
     Args:
         start: number of evaluations, 3 to 20 -> a textbook solver with one evaluation a step, such as
             ``lambda nfe: s4s.solver("ipndm", s4s.grid("edm", process, nfe), order=3)``.
-        knots: of every function. powers: of ``3 / nfe`` that every knot's value is a sum of.
+        knots: of every function. powers: of ``3 / nfe`` that every knot's value is a sum of. own: numbers of
+            evaluations at which it has a value of its own besides.
 
     Raises:
         Error: a start that is no textbook solver, not the same for every number, or looks back on ever more outputs.
@@ -196,9 +213,9 @@ def curve(start: Callable[[int], Solver], *, knots: int = KNOTS, powers: tuple[i
         if known != {key: made[key] for key in known}:
             raise Error(f"start({nfe}) is {solver.name}, start({MOST}) {solvers[MOST].name}; a curve corrects one")
     order = history(shortest(solvers[MOST], "eval")[1])
-    theta = torch.zeros(len(LEVELS) + order, knots, len(powers), dtype=torch.float64)
+    theta = torch.zeros(len(LEVELS) + order, knots, len(powers) + len(own), dtype=torch.float64)
     levels = {nfe: solver.sigma for nfe, solver in solvers.items()}
-    found = Curve(made["solver"], made["options"], levels, theta, powers, f"{solvers[MOST].name}-curve")
+    found = Curve(made["solver"], made["options"], levels, theta, powers, own, f"{solvers[MOST].name}-curve")
     for nfe in NUMBERS:
         found._base(nfe)
     return found
@@ -229,21 +246,23 @@ def curve_from_dict(data: Any) -> Curve:
         if not isinstance(data.get(key, {} if key == "provenance" else None), kind):
             words = {str: "text", dict: "an object", list: "a list"}
             raise Error(f"'{key}' of a curve must be {words[kind]}")
-    if not all(isinstance(power, int) and not isinstance(power, bool) for power in data["powers"]):
-        raise Error(f"'powers' of a curve must be whole numbers, got {data['powers']}")
+    own = data.get("own", [])
+    for key, values in (("powers", data["powers"]), ("own", own)):
+        if not isinstance(values, list) or not all(type(value) is int for value in values):
+            raise Error(f"'{key}' of a curve must be whole numbers, got {values}")
     theta = doubles([data["step"], data["shift"], *data["weight"]], "the coefficients of a curve")
     try:
         levels = {int(nfe): grid for nfe, grid in data["levels"].items()}
     except ValueError as error:
         raise Error(f"'levels' of a curve has a key that is no number of evaluations: {error}") from error
     noise = noise_from_dict(data["noise"]) if "noise" in data else None
-    return Curve(data["solver"], data["options"], levels, theta, tuple(data["powers"]), data["name"],
+    return Curve(data["solver"], data["options"], levels, theta, tuple(data["powers"]), tuple(own), data["name"],
                  data.get("provenance", {}), noise)  # fmt: skip
 
 
-def scales(nfe: int, powers: tuple[int, ...]) -> Tensor:
-    """What the coefficients of each power count at a number of evaluations: all the same at 3, the lower more above."""
-    return torch.tensor([(LEAST / nfe) ** m for m in powers], dtype=torch.float64)
+def scales(nfe: int, powers: tuple[int, ...], own: tuple[int, ...] = ()) -> Tensor:
+    """What the coefficients of each power, and of each own value, count at a number of evaluations."""
+    return torch.tensor([*((LEAST / nfe) ** m for m in powers), *(float(nfe == n) for n in own)], dtype=torch.float64)
 
 
 def _grids(levels: Mapping[int, Any]) -> dict[int, Tensor]:

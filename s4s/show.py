@@ -42,7 +42,7 @@ def describe_curve(curve: Curve, few: tuple[int, ...] = (4, 8, 16)) -> str:
     knots = curve.theta.shape[1]
     rows = [["", "NFE", *(f"{k / (knots - 1):.3g}" for k in range(knots))]]
     for nfe in few:
-        values = (curve.theta.detach() @ scales(nfe, curve.powers)).tolist()
+        values = (curve.theta.detach() @ scales(nfe, curve.powers, curve.own)).tolist()
         rows += [[name, str(nfe), *(f"{v:+.4f}" for v in row)] for name, row in zip(names, values, strict=True)]
     lines += ["", *_aligned(rows), "", *_simple(curve.provenance)]
     return "\n".join(lines)

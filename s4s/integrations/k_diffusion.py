@@ -46,7 +46,7 @@ def sample_s4s(
         extra_args: of the model.
         callback: called after every evaluation with ``x``, ``i``, ``sigma``, ``sigma_hat`` and ``denoised``.
         disable: the progress bar.
-        solver: a solver, or a bundle, of which the number of sigmas picks one.
+        solver: a solver, or a bundle or curve, of which the number of sigmas picks one.
 
     Raises:
         Error: other sigmas than the solver's own: its weights belong to its levels; or guidance of its own.

@@ -21,17 +21,19 @@ from s4s.learn.distance import Distance
 from s4s.learn.distances import distance as distance_named
 from s4s.learn.fit import _held_out
 from s4s.learn.frozen import Frozen
+from s4s.learn.held_out import HeldOut
 from s4s.learn.jacobian import PERTURBATION
+from s4s.learn.kept import Kept, together
 from s4s.learn.levels import row_levels
 from s4s.learn.methods import TOGETHER
 from s4s.learn.modes import with_derivatives
 from s4s.learn.objective import Objective, Tried
 from s4s.learn.robust import robust_mean
-from s4s.learn.schedule import CURVE, GROUP, HEAT, JUDGED, LANES_OF_CURVE, POLISH, SWEEPS
+from s4s.learn.schedule import ALONE, CURVE, GROUP, HEAT, JUDGED, LANES_OF_CURVE, LOOK, OWN_STEPS, POLISH, SWEEPS
 from s4s.learn.seeded import generator
 from s4s.learn.teacher import TeacherSet
 from s4s.learn.unfinished import State, Unfinished, content
-from s4s.learn.visits import TINY, Descent, advance
+from s4s.learn.visits import TINY, Descent, advance, rows_at
 from s4s.solver import Denoise
 from s4s.version import __version__
 
@@ -118,12 +120,18 @@ def fit_curve(
 
 @dataclass
 class _Run:
-    """The sweeps of one fit, from where its file left them: of several descents, then of the best of them."""
+    """The sweeps of one fit, from where its file left them: of several descents, then of the best of them.
+
+    Args:
+        kept: number of evaluations -> what is kept of its descent alone. ``passed``: steps since the last look.
+    """
 
     descents: list[Descent]
     objective: Objective
     numbers: list[int]
     unfinished: Unfinished
+    kept: dict[int, Kept] = field(default_factory=dict)
+    passed: int = 0
     sweep: int = 0
     before: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -140,13 +148,45 @@ class _Run:
                 self.descents = [self._best()]
             lane, sweep = divmod(k, heat) if k < race else (0, k - race + heat)
             descent, small = self.descents[lane], sweep < sweeps[0]
-            part = CURVE[not small]
-            for group in _groups(self.numbers, descent.seed, sweep):
-                advance(descent, self.objective, group, part.rows, part.kept(descent.steps), small)
+            self._turn(descent, sweep, small)
+            if self.passed >= LOOK or (self.passed and k + 1 == total):
+                self._look(descent)
             self.sweep = k + 1
             self.history.append({"lane": lane, "sweep": sweep, "evaluations": self.objective.evaluations,
                                  "loss": {str(nfe): v for nfe, v in sorted(descent.scale.items())}})  # fmt: skip
             self._save(time.perf_counter() - started)
+        if len(self.numbers) > 1:
+            self._each_alone(self._best() if len(self.descents) > 1 else self.descents[0])
+
+    def _turn(self, descent: Descent, sweep: int, small: bool) -> None:
+        """A sweep; of the larger batches of a single number every step is one that may be kept."""
+        alone = len(self.numbers) == 1
+        if alone and not small and not self.kept:
+            self.kept = {nfe: Kept(HeldOut(self.objective, 0.0)) for nfe in self.numbers}
+            self._look(descent)
+        part = (ALONE if alone else CURVE)[not small]
+        for group in _groups(self.numbers, descent.seed, sweep):
+            rows = {nfe: part.rows if alone else rows_at(part.rows, nfe) for nfe in group}
+            advance(descent, self.objective, rows, part.kept(descent.steps), small)
+            for nfe, kept in self.kept.items():
+                kept.glance(descent.reached, nfe)
+            self.passed += alone and not small
+
+    def _each_alone(self, descent: Descent) -> None:
+        """For each number with values of its own a few batches of it alone, from where the sweeps ended."""
+        for nfe in [nfe for nfe in self.numbers if nfe in descent.curve.own]:
+            one = self.kept[nfe] = Kept(HeldOut(self.objective, 0.0))
+            one.look(descent.reached, nfe)
+            child = Descent.of(descent.reached, descent.seed)
+            for _ in range(OWN_STEPS):
+                advance(child, self.objective, {nfe: ALONE[1].rows}, ALONE[1].keep[1], False)
+                one.glance(child.reached, nfe)
+            one.look(child.reached, nfe)
+
+    def _look(self, descent: Descent) -> None:
+        self.passed = 0
+        for nfe, kept in self.kept.items():
+            kept.look(descent.reached, nfe)
 
     def _best(self) -> Descent:
         """The descent that is nearest to the teacher on held-out samples, each number counting the same."""
@@ -157,6 +197,7 @@ class _Run:
     def better(self, begin: Curve, first: Mapping[int, float]) -> Curve:
         """Where the fit ended, or with a ``Notice`` its start, if that is nearer to the teacher on held-out samples."""
         reached = self._best().reached if len(self.descents) > 1 else self.descents[0].reached
+        reached = together(reached, self.kept)
         last = _judged(reached, self.objective, self.numbers)
         if sum(math.log((last[nfe] + TINY) / (first[nfe] + TINY)) for nfe in self.numbers) < 0:
             return reached
@@ -169,7 +210,11 @@ class _Run:
         states = [descent.state() for descent in self.descents]
         tensors = {f"{lane}.{key}": t for lane, (parts, _) in enumerate(states) for key, t in parts.items()}
         kept = [numbers | {"seed": descent.seed} for descent, (_, numbers) in zip(self.descents, states, strict=True)]
-        more = {"sweep": self.sweep, "history": self.history, "evaluations": self.objective.evaluations}
+        more = {key: getattr(self, key) for key in ("sweep", "passed", "history")}
+        more |= {"evaluations": self.objective.evaluations}
+        looked = {nfe: each.state() for nfe, each in self.kept.items()}
+        tensors |= {f"kept{nfe}.{key}": t for nfe, (parts, _) in looked.items() for key, t in parts.items()}
+        more["kept"] = [[nfe, numbers] for nfe, (_, numbers) in looked.items()]
         self.unfinished.save(State(tensors, more | {"descents": kept, "seconds": self.before + seconds}))
 
     def _restore(self) -> None:
@@ -178,11 +223,18 @@ class _Run:
             kept = {numbers["seed"]: numbers for numbers in state.numbers["descents"]}
             self.descents = [descent for descent in self.descents if descent.seed in kept]
             for lane, descent in enumerate(self.descents):
-                mark = f"{lane}."
-                own = {key.removeprefix(mark): t for key, t in state.tensors.items() if key.startswith(mark)}
-                descent.restore(own, kept[descent.seed])
+                descent.restore(_under(f"{lane}.", state.tensors), kept[descent.seed])
             self.sweep, self.history, self.before = (state.numbers[key] for key in ("sweep", "history", "seconds"))
+            self.passed = state.numbers["passed"]
             self.objective.evaluations = state.numbers["evaluations"]
+            for nfe, numbers in state.numbers["kept"]:
+                self.kept[nfe] = Kept(HeldOut(self.objective, 0.0))
+                self.kept[nfe].restore(_under(f"kept{nfe}.", state.tensors), numbers)
+
+
+def _under(mark: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with a mark, without it."""
+    return {key.removeprefix(mark): t for key, t in tensors.items() if key.startswith(mark)}
 
 
 def _groups(numbers: Sequence[int], seed: int, sweep: int) -> list[list[int]]:

@@ -35,7 +35,10 @@ MOMENTS = Steps(256, 2, (0.7, 0.7))  # the same where moments count, which small
 """Sizes found on the digits; see docs/fitting.md."""
 
 GROUP = 2  # numbers of evaluations that a step of a curve's fit visits
-CURVE = (Steps(16, 10, (0.5, 0.9)), Steps(64, 1, (0.9, 0.9)))  # of a curve's fit: small batches, larger ones
-SWEEPS, POLISH = (14, 3), (4, 12)  # times that either visits all numbers; where a curve is fitted on for one of them
+CURVE = (Steps(32, 10, (0.5, 0.9)), Steps(128, 1, (0.9, 0.9)))  # of its batches at 4 evaluations: small, larger ones
+ALONE = (Steps(16, 10, (0.5, 0.9)), Steps(64, 1, (0.9, 0.9)))  # the same where there is one number of evaluations
+OWN_STEPS = 6  # of the larger of these, for each number with values of its own, at the end of a curve's fit
+LOOK = 4  # of the larger of these, between two looks at all held-out samples
+SWEEPS, POLISH = (14, 1), (4, 8)  # times that either visits all numbers; where a curve is fitted on for one of them
 LANES_OF_CURVE, HEAT = 2, 4  # descents that begin the fit of a curve, and sweeps after which the best goes on alone
 RIDGE = 1e-2  # of a curve's coefficients, squared, beside losses that are 1 each: unseen numbers need it

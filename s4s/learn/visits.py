@@ -20,6 +20,7 @@ from s4s.learn.stream import DAMPING, EASED, LEAST, MOST, RAISED, SLACK, TRIALS,
 from s4s.solver import Solver
 
 TINY = 1e-30  # a loss that counts as none
+UNIT, FEWEST = 4, 4  # evaluations at which a batch has the rows of its schedule, and the fewest rows elsewhere
 RECENT = 0.3  # of a number's last loss in what its next ones are divided by
 
 
@@ -89,16 +90,16 @@ class Descent:
                        for k, (nfe, tolerance) in enumerate(numbers["before"])]  # fmt: skip
 
 
-def advance(descent: Descent, objective: Objective, nfes: Sequence[int], rows: int, keep: float, small: bool) -> None:
+def advance(descent: Descent, objective: Objective, rows: Mapping[int, int], keep: float, small: bool) -> None:
     """One step: a batch at each of some numbers joins what is remembered, and moves the curve if that proves better.
 
     Args:
-        nfes: the numbers of this step. ``rows``: of a batch. ``keep``: share of the past that is kept.
+        rows: number of evaluations -> samples, for the numbers of this step. ``keep``: share of the past that is kept.
         small: whether the step before is judged together with this one, and noise may pass for a gain.
     """
     visits: list[Visit] = []
-    for nfe in nfes:
-        index = draw(descent.seed, descent.taken, min(rows, len(objective.train)), len(objective.train))
+    for nfe, count in rows.items():
+        index = draw(descent.seed, descent.taken, min(count, len(objective.train)), len(objective.train))
         descent.taken += len(index)
         seed = descent.seed * 1_000_003 + descent.steps
         here = objective.linearise(partial(descent.curve.arrays, nfe), descent.theta, objective.train.at(index), seed)
@@ -113,13 +114,25 @@ def advance(descent: Descent, objective: Objective, nfes: Sequence[int], rows: i
     descent.steps += 1
 
 
+def rows_at(rows: int, nfe: int) -> int:
+    """Samples of a batch at a number of evaluations, where it has ``rows`` at ``UNIT``.
+
+    All batches cost the same, then. The fewer evaluations, the further from the teacher, and the noisier what a sample
+    says. A batch counts by its samples, so the smaller numbers of evaluations count more, too.
+    """
+    return max(FEWEST, round(rows * UNIT / nfe))
+
+
 def _move(descent: Descent, objective: Objective, now: list[Visit], before: list[Visit], slack: float) -> None:
-    """Step to the model's damped minimum; damping rises until the loss falls, or the trials are spent."""
+    """Step to the model's damped minimum; damping rises until the loss falls, or the trials are spent.
+
+    Only what the numbers of evaluations share moves: where each has values of its own, none helps the others.
+    """
     judged = [*now, *before]
     memory = _held(descent)
-    loss, everything = descent.loss(judged), [torch.eye(len(descent.theta), dtype=torch.float64)]
+    loss, shared = descent.loss(judged), [torch.eye(len(descent.theta), dtype=torch.float64)[:, descent.curve.smooth]]
     for _ in range(TRIALS):
-        theta = step(memory, descent.theta, everything, descent.damping)
+        theta = step(memory, descent.theta, shared, descent.damping)
         found = [_tried(descent.curve, theta, objective, visit) for visit in judged]
         if descent.loss(found) < loss * slack:
             descent.theta, descent.damping = theta, max(descent.damping / EASED, LEAST)

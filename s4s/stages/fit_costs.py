@@ -8,12 +8,14 @@ from functools import cache
 from typing import Any
 
 from s4s import classical
+from s4s.curve import OWN
 from s4s.grid import grid
 from s4s.learn.family import is_textbook
 from s4s.learn.held_out import RULING
 from s4s.learn.methods import APART, Method, moves_grid, moves_levels, phases
 from s4s.learn.objective import TRIED
 from s4s.learn.schedule import (
+    ALONE,
     CURVE,
     HEAT,
     HEATS,
@@ -21,9 +23,11 @@ from s4s.learn.schedule import (
     LANES,
     LANES_OF_CURVE,
     LEFT,
+    LOOK,
     MOMENTS,
     NOTED,
     OPENING,
+    OWN_STEPS,
     POLISH,
     RACE,
     ROUND,
@@ -34,6 +38,7 @@ from s4s.learn.schedule import (
 )
 from s4s.learn.sketch import MOMENT_PULLS
 from s4s.learn.starts import known
+from s4s.learn.visits import rows_at
 from s4s.process import EDM
 from s4s.stages.cells import Cell, learned_as, radius_of
 
@@ -64,6 +69,18 @@ class _Count:
         small = rows <= SMALL and not moments and not moving
         again = (last - max(first, 1)) * small
         return rows * ((last - first) * (a_pass * (passes + split) + 2 * self.nfe * moving) + again * a_pass)
+
+    def visits(self, sweeps: tuple[int, int], alone: bool) -> int:
+        """Of the small and the larger batches of a curve's fit; small steps are tried on the step before, too."""
+        total = 0
+        for part, count, small in zip(ALONE if alone else CURVE, sweeps, (True, False), strict=True):
+            rows = min(part.rows if alone else rows_at(part.rows, self.nfe), self.train)
+            total += count * rows * (self.nfe - 1) * (4 + small + (rows > (self.microbatch or rows)))
+        return total
+
+    def kept(self, steps: int, looks: int) -> int:
+        """Of looks at held-out samples, before and between some steps whose best is kept."""
+        return (1 + looks) * self.judged(self.held_out) + steps * self.judged(RULING)
 
 
 def fit_evaluations(config: Config, cell: Cell) -> int:
@@ -101,11 +118,14 @@ def curve_evaluations(config: Config, members: Sequence[Cell], polish: bool = Fa
               for cell in members}  # fmt: skip
     total = spec["train"] + spec["validation"] + 6 * TRIED + 1
     for nfe, count in counts.items():
-        small, large = CURVE
         total += count.judged(count.held_out) + (2 if nfe in fitted else 1) * count.judged(JUDGED)
         if nfe in fitted:
-            raced = lanes * count.judged(JUDGED) + (lanes - 1) * count.batches(small, 0, HEAT)
-            total += raced + count.batches(small, 0, sweeps[0]) + count.batches(large, 0, sweeps[1])
+            total += lanes * count.judged(JUDGED) + (lanes - 1) * count.visits((HEAT, 0), polish)
+            total += count.visits(sweeps, polish)
+            if polish:
+                total += count.kept(POLISH[1], -(-POLISH[1] // LOOK))
+            elif nfe in OWN:
+                total += count.visits((0, OWN_STEPS), True) + count.kept(OWN_STEPS, 1)
     return total
 
 

@@ -95,12 +95,32 @@ def test_one_file_exact_small_and_the_same_bytes(tmp_path: Path) -> None:
     again = s4s.load_curve(tmp_path / "a.json")
     again.save(tmp_path / "b.json")
     text = (tmp_path / "a.json").read_text()
-    assert text == (tmp_path / "b.json").read_text() and len(text) < 9000
+    assert text == (tmp_path / "b.json").read_text() and len(text) < 12000
     assert json.loads(text)["schema"] == "s4s-solver-curve"
     assert again.noise is not None and again.noise.same(made.noise)
     for nfe in (3, 20):
         assert again[nfe].provenance == {"model": "digits"} and again[nfe].noise is again.noise
         assert all(torch.equal(getattr(again[nfe], key), getattr(made[nfe], key)) for key in ARRAYS)
+
+
+def test_a_number_s_own_values_move_its_solver_alone() -> None:
+    made, theta = through(), moved().theta
+    smooth = theta.clone()
+    smooth[..., len(made.powers) :] = 0
+    alone = smooth.clone()
+    alone[..., len(made.powers) + made.own.index(4)] = theta[..., -1]
+    assert made.smooth.tolist()[:6] == [0, 1, 2, 3, 4, 7] and len(made.smooth) == 5 * 7 * 5
+    for nfe in (3, 4, 5, 7, 20):
+        same = torch.equal(made.replace(theta=alone).at(nfe).weight, made.replace(theta=smooth).at(nfe).weight)
+        assert same == (nfe != 4), nfe
+
+
+def test_a_file_without_own_values_is_read(tmp_path: Path) -> None:
+    data = through().to_dict()
+    data |= {key: [knot[:5] for knot in data[key]] for key in ("step", "shift")}
+    data["weight"] = [[knot[:5] for knot in lag] for lag in data["weight"]]
+    del data["own"]
+    assert curve_from_dict(data).own == () and curve_from_dict(data).at(4).nfe == 4
 
 
 def test_a_curve_is_read_wherever_a_bundle_is(tmp_path: Path) -> None:
@@ -129,7 +149,7 @@ def test_show_prints_the_functions_and_one_solver(tmp_path: Path) -> None:
     shown = CliRunner().invoke(cli, ["show", str(tmp_path / "curve.json")]).output.splitlines()
     assert shown[0].startswith("ipndm3-curve: 3 to 20 evaluations; what it adds to ipndm3")
     row = next(line.split() for line in shown if line.split()[:2] == ["shift", "8"])
-    expected = made.theta[1] @ torch.tensor([1.0, 3 / 8, 9 / 64], dtype=torch.float64)
+    expected = made.theta[1] @ torch.tensor([*((3 / 8) ** m for m in (0, 1, 2, 3, 6)), 0, 0], dtype=torch.float64)
     assert [float(value) for value in row[2:]] == pytest.approx(expected.tolist(), abs=1e-4)
     one = CliRunner().invoke(cli, ["show", str(tmp_path / "curve.json"), "--nfe", "6"]).output
     assert one.startswith("ipndm3-curve: 6 evaluations, sigma 80 to 0.002")
@@ -145,10 +165,13 @@ def test_show_prints_the_functions_and_one_solver(tmp_path: Path) -> None:
     ({"options": {"order": 3, "x": 1}}, "has no option 'x'"),
     ({"powers": [0.5, 1]}, "'powers' of a curve must be whole numbers"),
     ({"powers": [0]}, "have shape"),
-    ({"step": [[0.0, 0.0, float("nan")]] * 7}, "NaN"),
-    ({"step": [[0.0, 0.0, 0.0]] * 6}, "the coefficients of a curve"),
+    ({"own": [3, 4.5]}, "'own' of a curve must be whole numbers"),
+    ({"own": 3}, "'own' of a curve must be whole numbers"),
+    ({"own": [3]}, "of 5 powers and 1 own values each"),
+    ({"step": [[0.0] * 6 + [float("nan")]] * 7}, "NaN"),
+    ({"step": [[0.0] * 7] * 6}, "the coefficients of a curve"),
     ({"weight": []}, "have shape"),
-    ({"weight": [[[0.0, 0.0, 0.0]] * 7]}, "looks back on 3 outputs at 20 evaluations, the curve has weights for 1"),
+    ({"weight": [[[0.0] * 7] * 7]}, "looks back on 3 outputs at 20 evaluations, the curve has weights for 1"),
     ({"levels": {"3": [80.0, 9.0, 1.0, 0.1]}}, "a curve has a grid for every number from 3 to 20"),
     ({"levels": {str(nfe): [80.0, 1.0] for nfe in NUMBERS}}, "the grid of 3 evaluations needs 4 levels"),
     ({"levels": {"few": []}}, "a key that is no number of evaluations"),

@@ -288,7 +288,8 @@ def test_a_solver_that_is_not_there_and_one_of_several(nodes: dict[str, Any], tm
 def test_a_curve_gives_any_number_of_steps(nodes: dict[str, Any], tmp_path: Path) -> None:
     made = s4s.curve(lambda nfe: s4s.solver("ipndm", s4s.grid("logsnr", VP, nfe), order=2))
     made.save(tmp_path / "models/s4s/curve.json")
-    loaded = nodes["S4SLoadSolver"].execute(file="curve.json").result[0]
+    loaded, about = nodes["S4SLoadSolver"].execute(file="curve.json").result
+    assert about.startswith("ipndm2-curve: 3 to 20 evaluations; what it adds to ipndm2")
     (picked,) = nodes["S4SPickSolver"].execute(solver=loaded, steps=7).result
     model = Model(Discrete())
     sampler, sigmas = nodes["S4SSampler"].execute(model=model, solver=picked, finish="no evaluation").result

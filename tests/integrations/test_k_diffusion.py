@@ -91,9 +91,11 @@ def test_a_final_zero_finishes_the_solver() -> None:
 
 def test_a_bundle_picks_by_the_number_of_sigmas() -> None:
     bundle = s4s.Bundle({n: s4s.solver("unipc", s4s.grid("logsnr", PROCESS, n)) for n in (4, 5, 6)})
-    for nfe, finish in ((4, False), (5, False), (5, True), (6, True)):
+    curve = s4s.curve(lambda n: s4s.solver("unipc", s4s.grid("logsnr", PROCESS, n)))
+    for of, nfe, finish in ((bundle, 4, False), (bundle, 5, False), (bundle, 5, True), (bundle, 6, True),
+                            (curve, 7, False), (curve, 7, True)):  # fmt: skip
         model = Model()
-        sample_s4s(model, X, get_sigmas_s4s(bundle[nfe], finish=finish), disable=True, solver=bundle)
+        sample_s4s(model, X, get_sigmas_s4s(of[nfe], finish=finish), disable=True, solver=of)
         assert len(model.sigmas) == nfe + finish
 
 

@@ -16,7 +16,7 @@ from s4s.bundle import Bundle, load_bundle
 from s4s.curve import Curve
 from s4s.errors import Error, choose
 from s4s.integrations.comfyui.sampler import sample_comfyui, sigmas_of
-from s4s.show import card, describe
+from s4s.show import card, describe, describe_curve
 from s4s.solver import Solver
 
 FOLDER = "s4s"
@@ -49,7 +49,7 @@ class LoadSolver(io.ComfyNode):  # type: ignore[misc]
             node_id="S4SLoadSolver",
             display_name="Load S4S Solver",
             category=CATEGORY,
-            description="A solver, or a bundle of them, that s4s fitted for a model.",
+            description="A solver, or a bundle or curve of them, that s4s fitted for a model.",
             inputs=[io.Combo.Input("file", options=files(), tooltip="A .json file in ComfyUI's models/s4s.")],
             outputs=[SOLVERS.Output(display_name="solver"), io.String.Output(display_name="about")],
         )
@@ -62,7 +62,8 @@ class LoadSolver(io.ComfyNode):  # type: ignore[misc]
     @classmethod
     def execute(cls, file: str) -> Any:
         found = load_bundle(path(file))
-        parts = [card(found.provenance), *map(describe, found.values())]
+        said = [describe_curve(found)] if isinstance(found, Curve) else map(describe, found.values())
+        parts = [card(found.provenance), *said]
         return io.NodeOutput(found, "\n\n".join(filter(None, parts)))
 
 
@@ -75,7 +76,7 @@ class PickSolver(io.ComfyNode):  # type: ignore[misc]
             node_id="S4SPickSolver",
             display_name="Pick S4S Solver by Steps",
             category=CATEGORY,
-            description="The solver of a bundle that makes this many evaluations.",
+            description="The solver of a bundle or curve that makes this many evaluations.",
             inputs=[SOLVERS.Input("solver"), io.Int.Input("steps", default=6, min=1, max=1000)],
             outputs=[SOLVERS.Output(display_name="solver")],
         )
