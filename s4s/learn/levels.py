@@ -14,6 +14,7 @@ from s4s.learn.teacher import TeacherSet
 from s4s.solver import Denoise
 
 ROWS = 3  # of the teacher's noises, each at a level of its own, that a denoiser is tried on
+MOVE = 1e-3  # of the level, between the two calls of a slope
 SAME = 1e-2  # relative; rows of one call and of three differ by less, rows at wrong levels by more
 
 ADAPTED = (
@@ -40,28 +41,43 @@ def row_levels(
     warnings.warn(ADAPTED, Notice, stacklevel=3)
     if few.condition is None:
         return level_by_level(lambda _: denoise)  # type: ignore[arg-type,return-value]
-    return lambda condition: level_by_level(lambda rows: denoise(condition[rows]))  # type: ignore[arg-type,call-arg,return-value]
+
+    def under(condition: Tensor) -> Denoise:  # of one batch, or of several copies of it
+        return level_by_level(lambda rows: denoise(condition[rows % len(condition)]))  # type: ignore[arg-type,call-arg,return-value]
+
+    return under
 
 
-def level_by_level(under: Callable[[Tensor | slice], Denoise]) -> Denoise:
+def level_by_level(under: Callable[[Tensor], Denoise]) -> Denoise:
     """Denoisers of one level a call as one that takes a level for each row.
 
+    The gradient by the level of a row is a difference of two calls, so it also passes where a level becomes a number.
+
     Args:
-        under: rows of a batch -> the denoiser under their conditions.
+        under: indices of rows -> the denoiser under their conditions.
     """
 
     def by_rows(x: Tensor, sigma: Tensor) -> Tensor:
+        every = torch.arange(len(x), device=x.device)
         if sigma.ndim == 0:
-            return under(slice(None))(x, sigma)
-        if sigma.requires_grad and torch.is_grad_enabled():  # each row has a gradient of its own
-            return torch.cat([under(slice(i, i + 1))(x[i : i + 1], sigma[i]) for i in range(len(x))])
-        out = torch.empty_like(x)
-        for level in sigma.detach().unique():
-            rows = (sigma == level).nonzero()[:, 0]
-            out = out.index_copy(0, rows, under(rows)(x[rows], level).to(out))
+            return under(every)(x, sigma)
+        out, levels = torch.empty_like(x), sigma.detach()
+        for level in levels.unique():
+            rows = every[levels == level]
+            out = out.index_copy(0, rows, _at_one_level(under(rows), x[rows], level, sigma[rows]).to(out))
         return out
 
     return by_rows
+
+
+def _at_one_level(denoise: Denoise, x: Tensor, level: Tensor, sigma: Tensor) -> Tensor:
+    """The outputs at a level, with their slope by each row's own ``sigma`` [B], whose value it is."""
+    D = denoise(x, level)
+    if not (sigma.requires_grad and torch.is_grad_enabled()):
+        return D
+    with torch.no_grad():
+        slope = (denoise(x, level * (1 + MOVE)) - D) / (MOVE * level).to(D)
+    return D + (sigma - level).to(D).reshape(-1, *[1] * (x.ndim - 1)) * slope
 
 
 def _takes_rows(denoise: Any, first: Any, few: TeacherSet) -> bool:

@@ -114,6 +114,7 @@ class Probe:
         if heard.sample.shape[1:] != drawn.shape[1:] or not torch.equal(heard.sample[:1].to(drawn), drawn):
             raise Error(f"{self.name} changes the latents it is given before its first step, so its network cannot be "
                         "asked about states of ours")  # fmt: skip
+        self.drawn = drawn
         return tuple(drawn.shape[1:])
 
     @cached_property
@@ -123,7 +124,7 @@ class Probe:
         for share in (0.25, 0.5, 0.75):
             t = share * self.first_time
             with torch.no_grad(), suppress(Heard), hooked(self.pipe, partial(_keep, found, t)):
-                self._called(Listener(self.config, [t]), [0], None, output_type="latent")
+                self._called(Listener(self.config, [t]), [0], self.drawn, output_type="latent")
         return pipeline_slope(found) if len(found) == 3 else 0.0
 
     def heard(self, t: float, rows: list[int], latents: Tensor | None = None) -> Listener:
@@ -172,7 +173,8 @@ class Probe:
 
     @property
     def net(self) -> Any:
-        return getattr(self.pipe, "transformer", None) or getattr(self.pipe, "unet", None)
+        net = getattr(self.pipe, "transformer", None)  # a compiled one is neither true nor false
+        return getattr(self.pipe, "unet", None) if net is None else net
 
     def _has_prompts(self) -> bool:
         given = any(self.call.get(key) is not None for key in ("prompt", "prompt_embeds"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache, partial
@@ -53,11 +54,14 @@ def _with_slope(own: Tensor, told: Tensor, rows: int) -> Tensor:
 
 @contextmanager
 def hooked(pipe: Any, change: Change) -> Iterator[None]:
-    """While this lasts, every network of the pipeline is told something else."""
-    nets = [
-        part for part in vars(pipe).values() if isinstance(part, nn.Module) and _place(type(part).forward) is not None
+    """While this lasts, every network of the pipeline is told something else when this thread asks it."""
+    parts = {part: _place(_forward(part)) for part in vars(pipe).values() if isinstance(part, nn.Module)}
+    thread = threading.get_ident()
+    handles = [
+        part.register_forward_pre_hook(partial(_changed, change, place, thread), with_kwargs=True)
+        for part, place in parts.items()
+        if place is not None
     ]
-    handles = [net.register_forward_pre_hook(partial(_changed, change), with_kwargs=True) for net in nets]
     try:
         yield
     finally:
@@ -65,15 +69,19 @@ def hooked(pipe: Any, change: Change) -> Iterator[None]:
             handle.remove()
 
 
+def _forward(part: nn.Module) -> Callable[..., Any]:
+    """Of a compiled network, that of the network."""
+    network: nn.Module = getattr(part, "_orig_mod", part)
+    return type(network).forward
+
+
 def _changed(
-    change: Change, net: nn.Module, args: tuple[Any, ...], options: dict[str, Any]
+    change: Change, place: tuple[str, int], thread: int, net: nn.Module, args: tuple[Any, ...], options: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     """The arguments of a call of the network with another time; None leaves them."""
-    place = _place(type(net).forward)
-    assert place is not None
     name, k = place
     told = options.get(name, args[k] if k < len(args) else None)
-    if not (isinstance(told, Tensor) and told.is_floating_point()):
+    if threading.get_ident() != thread or not (isinstance(told, Tensor) and told.is_floating_point()):
         return None
     first = next(value for value in (*args, *options.values()) if isinstance(value, list) or _is_batch(value))
     new = change(told, len(told) if told.ndim and len(told) > 1 else len(first))

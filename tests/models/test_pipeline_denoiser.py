@@ -6,6 +6,7 @@ import copy
 import re
 import sys
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tiny import TINY, embeddings
 from torch import Tensor
 
 import s4s
+from s4s.models import told
 from s4s.models.model import Model
 
 NAMES = list(TINY)
@@ -255,6 +257,18 @@ def test_each_row_has_the_gradient_of_its_own_level(name: str) -> None:
         assert slope[1 - i] == 0
         assert 2 * slope[i] * step[i] == pytest.approx(moved[i].square().sum().item(), rel=0.25)
     assert not any(net._forward_pre_hooks for net in case.pipe.components.values() if isinstance(net, torch.nn.Module))
+
+
+def test_a_compiled_network_has_the_gradient_too_and_other_threads_none_of_it() -> None:
+    case, model = asked("SD3")
+    x, sigma = 2 * noise(model, 1), torch.full((1,), 2.0, dtype=torch.float64, requires_grad=True)
+    denoise = model.denoiser(model.condition(range(1)))
+    (slope,) = torch.autograd.grad(denoise(x, sigma).sum(), sigma)
+    case.pipe.transformer = torch.compile(case.net, backend="eager")
+    (compiled,) = torch.autograd.grad(denoise(x, sigma).sum(), sigma)
+    close(compiled, slope)
+    with told.hooked(case.pipe, lambda *_: pytest.fail("another thread's call")), ThreadPoolExecutor(1) as pool:
+        pool.submit(denoise, x, sigma.detach()).result()
 
 
 def test_gradients_are_those_of_differences() -> None:
