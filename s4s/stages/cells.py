@@ -31,7 +31,8 @@ POLISHED = "polished"  # setting of the cells of s4s-any that go on from a curve
 CODE = {"train": 1, "textbook": 1, "teacher": 1, "fit": 2, "sample": 1, "features": 1, "score": 2}
 """Of each stage; one more with a change of the code that changes its results, so that older ones are made again."""
 
-RELAXED = 2  # the same of fits with a radius
+LATER = {"relaxed": 2, "curve": 2, "skips": 2}
+"""The same of fits with a radius, of curves and what goes on from them, and of fits that leave calls out."""
 
 
 @dataclass(frozen=True)
@@ -298,6 +299,13 @@ def made_from(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
         "features": sampled | extractor | {"kept": needs_features(config)},
         "score": {"score": config["score"]},
     }[stage] | {"code": CODE[stage if stage != "curve" else "fit"]}
+
+
+def code_of(config: Mapping[str, Any], cell: Cell) -> dict[str, int]:
+    """The state of the code of a fit, where that is more than every fit's."""
+    skips = cell.method in METHODS and METHODS[cell.method].skips
+    kinds = {"relaxed": radius_of(config, cell) > 0, "curve": bool(cell.fitted), "skips": skips}
+    return {f"code_{kind}": LATER[kind] for kind, is_one in kinds.items() if is_one}
 
 
 def _learned(learned: Mapping[str, Any], nfe: int, nfes: tuple[int, ...]) -> Iterator[Cell]:

@@ -21,7 +21,7 @@ from s4s.errors import Error, Notice
 from s4s.files import at_home, sha256, write_text
 from s4s.models.folder import hashes
 from s4s.records import Record, Walk
-from s4s.stages.cells import RELAXED, Cell, cells, curves, made_from, radius_of
+from s4s.stages.cells import Cell, cells, code_of, curves, made_from
 
 Config = Mapping[str, Any]
 MAKERS = {"models": "download", "teacher": "teacher", "solvers": "fit", "fits": "fit", "curves": "fit",
@@ -135,7 +135,7 @@ class Chain:
         """What the config asks of a result, as JSON reads it back; None where it says nothing."""
         if self.config is None or stage in ("config", "scoring"):
             return None
-        cell, part = self._cells.get(PurePosixPath(name).stem), dict(self.config)
+        cell, part = self._cells.get(PurePosixPath(name).stem.removesuffix(".unfinished")), dict(self.config)
         if stage in ("textbook", "fit", "score") and cell is None:
             return None  # left by a config that asked for more
         if stage not in ("paths", "table", "figure"):
@@ -144,9 +144,10 @@ class Chain:
             if (members := self._curves.get(PurePosixPath(name).name.split(".")[0])) is None:
                 return None
             part |= {"cell": _asked(replace(members[0], nfe=0)), "nfe": [member.nfe for member in members]}
+            part |= code_of(self.config, members[0])
         if stage in ("textbook", "fit"):
-            part["cell"] = _asked(cell)  # type: ignore[arg-type]
-            part |= {"code_relaxed": RELAXED} if stage == "fit" and radius_of(self.config, cell) else {}  # type: ignore[arg-type]
+            assert cell is not None
+            part |= {"cell": _asked(cell)} | (code_of(self.config, cell) if stage == "fit" else {})
         if stage == "score":
             part |= {"benchmark": self.config["benchmark"], "n": self.config["sample"]["n"]}
         made: dict[str, Any] = json.loads(json.dumps(part))

@@ -6,6 +6,8 @@ import os
 import random
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ import s4s
 from s4s import records
 from s4s.cli.main import cli
 from s4s.report.samples import samples_file
-from s4s.stages import written
+from s4s.stages import cells, written
 from s4s.stages.bench import Bench
 from s4s.stages.chain import Chain
 from s4s.stages.evaluate import evaluate_cell
@@ -237,6 +239,24 @@ def test_an_unfinished_fit_of_other_files_starts_anew(made: Bench) -> None:
         fit_cell(made, cell)
     assert not left.exists() and not further.exists()
     assert not records.path_of(made.folder.root, made.chain.name(left)).exists()
+
+
+def test_fits_of_older_code_are_none_of_this(made: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finished or begun; a counter beside that of all fits is of those that its change touches."""
+    cell, chain = learned(made), made.chain
+    assert cells.code_of(made.config, cell) == {}
+    others = replace(cell, radius=0.1), replace(cell, fitted=(2, 3)), replace(cell, method="s4s-cfg-skip")
+    counted = [cells.code_of(made.config, each) for each in others]
+    assert [list(each) for each in counted] == [["code_relaxed"], ["code_curve"], ["code_skips"]]
+    left = made.folder.unfinished(cell)
+    for code, kept in ((cells.CODE["fit"], True), (cells.CODE["fit"] + 1, False)):
+        chain.go_on(left, "fit", {}, {})
+        left.write_bytes(b"left")
+        monkeypatch.setitem(cells.CODE, "fit", code)
+        with nullcontext() if kept else pytest.warns(s4s.errors.Notice, match="of another config"):
+            chain.go_on(left, "fit", {}, {})
+        assert left.exists() == kept
+    assert made.folder.solver(cell) in chain.outdated()
 
 
 def test_results_without_records_are_refused_in_one_line(made: Bench) -> None:
