@@ -11,12 +11,13 @@ from typing import Any
 import pandas as pd
 
 from s4s.files import write_text
-from s4s.report.data import write_csv
-from s4s.report.labels import method_label, schedule_label, solver_label
+from s4s.report.data import settings_text, write_csv
+from s4s.report.labels import family_label, method_label, schedule_label, solver_label
 from s4s.report.render import Cell, Table, markdown, tex
 
 PLAIN = "FID, lower is better."
 NEAR = "FID to the samples that the teacher there makes of the same noises, lower is better; then the FID to the data."
+ROW = ("method", "solver", "schedule", "family", "order", "radius", "settings", "nfe")
 KEYS = ("fid", "fid_to_teacher", "distance_to_teacher", "fid_within_classes", "class_accuracy")
 
 
@@ -51,15 +52,24 @@ def transfer_frame(uses: Sequence[Use]) -> pd.DataFrame:
     """Means over fit seeds, one line a solver and the benchmark that it was used on."""
     found: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for use in uses:
-        what = tuple(use.record[key] or "" for key in ("method", "solver", "schedule", "family", "nfe"))
-        found.setdefault((use.fitted_on, *what, use.used_on), []).append(use.scores)
+        named = {**use.record, "settings": settings_text(use.record.get("settings") or {})}
+        what = (use.fitted_on, *(named.get(key) for key in ROW), use.used_on)
+        found.setdefault(what, []).append(use.scores)
     lines = []
-    for (fitted_on, method, solver, schedule, family, nfe, used_on), scores in found.items():
-        line = {"fitted_on": fitted_on, "method": method, "solver": solver, "schedule": schedule, "family": family,
-                "nfe": nfe, "used_on": used_on, "fits": len(scores)}  # fmt: skip
+    for what, scores in found.items():
+        line: dict[str, Any] = dict(zip(("fitted_on", *ROW, "used_on"), what, strict=True)) | {"fits": len(scores)}
         judged = [key for key in KEYS if all(key in one for one in scores)]
         lines.append(line | {key: sum(one[key] for one in scores) / len(scores) for key in judged})
-    return pd.DataFrame(lines)
+    return pd.DataFrame(lines).fillna({"schedule": "", "family": ""})
+
+
+def _method(line: Mapping[Any, Any], lines: Sequence[Mapping[Any, Any]]) -> str:
+    """A line's method, with what tells it from the others of that method."""
+    kinds = {(one["family"], one["order"]) for one in lines if one["method"] == line["method"]}
+    own = [f"{family_label(line['family'])} {line['order']:g}"] if len(kinds) > 1 and line["family"] else []
+    own += [line["settings"]] if line["settings"] else []
+    own += [f"r = {line['radius']:g}"] if line["radius"] is not None and not math.isnan(line["radius"]) else []
+    return ", ".join([method_label(line["method"]), *own])
 
 
 def transfer_table(frame: pd.DataFrame) -> Table:
@@ -75,7 +85,7 @@ def transfer_table(frame: pd.DataFrame) -> Table:
         bold = round(line[value], 2) == low[line["nfe"], line["used_on"]]
         cell = Cell(f"{line[value]:.2f}", f"{line['fid']:.2f}" if near else "", bold=bold)
         start = f"{solver_label(line['solver'])}, {schedule_label(line['schedule'])}"
-        row = line["nfe"], line["fitted_on"] or "nothing", method_label(line["method"]), start
+        row = line["nfe"], line["fitted_on"] or "nothing", _method(line, lines), start
         rows.setdefault(row, {})[line["used_on"]] = cell
     groups: dict[int, list[tuple[Cell, ...]]] = {}
     for (nfe, *names), found in sorted(rows.items(), key=lambda each: each[0][0]):

@@ -21,7 +21,7 @@ from s4s.errors import Error, Notice
 from s4s.files import at_home, sha256, write_text
 from s4s.models.folder import hashes
 from s4s.records import Record, Walk
-from s4s.stages.cells import Cell, cells, code_of, curves, made_from
+from s4s.stages.cells import LATER, Cell, cells, code_of, curves, made_from
 
 Config = Mapping[str, Any]
 MAKERS = {"models": "download", "teacher": "teacher", "solvers": "fit", "fits": "fit", "curves": "fit",
@@ -138,7 +138,13 @@ class Chain:
         cell, part = self._cells.get(PurePosixPath(name).stem.removesuffix(".unfinished")), dict(self.config)
         if stage in ("textbook", "fit", "score") and cell is None:
             return None  # left by a config that asked for more
-        if stage not in ("paths", "table", "figure"):
+        if stage == "polish":
+            part = {
+                "score": made_from(self.config, "score"),
+                "curve": made_from(self.config, "curve"),
+                "code": LATER["curve"],
+            }
+        elif stage not in ("paths", "table", "figure"):
             part = made_from(self.config, CONFIG_OF.get(stage, stage))
         if stage == "curve":
             if (members := self._curves.get(PurePosixPath(name).name.split(".")[0])) is None:

@@ -95,7 +95,7 @@ def fit_evaluations(config: Config, cell: Cell) -> int:
     moments, moving = learned["moments"] > 0, radius_of(config, cell) > 0
     tried = 3 * (1 + any(map(moves_levels, course))) * TRIED + 1  # whether reverse mode works, and its activations
     total = count.train + count.held_out + tried  # first outputs
-    total += count.judged(count.held_out) + others * count.judged(STARTS_JUDGED)
+    total += count.judged(count.held_out) + others * cell.settings.get("race", True) * count.judged(STARTS_JUDGED)
     # outputs apart: the first, known one is of both mixed; with calls left out, a second fit follows
     last_phase = replace(count, nfe=count.nfe + (course[-1].family in APART))
     first, lanes = 0, LANES[moves_grid(course[0])]

@@ -33,7 +33,8 @@ def evaluate_solver(
 
     Args:
         nfe: of a bundle or curve, the solver of this many evaluations.
-        polish: go on from a curve for that number first, towards the config's teacher; the solver lies beside the file.
+        polish: go on from a curve for that number first, towards the config's teacher; the solver is
+            ``transfers/solvers/<the score's name>``.
 
     Returns:
         The file written, ``transfers/<name>-<hash>.json`` (of several solvers ``<name>-nfe<n>-<hash>.json``), and what
@@ -76,9 +77,9 @@ def evaluate_solver(
     }
     out = bench.folder.root / "transfers" / f"{named}-{digest[:8]}.json"
     write_json(out, made)
-    bench.chain.note(out, "transfer", reads, scorer.files | elsewhere)
+    bench.chain.note(out, "polish" if polish else "transfer", reads, scorer.files | elsewhere)
     if polish:
-        solver.save(out.with_suffix(".solver.json"))
+        solver.save(out.parent / "solvers" / out.name)
     return out, made
 
 
@@ -142,9 +143,11 @@ def uses(folders: Sequence[Path], patterns: Sequence[str]) -> Iterator[tuple[str
     Raises:
         Error: no cell of such a name, results without a config, or whose noise levels are others.
     """
-    own = {folder: _metrics(folder, patterns) for folder in folders}
-    for place in folders:
-        bench = _bench(place)
+    benches = {folder.resolve(): _bench(folder.resolve()) for folder in folders}
+    if twice := {folder.name for folder in benches if sum(folder.name == other.name for other in benches) > 1}:
+        raise Error(f"two of the folders hold benchmark {min(twice)}; give one of each")
+    own = {folder: _metrics(folder, patterns) for folder in benches}
+    for place, bench in benches.items():
         for folder, records in own.items():
             for name, record in records.items():
                 if folder == place:
@@ -157,9 +160,11 @@ def _metrics(folder: Path, patterns: Sequence[str]) -> dict[str, dict[str, Any]]
     """Metrics of the cells of such names, by name."""
     files = sorted(path for path in (folder / "metrics").glob("[!.]*.json")
                    if any(fnmatch(path.stem, pattern) for pattern in patterns))  # fmt: skip
-    if not files:
-        raise Error(f"{folder}: no cell is called {' or '.join(patterns)}; `s4s cells CONFIG` lists them")
-    return {path.stem: json.loads(path.read_text()) for path in files}
+    found = {path.stem: json.loads(path.read_text()) for path in files}
+    found = {name: record for name, record in found.items() if record["method"] != "teacher" and record["solver"]}
+    if not found:
+        raise Error(f"{folder}: no cell with a solver is called {' or '.join(patterns)}; `s4s cells CONFIG` lists them")
+    return found
 
 
 def _bench(folder: Path) -> Bench:
@@ -168,7 +173,10 @@ def _bench(folder: Path) -> Bench:
 
     if not (folder / "config.yaml").exists():
         raise Error(f"{folder}: has no config.yaml; run the benchmark with `s4s run` first")
-    return Bench(load(folder / "config.yaml"), folder.parent)
+    config = load(folder / "config.yaml")
+    if config["benchmark"] != folder.name:
+        raise Error(f"{folder}: holds benchmark {config['benchmark']}; name the folder so")
+    return Bench(config, folder.parent)
 
 
 def _used(bench: Bench, solver: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from s4s.stages.fit import fit_cell
 from s4s.stages.fit_costs import fit_evaluations
 from s4s.stages.plan import job_counts
 from s4s.stages.transfer import evaluate_solver
+from s4s.stages.verify import report
 
 METHOD = {"name": "s4s-any", "fitted": [4, 5]}
 START = {"solver": {"name": "ipndm", "order": 3}, "schedule": "edm"}
@@ -81,14 +82,18 @@ def test_a_curve_of_another_model_is_polished_on_a_config_s(tmp_path: Path) -> N
     small.teach(made)
     curve = s4s.curve(lambda nfe: s4s.solver("ipndm", s4s.grid("edm", made.process, nfe), order=3))
     curve.replace(theta=torch.full_like(curve.theta, 0.05)).save(tmp_path / "curve.json")
-    _, before = evaluate_solver(made, tmp_path / "curve.json", 4)
+    before_path, before = evaluate_solver(made, tmp_path / "curve.json", 4)
     path, after = evaluate_solver(made, tmp_path / "curve.json", 4, polish=True)
     assert after["polish"]["robust"] < after["polish"]["start"] and after["fid"] != before["fid"]
     assert path.name.startswith("curve-nfe4-polished-") and made.chain.follows(path)
-    _, again = evaluate_solver(made, path.with_suffix(".solver.json"))
+    polished = path.parent / "solvers" / path.name
+    _, again = evaluate_solver(made, polished)
     assert again["fid"] == after["fid"] and again["solver_provenance"]["fitted"] == [4]
     with pytest.raises(Error, match="holds no curve, which is what --polish goes on from"):
-        evaluate_solver(made, path.with_suffix(".solver.json"), polish=True)
+        evaluate_solver(made, polished, polish=True)
+    assert report(made.folder.root)[1], "every number there follows"
+    other = small.bench(tmp_path, nfe=[4], learned=learned(methods=["s4s"], distance="l1"), model={"steps": 2})
+    assert not other.chain.follows(path) and other.chain.follows(before_path)
 
 
 def test_cells_and_jobs() -> None:

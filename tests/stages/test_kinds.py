@@ -18,6 +18,7 @@ from s4s import report
 from s4s.cli.main import cli, main
 from s4s.errors import Error
 from s4s.report.anatomy import read_numbers
+from s4s.report.transfer import Use, transfer_frame, transfer_table
 from s4s.score.metrics import Moments, frechet, to_teacher, within_classes
 from s4s.show import describe
 from s4s.solver import load_solver
@@ -98,6 +99,8 @@ def test_solvers_on_other_benchmarks(made: list[Path], tmp_path: Path) -> None:
         before, text_of_scored = scored.stat().st_mtime_ns, scored.read_text()
         assert CliRunner().invoke(cli, asked_for).exception is None and scored.stat().st_mtime_ns == before
         refused = CliRunner().invoke(cli, [*asked_for[:3], "--cells", "x"])
+        shutil.copytree(made[0], tmp_path / made[0].name)
+        twice = CliRunner().invoke(cli, [*asked_for[:2], str(tmp_path / made[0].name)])
     finally:
         for folder in made:
             (folder / "config.yaml").unlink()
@@ -108,8 +111,21 @@ def test_solvers_on_other_benchmarks(made: list[Path], tmp_path: Path) -> None:
     assert table.loc[("s4s", "a-class", "a-class"), "fid"] == own["fid"]
     assert table.loc[("s4s", "a-class", "b-latent"), "fid"] == pytest.approx(json.loads(text_of_scored)["fid"])
     assert len(table) == 6, "a classical solver counts on its own benchmark alone"
-    assert "no cell is called x" in str(refused.exception)
+    assert "no cell with a solver is called x" in str(refused.exception)
+    assert "two of the folders hold benchmark a-class" in str(twice.exception)
     assert "| 2 | nothing | Classical | DDIM, EDM |" in (tmp_path / "transfer.md").read_text()
+
+
+def test_solvers_that_differ_are_not_averaged() -> None:
+    def use(fid: float, **own: Any) -> Use:
+        record = {"method": "s4s-alt", "solver": "ipndm3", "schedule": "edm", "family": "lms", "order": 3, "nfe": 5}
+        return Use("a", record | own, "b", {"fid": fid})
+
+    made = [use(4.0), use(6.0, seed=1), use(40.0, radius=0.1), use(400.0, settings={"train": 25}), use(1.0, order=4)]
+    frame = transfer_frame(made)
+    assert frame["fid"].tolist() == [5.0, 40.0, 400.0, 1.0] and frame["fits"].tolist() == [2, 1, 1, 1]
+    said = [row[2].text for block in transfer_table(frame).groups for row in block]
+    assert said == ["S4S-Alt, LMS 3", "S4S-Alt, LMS 3, r = 0.1", "S4S-Alt, LMS 3, train 25", "S4S-Alt, LMS 4"]
 
 
 def test_a_guided_benchmark_says_its_calls(made: list[Path], tmp_path: Path) -> None:
