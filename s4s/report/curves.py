@@ -18,7 +18,7 @@ from s4s.report.imitation import compared
 from s4s.report.labels import method_label, ordered, others, schedule_label, solver_label, start_label
 from s4s.report.protocol import fid_name
 from s4s.report.style import METHOD_COLOR, dashes, drawing, markers, method_colors, save, tints
-from s4s.report.variants import variant_names, varied
+from s4s.report.variants import unvaried, variant_names
 
 Curve = list[Score]
 
@@ -35,8 +35,7 @@ def draw_fid(metrics_files: Iterable[Path], stem: Path, against: str = "nfe") ->
     records = read_records(metrics_files)
     found = scores(to_frame(records))
     if len({score.nfe for score in found if score.method != "teacher"}) == 1:  # variations have their own figure
-        own = {id(score) for _, score, base in varied(found) if score.method == base.method}
-        found = [score for score in found if id(score) not in own]
+        found = unvaried(found)
     return _draw(found, stem, against, f"{fid_name(records)} (log scale; lower is better)")
 
 

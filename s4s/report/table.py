@@ -19,7 +19,7 @@ from s4s.report.labels import METHODS, method_label, others, schedule_label, sol
 from s4s.report.protocol import protocol_note
 from s4s.report.published import free_step_table, published_frame, published_table
 from s4s.report.render import Cell, Table, markdown, tex
-from s4s.report.variants import variant_names, variants
+from s4s.report.variants import unvaried, variant_names, variants
 
 _OTHERS = "others"
 UNSEEN = "*"  # beside the FID of a curve at a number that it is not fitted on
@@ -185,7 +185,7 @@ def summary_frame(found: Sequence[Score]) -> pd.DataFrame:
 
 def headline(found: Sequence[Score]) -> str:
     """One sentence, computed from the data: what learning buys at the smallest NFE."""
-    for winner in winners(found):
+    for winner in winners(unvaried(found)):  # the lowest of many variations would be chosen by what it is scored on
         champion, classical, teacher = winner.champion, winner.classical, winner.teacher
         if champion and classical:
             text = f"At {winner.nfe} NFE {method_label(champion.method)} reaches FID {champion.fid:.2f}, "

@@ -50,8 +50,8 @@ def varied(found: Sequence[Score]) -> list[tuple[str, Score, Score]]:
 
 
 def unvaried(found: Sequence[Score]) -> list[Score]:
-    """The methods as they are: rows that are no variation of another."""
-    variations = {id(score) for _, score, _ in varied(found)}
+    """The methods as they are: rows that are no variation of another of the same method."""
+    variations = {id(score) for _, score, base in varied(found) if score.method == base.method}
     return [score for score in found if id(score) not in variations]
 
 
