@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from s4s.errors import Error
 from s4s.report.ablations import SEEDS
@@ -42,7 +42,7 @@ def draw_choices(metrics_files: Iterable[Path], stem: Path) -> list[Path]:
         for axes, ((method, nfe), rows) in zip(panels, groups.items(), strict=True):
             _panel(axes, rows, of, colors[method])
             axes.set_title(f"{method_label(method)}, {nfe} NFE", loc="left")
-        panels[-1].set_xlabel(f"{fid_name(records)} (lower is better)")
+        panels[-1].set_xlabel(f"{fid_name(records)} (log scale; lower is better)")
         figure.subplots_adjust(hspace=3.2 * len(groups) / sum(heights))
         return save(figure, stem)
 
@@ -56,6 +56,10 @@ def _panel(axes: Axes, rows: Sequence[Row], of: dict[str, float], color: str) ->
         axes.plot(score.fid, y, "D" if what == "as it is" else "o", ms=5.5, color=color, mec="white", mew=0.7)
     axes.set_yticks(range(len(rows)), [what for what, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.set_xscale("log")
+    subs = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0) if rows[-1][1].fid < 5 * rows[0][1].fid else (1.0, 2.0, 5.0)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(axis="x")
     axes.tick_params(axis="y", length=0)

@@ -56,7 +56,8 @@ _CAPTIONS = {
     "fit, earlier rounds darker; the dotted line is the race of short streams before the first. Seeds that lie "
     "together, apart from the stars, learned the same solver.",
     "radius": "Held-out distance to the teacher (top) and FID (bottom) against the radius r of the relaxed objective, "
-    "in units of sigma_T. Solid: noises as they were drawn. Dashed: each noise at the best place within its ball.",
+    "in units of sigma_T. Solid: noises as they were drawn. Dashed: each noise at the best place within its ball. "
+    "Lines: means over fit seeds, dots: single fits; lower is better.",
 }
 _TEACHER = (
     "FID to the samples that the teacher itself makes of the same noises; lower imitates it better, whatever the data. "

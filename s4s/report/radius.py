@@ -85,6 +85,8 @@ def _draw(axes: Axes, records: Sequence[Record], marks: dict[str, str], keys: Se
                 "ms": 5,
                 "lw": 1.4,
             }
+            single = [(r["radius"], r[key]) for r in records if (r["method"], r["nfe"]) == (method, nfe) and r.get(key)]
+            axes.plot([r for r, _ in single], [value for _, value in single], ".", ms=4, alpha=0.4, color=look["color"])
             axes.plot(
                 list(found), list(found.values()), linestyle=KINDS.get(key, ("", "-"))[1], mec="white", mew=0.6, **look
             )

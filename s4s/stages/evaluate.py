@@ -118,7 +118,7 @@ def evaluate_cell(bench: Bench, cell: Cell) -> Path:
     """Score a cell's samples and write its metrics with the full protocol."""
     folder, files = bench.folder, feature_files(bench, cell)
     beside = [folder.fit(cell)] * cell.learned + [folder.scoring] * folder.scoring.exists()
-    target = [] if cell.method == "teacher" else target_files(bench, cell.nfe, cell.settings.get("teacher_nfe"))
+    target = [] if cell.method == "teacher" else target_files(bench, cell.nfe)
     reads = bench.chain.read(*files, *target, folder.solver(cell), *beside)
     shards, teacher = ([read_shard(path) for path in paths] for paths in (files, target))
     facts = [shard.facts for shard in shards]
@@ -155,10 +155,10 @@ def evaluate_cell(bench: Bench, cell: Cell) -> Path:
     return folder.metrics(cell)
 
 
-def target_files(bench: Bench, nfe: int, own: int | None = None) -> list[Path]:
-    """Features of the teacher that a solver of ``nfe`` evaluations imitates, where a metric compares with them."""
+def target_files(bench: Bench, nfe: int) -> list[Path]:
+    """Features of the config's teacher, where a metric compares with them: the same for every row of an NFE."""
     wanted = "teacher" in bench.config["score"]["metrics"]
-    return feature_files(bench, teacher_of(bench.config, nfe, own)) if wanted else []
+    return feature_files(bench, teacher_of(bench.config, nfe)) if wanted else []
 
 
 def scoring_files(bench: Bench) -> dict[str, str]:
