@@ -24,9 +24,10 @@ def write_paths(bench: Bench) -> Path:
     The distance is the root mean square over noises and dimensions, in data units, of the state less that of the
     teacher, from the same noise, at the same level. The noises are the first of those that samples are made of.
     """
-    path, few = bench.folder.root / "paths.json", [c for c in cells(bench.config) if c.method != "teacher"]
-    reads = bench.reads(*map(bench.folder.solver, few))
-    solvers = {cell: made for cell in few if isinstance(made := solver_of(bench, cell), Solver)}
+    path, every = bench.folder.root / "paths.json", cells(bench.config)
+    reads = bench.reads(*map(bench.folder.solver, every))
+    read = {cell: made for cell in every if isinstance(made := solver_of(bench, cell), Solver)}
+    solvers = {cell: solver for cell, solver in read.items() if cell.method != "teacher"}
     squares = {cell.name: torch.zeros(solver.nfe + 1, dtype=torch.float64) for cell, solver in solvers.items()}
     shape, seed, count = bench.model.shape, bench.config["sample"]["seed"], 0
     for first in range(0, NOISES, bench.batch):  # whole batches, as samples are made in
@@ -36,7 +37,7 @@ def write_paths(bench: Bench) -> Path:
         for cell, solver in solvers.items():
             teacher = teacher_of(bench.config, cell.nfe)
             if teacher not in passed:
-                passed[teacher] = Passage.of(fine := bench.textbook(teacher), denoise, _x_T(bench, fine, normal))
+                passed[teacher] = Passage.of(read[teacher], denoise, _x_T(bench, read[teacher], normal))
             squares[cell.name] += _squares(solver, denoise, _x_T(bench, solver, normal), passed[teacher], used)
         count += used
     distances = {name: (total / count).sqrt().tolist() for name, total in squares.items()}
