@@ -97,6 +97,7 @@ class Curve(Mapping[int, Solver]):
         Raises:
             Error: a number outside 3 to 20.
         """
+        nfe = int(nfe) if nfe in NUMBERS else nfe  # 7.0 is 7
         record = {key: value for key, value in self.provenance.items() if key != "solver"}
         made = Solver(*self.arrays(nfe, self.theta), name=self.name, provenance=record, noise=self.noise)
         return made.detach()
@@ -203,6 +204,8 @@ def curve(
     Raises:
         Error: a start that is no textbook solver, not the same for every number, or looks back on ever more outputs.
     """
+    if not callable(start):
+        raise Error("a curve starts from a function of the number of evaluations: lambda nfe: s4s.solver(...)")
     solvers = {nfe: start(nfe).detach() for nfe in NUMBERS}
     made: dict[str, Any] = dict(solvers[MOST].provenance)
     for nfe, solver in solvers.items():

@@ -222,6 +222,8 @@ def another_config(found: Any, wanted: Any, where: str = "") -> str:
     if isinstance(found, dict) and isinstance(wanted, dict):
         key = min(key for key in {*found, *wanted} if found.get(key, ...) != wanted.get(key, ...))
         return another_config(found.get(key), wanted.get(key), f"{where}.{key}" if where else key)
+    if where.split(".")[-1].startswith("code"):
+        return "made by another state of the code, which found something else; run snakemake to renew it"
     return (f"made from another config ({where} = {found!r} there, {wanted!r} in this one);"
             " run snakemake to renew it, or choose another benchmark name")  # fmt: skip
 

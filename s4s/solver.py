@@ -160,6 +160,8 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """What a solver file holds, unchecked."""
     try:
         return json.loads(read_text(at_home(path)))
+    except IsADirectoryError as error:
+        raise Error(f"{path}: a folder; name the solver's file in it, such as solvers.json") from error
     except OSError as error:
         raise Error(f"{path}: cannot read the solver file: {error.strerror}") from error
     except Error as error:

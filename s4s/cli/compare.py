@@ -49,7 +49,7 @@ def merge(folders: Sequence[Path], out: Path) -> None:
 
     require_following(folders)
     names = [str(folder) for folder in folders]
-    if len(set(names)) < len(names):
+    if len({folder.resolve() for folder in folders}) < len(folders):
         raise Error("a folder is given twice; give each once")
     for path in merged(dict(zip(names, folders, strict=True)), out):
         click.echo(path)

@@ -69,6 +69,8 @@ def kinds(folders: Sequence[Path], out: Path) -> None:
     from s4s.stages.verify import require_following
 
     benchmarks = []
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise Error("a folder is given twice; give each once")
     for folder in folders:
         if not (files := sorted((folder / "metrics").glob("[!.]*.json"))):
             raise Error(f"{folder}: holds no numbers (metrics/*.json); give the folder of a benchmark")

@@ -17,6 +17,7 @@ from torch import Tensor
 from s4s import classical
 from s4s.errors import Error
 from s4s.grid import grid
+from s4s.learn.methods import METHODS, TOGETHER
 from s4s.learn.teacher import TeacherSet, teacher_set
 from s4s.noise import noise
 from s4s.process import EDM
@@ -24,6 +25,7 @@ from s4s.solver import Solver, sample
 from s4s.stages.own import Counted, Method, Sampler, load_method, made_solver, samples
 
 SHAPE, NFES, SEED = (1, 4, 4), (4, 8), 0
+RESERVED = ("teacher", "classical", TOGETHER, *METHODS)
 Line = tuple[bool, str]
 
 
@@ -52,8 +54,9 @@ def check(path: Path) -> tuple[list[str], bool]:
 
 def _checks(method: Method) -> Iterator[Line]:
     name, about = method.name, inspect.getdoc(sys.modules[method.function.__module__])
-    good = name.isidentifier() and name == name.lower()
+    good, taken = name.isidentifier() and name == name.lower(), name in RESERVED
     yield good, f"its name is {name}" if good else f"a name of small letters, digits and _: {name} is none"
+    yield not taken, f"{name} is the name of a built-in method; rename the file" if taken else "its name is its own"
     yield bool(about), (about or "a docstring of the file, with its source").split("\n")[0]
     process = EDM()
     errors, again = [], True

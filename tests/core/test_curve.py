@@ -143,6 +143,10 @@ def test_other_numbers_are_one_line(nfe: int) -> None:
         through().at(nfe)
 
 
+def test_a_whole_number_of_another_kind() -> None:
+    assert torch.equal(through()[7.0].weight, through().at(7).weight)  # type: ignore[index]
+
+
 def test_show_prints_the_functions_and_one_solver(tmp_path: Path) -> None:
     made = moved()
     made.save(tmp_path / "curve.json")
@@ -193,6 +197,7 @@ def test_bad_files(tmp_path: Path, change: dict[str, Any], message: str) -> None
     (lambda nfe: s4s.solver("ddim", s4s.grid("edm", PROCESS, 4)), "start\\(3\\) is ddim of 4 evaluations"),
     (lambda nfe: s4s.solver("ddim", s4s.grid("edm", PROCESS, nfe, end_at_zero=True)), "down to one above 0"),
     (lambda nfe: moved().at(nfe), "a curve needs a textbook solver"),
+    (s4s.solver("ddim", s4s.grid("edm", PROCESS, 4)), "a curve starts from a function of the number of evaluations"),
 ])  # fmt: skip
 def test_what_cannot_be_a_curve_is_one_line(start: Any, message: str) -> None:
     with pytest.raises(s4s.Error, match=message):

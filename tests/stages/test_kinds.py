@@ -86,6 +86,15 @@ def test_kinds_in_one_table(made: list[Path], tmp_path: Path) -> None:
     )
 
 
+def test_a_benchmark_counts_once(made: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "again").symlink_to(made[0])
+    for command in (["kinds"], ["merge"]):
+        refused = CliRunner().invoke(
+            cli, [*command, str(made[0]), str(tmp_path / "again"), "--out", str(tmp_path / "o")]
+        )
+        assert str(refused.exception) == "a folder is given twice; give each once"
+
+
 def test_solvers_on_other_benchmarks(made: list[Path], tmp_path: Path) -> None:
     """A solver keeps its own score at home, has that of `evaluate --solver` elsewhere, and is not sampled twice."""
     for folder in made:

@@ -118,6 +118,12 @@ def test_what_is_missing_is_said(here: Path, text: str, said: str) -> None:
     assert done.exit_code == 1 and said in " ".join(done.output.split()), done.output
 
 
+def test_the_name_of_a_built_in_method_is_taken(here: Path) -> None:
+    Path("methods/ld3.py").write_text(FIT)
+    done = CliRunner().invoke(cli, ["check-method", "methods/ld3.py"])
+    assert done.exit_code == 1 and "missing  ld3 is the name of a built-in method; rename the file" in done.output
+
+
 def test_the_shipped_file_runs_diffusers_and_agrees_with_our_solver() -> None:
     pytest.importorskip("diffusers")
     path, process, nfe = ROOT / "methods" / "diffusers_dpmpp.py", s4s.EDM(), 6
