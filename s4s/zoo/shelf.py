@@ -36,7 +36,12 @@ def overview() -> str:
     lines = []
     for name in names():
         facts = card(found := bundle(name))
-        scores, textbook = (facts.get(key, {}) for key in ("fid", "textbook_fid"))
+        near = "fid_to_teacher" in facts
+        key = "fid_to_teacher" if near else "fid"
+        scores, textbook = facts.get(key, {}), facts.get(f"textbook_{key}", {})
         pairs = (f"{nfe}: {scores[str(nfe)]:.2f} ({textbook[str(nfe)]:.2f})" for nfe in found if str(nfe) in scores)
-        lines += [f"{name}: {facts.get('model', '')}", f"  {facts.get('score', '')} by NFE: {', '.join(pairs)}"]
+        lines += [
+            f"{name}: {facts.get('model', '')}",
+            f"  {facts.get('score', '')}{', to the teacher,' * near} by NFE: {', '.join(pairs)}",
+        ]
     return "\n".join([*lines, "In brackets: the best textbook solver's, of those in the benchmark."])

@@ -26,12 +26,15 @@ def test_a_bundle_of_the_shelf(name: str) -> None:
     path, found = shelf.HERE / f"{name}.json", shelf.bundle(name)
     assert path.stat().st_size < 10_000
     facts = shelf.card(found)
-    assert {*facts} == CARD and {*facts["fid"]} == {*facts["textbook_fid"]} == {str(nfe) for nfe in found}
-    assert all(facts["fid"][nfe] < facts["textbook_fid"][nfe] for nfe in facts["fid"])
+    judged = "fid_to_teacher" if "fid_to_teacher" in facts else "fid"  # of other kinds of model
+    assert {*facts} == CARD | {judged, f"textbook_{judged}"}
+    for score in (facts[key] for key in facts if key.endswith(("fid", "to_teacher"))):
+        assert {*score} == {str(nfe) for nfe in found}
+    assert all(facts[judged][nfe] < facts[f"textbook_{judged}"][nfe] for nfe in facts["fid"])
     assert len(facts["weights_sha256"]) == 64
     for each in found.values():
         assert facts["sigma"] == f"{each.sigma[0]:.6g} to {each.sigma[-1]:.6g}"
-        assert each.start[-1].abs() < 1e-3 and each.weight[-1].sum() == pytest.approx(1, abs=0.05)
+        assert each.start[-1].abs() < 3e-3 and each.weight[-1].sum() == pytest.approx(1, abs=0.05)
 
 
 def run(*arguments: str, capsys: pytest.CaptureFixture[str]) -> Any:
