@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 
@@ -23,27 +23,36 @@ def fewer_calls(score: Score) -> str:
     return "" if score.calls in (None, 2 * score.nfe) else f"{score.calls} calls"
 
 
-def classes_table(found: Sequence[Score], records: Sequence[Record]) -> Table:
-    """FID within classes and accuracy by row and NFE; the best of a column bold."""
+Blocks = tuple[tuple[tuple[Cell, ...], ...], ...]
+
+
+def by_row(found: Sequence[Score], cell: Callable[[Score], Cell]) -> tuple[tuple[str, ...], Blocks]:
+    """Head and blocks of a table with a row of scores, and a column for each NFE, that show ``cell``."""
     nfes = sorted({score.nfe for score in found})
     rows: dict[Row, dict[int, Score]] = {}
     for score in found:
         rows.setdefault(score.row, {})[score.nfe] = score
-    within = [(score.nfe, score.within) for score in found if score.method != "teacher" and score.within is not None]
-    low = {nfe: min((value for n, value in within if n == nfe), default=None) for nfe in nfes}
     name = variant_names(found)
     groups: dict[str, list[tuple[Cell, ...]]] = {}
     for columns in rows.values():
         score = next(iter(columns.values()))
         cells = [Cell(name(score)), Cell(solver_label(score.solver)), Cell(schedule_label(score.schedule))]
-        cells += [_cell(columns[nfe], low[nfe]) if nfe in columns else Cell() for nfe in nfes]
+        cells += [cell(columns[nfe]) if nfe in columns else Cell() for nfe in nfes]
         groups.setdefault(score.method if score.method in list(METHODS)[:3] else "", []).append(tuple(cells))
+    head = ("Method", "Solver or start", "Grid", *(nfe_label(nfe, found) for nfe in nfes))
+    return head, tuple(map(tuple, groups.values()))
+
+
+def classes_table(found: Sequence[Score], records: Sequence[Record]) -> Table:
+    """FID within classes and accuracy by row and NFE; the best of a column bold."""
+    within = [(score.nfe, score.within) for score in found if score.method != "teacher" and score.within is not None]
+    low = {nfe: min(value for n, value in within if n == nfe) for nfe, _ in within}
+    head, blocks = by_row(found, lambda score: _cell(score, low.get(score.nfe)))
     notes = (protocol_note(records), "Mean FID within a class, its samples against the real ones of the class, then "
              "the share of samples that the scoring classifier takes for the class asked for. Bold: lowest FID within "
              "classes of a column, the teacher aside.")  # fmt: skip
     title = f"Classes of {records[0]['benchmark']} by number of network evaluations (NFE)."
-    head = ("Method", "Solver or start", "Grid", *(nfe_label(nfe, found) for nfe in nfes))
-    return Table(title, head, tuple(map(tuple, groups.values())), notes, names=3)
+    return Table(title, head, blocks, notes, names=3)
 
 
 def classes_frame(found: Sequence[Score]) -> pd.DataFrame:

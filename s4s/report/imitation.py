@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 import pandas as pd
 
-from s4s.report.classes import fewer_calls, nfe_label
-from s4s.report.data import Record, Row, Score
-from s4s.report.labels import METHODS, schedule_label, solver_label
+from s4s.report.classes import by_row, fewer_calls
+from s4s.report.data import Record, Score
 from s4s.report.protocol import feature_space
 from s4s.report.render import Cell, Table
-from s4s.report.variants import variant_names
 
 
 def compared(found: Sequence[Score]) -> list[Score]:
@@ -27,24 +26,15 @@ def compared(found: Sequence[Score]) -> list[Score]:
 def imitation_table(found: Sequence[Score], records: Sequence[Record]) -> Table:
     """FID to the teacher's samples and distance to them, by row and NFE; the best of a column bold."""
     found = compared(found)
-    nfes = sorted({score.nfe for score in found})
-    low = {nfe: min(score.fid for score in found if score.nfe == nfe) for nfe in nfes}
-    rows: dict[Row, dict[int, Score]] = {}
+    low: dict[int, float] = {}
     for score in found:
-        rows.setdefault(score.row, {})[score.nfe] = score
-    name = variant_names(found)
-    groups: dict[str, list[tuple[Cell, ...]]] = {}
-    for columns in rows.values():
-        score = next(iter(columns.values()))
-        cells = [Cell(name(score)), Cell(solver_label(score.solver)), Cell(schedule_label(score.schedule))]
-        cells += [_cell(columns[nfe], low[nfe]) if nfe in columns else Cell() for nfe in nfes]
-        groups.setdefault(score.method if score.method in list(METHODS)[:3] else "", []).append(tuple(cells))
+        low[score.nfe] = min(score.fid, low.get(score.nfe, math.inf))
+    head, blocks = by_row(found, lambda score: _cell(score, low[score.nfe]))
     notes = (f"{feature_space(records)} FID between {records[0]['n_samples']:,} samples and those "
              "that the teacher makes of the same noises, then the mean squared distance of the two in features; both "
              "are 0 for the teacher. Means over fit seeds. Bold: lowest FID of a column.")  # fmt: skip
     title = f"Nearness to the teacher on {records[0]['benchmark']} by number of network evaluations (NFE)."
-    head = ("Method", "Solver or start", "Grid", *(nfe_label(nfe, found) for nfe in nfes))
-    return Table(title, head, tuple(map(tuple, groups.values())), (notes,), names=3)
+    return Table(title, head, blocks, (notes,), names=3)
 
 
 def imitation_frame(found: Sequence[Score]) -> pd.DataFrame:
