@@ -19,8 +19,8 @@ from s4s.report.protocol import fid_name, protocol_note
 from s4s.report.render import Cell, Table
 from s4s.report.style import drawing, method_colors, save
 from s4s.report.variants import varied
+from s4s.words import SEEDS
 
-SEEDS = 3  # fits that a figure's point is the mean of, at least
 COSTS = (
     ("Evaluations", "fit_nfe", 1, ",.0f"),
     ("Seconds", "fit_seconds", 1, ".0f"),

@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from s4s.errors import Error
-from s4s.report.ablations import SEEDS
 from s4s.report.data import Score, read_records, scores, to_frame
 from s4s.report.labels import method_label, others
 from s4s.report.protocol import fid_name
 from s4s.report.style import drawing, method_colors, save
 from s4s.report.variants import varied
+from s4s.words import SEEDS
 
 Row = tuple[str, Score]
 

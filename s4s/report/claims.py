@@ -12,13 +12,14 @@ import pandas as pd
 
 from s4s.errors import Error
 from s4s.report import course
-from s4s.report.ablations import SEEDS, teacher_samples
+from s4s.report.ablations import teacher_samples
 from s4s.report.data import Record, Score, best
 from s4s.report.gains import pairs
 from s4s.report.protocol import protocol_note
 from s4s.report.radius import with_plain
 from s4s.report.render import Cell, Table
 from s4s.report.variants import unvaried, varied
+from s4s.words import SEEDS
 
 GAIN = 1.5  # of S4S-Alt over the best training-free solver, the least that the paper says
 LITTLE = 0.1  # share of the teacher set that is little data

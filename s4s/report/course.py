@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from s4s.errors import Error
 from s4s.report.data import Record, read_records
 from s4s.report.style import MARKERS, drawing, save
+from s4s.words import SEEDS
 
 Array = NDArray[np.float64]
-SEEDS = 3  # of a figure, at least
 IPNDM = ([1.0], [1.5, -0.5], [23 / 12, -16 / 12, 5 / 12])  # by the outputs there are
 SEED_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 

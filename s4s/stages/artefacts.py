@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from s4s.stages.cells import Cell, cells, guided, radius_of
-
-SEEDS = 3  # fits that a point of the paper's figures is the mean of, at least
+from s4s.words import SEEDS
 
 
 def figures(config: Mapping[str, Any]) -> list[str]:
