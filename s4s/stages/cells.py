@@ -166,6 +166,12 @@ def teachers(config: Mapping[str, Any]) -> list[Cell]:
     return list(dict.fromkeys(made))
 
 
+def taught(config: Mapping[str, Any]) -> list[Cell]:
+    """Of the teachers those whose samples something is fitted to; none where nothing is learned."""
+    learned = [made for made in cells(config) if made.learned]
+    return list(dict.fromkeys(teacher_of(config, made.nfe, made.settings.get("teacher_nfe")) for made in learned))
+
+
 def teacher_of(config: Mapping[str, Any], nfe: int, own: int | None = None) -> Cell:
     """The teacher of students with ``nfe`` evaluations; ``own`` of the teacher, where a method asks for another."""
     spec = config["teacher"]

@@ -11,7 +11,7 @@ from typing import Any
 
 from s4s.learn.objective import CALL
 from s4s.learn.teacher import BATCH
-from s4s.stages.cells import cells, curves, guided, needs_features, shards, uint8_rule
+from s4s.stages.cells import cells, curves, guided, needs_features, shards, taught, uint8_rule
 from s4s.stages.fit_costs import curve_evaluations, fit_evaluations
 from s4s.stages.passes import Pass
 
@@ -28,7 +28,7 @@ def evaluations(config: Config) -> dict[str, int]:
     all_cells = cells(config)
     pairs = spec["train"] + spec["validation"]
     return {
-        "teacher": sum(cell.nfe * pairs for cell in all_cells if cell.method == "teacher"),
+        "teacher": sum(cell.nfe * pairs for cell in taught(config)),
         "fits": sum(fit_evaluations(config, cell) for cell in all_cells if cell.learned and not cell.together)
         + sum(curve_evaluations(config, members) for members in curves(config).values()),
         "samples": sum(cell.nfe * config["sample"]["n"] for cell in all_cells),
@@ -62,11 +62,10 @@ def memory(config: Config, found: list[Pass]) -> tuple[int, int]:
 def disk(config: Config, found: list[Pass]) -> dict[str, int]:
     """Bytes of teacher sets, sums of features, and what is kept: features; images of 8 bits, or states for floats."""
     spec, all_cells = config["teacher"], cells(config)
-    teachers = sum(cell.method == "teacher" for cell in all_cells)
     state, image = prod(found[0].shape) * 4, prod(found[-1].shape)
     d, samples = FEATURES[config["model"]["type"] == "digits"], len(all_cells) * config["sample"]["n"]
     made = {
-        "teacher sets": teachers * (spec["train"] + spec["validation"]) * state,
+        "teacher sets": len(taught(config)) * (spec["train"] + spec["validation"]) * state,
         "sums": len(all_cells) * len(shards(config)) * 4 * d * (d + 3),
     }
     if needs_features(config):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from s4s.stages.cells import cells, curves, needs_features, shards, teacher_files, teachers
+from s4s.stages.cells import cells, curves, learned_as, needs_features, shards, taught, teacher_files
 from s4s.words import duration
 
 Config = Mapping[str, Any]
@@ -18,18 +18,20 @@ TARGETS = ("sample", "features", "evaluate")  # rules without work: names for wh
 def job_counts(config: Config) -> dict[str, int]:
     """Jobs of a whole run, by stage."""
     all_cells = cells(config)
+    learned = [cell for cell in all_cells if cell.learned]
+    compared = any("feature" in learned_as(config, cell)["distance"] for cell in learned)
     kinds, at = {cell.kind for cell in all_cells}, {(cell.kind, cell.nfe) for cell in all_cells}
     sampling = len(at) * len(shards(config))
     trained = config["model"]["type"] == "digits"
     counts = {
-        "train" if trained else "download": 3 if trained else 2,
-        "teacher": sum(len(teacher_files(config, cell)) for cell in teachers(config)),
+        "train" if trained else "download": 2 + (trained and compared),
+        "teacher": sum(len(teacher_files(config, cell)) for cell in taught(config)),
         "textbook": 1,
-        "fit": sum(cell.learned and not cell.together for cell in all_cells) + len(curves(config)),
+        "fit": sum(not cell.together for cell in learned) + len(curves(config)),
         "sample": sampling * config["sample"]["keep_images"],
         "features": sampling,
         "evaluate": len(at if needs_features(config) else kinds),
-        "paths": 1,
+        "paths": int(bool(learned)),
         "table": 1,
         "figure": 1,
     }
@@ -83,7 +85,7 @@ def lines(config: Config, left: Counts, each: Mapping[str, float], cores: int) -
 def _what(config: Config) -> dict[str, str]:
     spec, n = config["teacher"], config["sample"]["n"]
     return {
-        "train": "networks: the denoiser, and two classifiers for distances and scores",
+        "train": "networks: the denoiser, and classifiers for scores and distances",
         "download": "weights, extractor and reference, checked and converted",
         "teacher": f"{spec['train'] + spec['validation']:,} samples of the teacher",
         "textbook": "the textbook solvers",

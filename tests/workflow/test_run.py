@@ -18,7 +18,7 @@ from s4s.cli import run as command
 from s4s.cli.main import main
 from s4s.cli.progress import Job, Progress, tail
 from s4s.cli.watch import LogHandler
-from s4s.stages import pace, plan
+from s4s.stages import pace, plan, written
 from s4s.stages.cells import cells
 from s4s.stages.config import load
 from s4s.words import duration
@@ -26,16 +26,23 @@ from s4s.words import duration
 TINY = ROOT / "tests/tiny/config.yaml"
 
 
-def test_dry_run_says_every_job_then_the_plan(commands: Commands, tmp_path: Path) -> None:
-    """Snakemake's count of jobs is the plan's: all of them are left, so the plan names no others."""
-    made = commands.s4s(ROOT, "run", str(TINY), "-n", "--directory", str(tmp_path))
+@pytest.mark.parametrize("methods, scored", [(None, 7), ([], 3)])
+def test_dry_run_says_every_job_then_the_plan(
+    methods: list[str] | None, scored: int, commands: Commands, tmp_path: Path
+) -> None:
+    """Snakemake's count of jobs is the plan's, also where nothing is learned: nothing is named as done already."""
+    config = written.read(TINY)
+    config["learned"] |= {} if methods is None else {"methods": methods}
+    written.save(config, tmp_path / "tiny.yaml")
+    made = commands.s4s(ROOT, "run", str(tmp_path / "tiny.yaml"), "-n", "--directory", str(tmp_path))
     assert made.returncode == 0, made.stderr
     lines = made.stderr.splitlines()
-    counts = plan.job_counts(load(TINY))
+    counts = plan.job_counts(load(tmp_path / "tiny.yaml"))
+    assert all(stage in counts for stage in ("teacher", "fit", "paths")) == (methods is None)
     total = sum(counts.values())
     assert sum(line.startswith("would run ") for line in lines) == total
     assert "would run train denoiser: missing output files" in lines
-    assert f"tiny: 7 solvers to score, {total} jobs" in lines
+    assert f"tiny: {scored} solvers to score, {total} jobs" in lines
     for stage, n in counts.items():
         assert any(line.split()[:2] == [str(n), stage] for line in lines), stage
     assert any(line.startswith("about ") and "timed on this machine" in line for line in lines)

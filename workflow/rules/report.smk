@@ -37,7 +37,7 @@ rule figure:
         expand(f"{FOLDER}/tables/{{table}}.md", table=artefacts.tables(CONFIG)),
         expand(f"{FOLDER}/solvers/{{cell}}.json", cell=list(CELLS)),
         expand(f"{FOLDER}/features/{{cell}}/{SHARDS[0]}.npz", cell=list(CELLS)),
-        f"{FOLDER}/paths.json",
+        [f"{FOLDER}/paths.json"] * ("distance" in artefacts.figures(CONFIG)),
     output:
         report(expand(f"{FOLDER}/figures/{{figure}}.png", figure=artefacts.figures(CONFIG)), category="Figures"),
         expand(f"{FOLDER}/figures/{{figure}}.pdf", figure=artefacts.figures(CONFIG)),
