@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
@@ -21,7 +21,7 @@ from s4s.learn.moments import Whole
 from s4s.learn.quadratic import Quadratic, mean
 from s4s.learn.relaxed import descend, pull
 from s4s.learn.robust import tolerance_of
-from s4s.learn.sketch import differentiable, sketch
+from s4s.learn.sketch import Point, differentiable, last_node, of_each_sample, sketch
 from s4s.learn.teacher import TeacherSet
 from s4s.solver import ARRAYS, Arrays, Denoise, Solver, sample, solver_of
 
@@ -53,9 +53,49 @@ class Samples:
         """From other noises, whose first outputs are not known."""
         return Samples(self.x_T + shift, self.y, self.condition, None)
 
+    @classmethod
+    def joined(cls, several: Sequence[Samples]) -> Samples:
+        """One's after another's."""
+
+        def known(parts: Sequence[Tensor | None]) -> Tensor | None:
+            there = [part for part in parts if part is not None]
+            return torch.cat(there) if len(there) == len(parts) else None
+
+        x_T, y = torch.cat([each.x_T for each in several]), torch.cat([each.y for each in several])
+        return cls(x_T, y, known([each.condition for each in several]), known([each.first for each in several]))
+
     def parts(self, most: int) -> Iterator[Samples]:
         """In pieces of at most ``most`` samples."""
         return (self.at(slice(k, k + most)) for k in range(0, len(self), most))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is linearised: the parameters [p] of a descent and the arrays they make, on samples, and a seed of signs."""
+
+    arrays: Callable[[Tensor], Arrays]
+    theta: Tensor
+    samples: Samples
+    seed: int
+
+    @property
+    def solver(self) -> Solver:
+        return solver_of(self.arrays(self.theta))
+
+    @property
+    def nfe(self) -> int:
+        return len(self.arrays(self.theta)[1])
+
+    def apart(self) -> Batch:
+        """The same; where outputs are told apart, without the known first one, which is of both mixed."""
+        if len(self.arrays(self.theta)) <= len(ARRAYS):
+            return self
+        return replace(self, samples=self.samples.moved(torch.zeros_like(self.samples.x_T)))
+
+    def point(self, first: int, part: Samples) -> Point:
+        """For the samples from ``first`` on."""
+        seeds = [self.seed * CALL + first + i for i in range(len(part))]
+        return Point(self.arrays, self.theta, part.x_T, part.y, seeds)
 
 
 @dataclass(frozen=True)
@@ -109,10 +149,9 @@ class Objective:
         """Distances [B], infinite where the solver breaks down, and with ``moments`` those of the whole batch."""
         found, kept = [], []
         for pair in self.features(solver, samples):
-            found.append(self.d.between(*pair).double().cpu())
+            found.append(self.d.between(*pair))
             kept += [pair] if moments else []
-        distances = torch.cat(found)
-        return torch.where(distances.isfinite(), distances, math.inf), Whole.of(kept, seed) if moments else None
+        return _finite(torch.cat(found)), Whole.of(kept, seed) if moments else None
 
     def loss(self, solver: Solver, samples: Samples, moments: float = 0.0) -> float:
         """Mean distance, and what the moments' gap adds; infinite where the solver breaks down."""
@@ -120,32 +159,52 @@ class Objective:
         value = distances.mean().item() + more
         return value if value == value else math.inf
 
-    def linearise(
-        self, arrays: Callable[[Tensor], Arrays], theta: Tensor, samples: Samples, seed: int, moments: float = 0.0
-    ) -> Quadratic:
-        """The model of half the loss near ``theta``: by reverse mode, or by differences where that cannot go."""
-        values = arrays(theta)
-        if len(values) > len(ARRAYS):  # outputs apart, and the first known one is of both mixed
-            samples = samples.moved(torch.zeros_like(samples.x_T))
-        parts, rows, tolerance, whole = [], self.rows(len(samples)), None, None
+    def distances_of_each(self, solvers: Sequence[Solver], samples: Sequence[Samples]) -> list[Tensor]:
+        """``distances`` of every solver on samples of its own; where they are few, the network sees them together."""
+        if len(solvers) < 2 or sum(map(len, samples)) > self._rows(CALL):
+            return [self.distances(*pair) for pair in zip(solvers, samples, strict=True)]
+        joined = Samples.joined(samples)
+        first = joined.first if solvers[0].null is None else None
+        self.evaluations += (solvers[0].nfe - (first is not None)) * len(joined)
+        every = zip(*([of_each_sample(array, part.x_T) for array in [*solver.arrays.values()][1:]]
+                      for solver, part in zip(solvers, samples, strict=True)), strict=True)  # fmt: skip
+        with torch.no_grad():
+            denoise = after(first, self.network.under(joined.condition))
+            found = self.d(last_node([torch.cat(copies) for copies in every], denoise, joined.x_T), joined.y)
+        return [*_finite(found).split([len(part) for part in samples])]
+
+    def linearise(self, batches: Sequence[Batch], moments: float = 0.0) -> list[Quadratic]:
+        """The model of half the loss near each batch's parameters; the network sees few samples all together."""
+        batches = [batch.apart() for batch in batches]
+        joined = Samples.joined([batch.samples for batch in batches])
+        if self.reverse and len(joined) <= self.rows(len(joined)):
+            denoise = after(joined.first, self.network.with_gradient(joined.condition))
+            points = [batch.point(0, batch.samples) for batch in batches]
+            models = sketch(points, denoise, self.d, tolerance=None, moments=moments)
+        else:
+            models = [self._in_pieces(batch, moments) for batch in batches]
+        for model, batch in zip(models, batches, strict=True):
+            passes = model.evaluations // batch.nfe if self.reverse else 1  # that a known output is spared
+            self.evaluations += (model.evaluations - (joined.first is not None) * passes) * len(batch.samples)
+        return models
+
+    def _in_pieces(self, batch: Batch, moments: float) -> Quadratic:
+        """By reverse mode, or by differences where that cannot go."""
+        samples, parts, tolerance, whole = batch.samples, list[Quadratic](), None, None
+        rows = self.rows(len(samples))
         if rows < len(samples):
-            distances, whole = self._looked(solver_of(values), samples, moments > 0, seed * CALL)
+            distances, whole = self._looked(batch.solver, samples, moments > 0, batch.seed * CALL)
             tolerance = tolerance_of(distances)
         for k, part in enumerate(samples.parts(rows)):
             shared: dict[str, Any] = {"tolerance": tolerance, "moments": moments}
             if self.reverse:
-                seeds = [seed * CALL + k * rows + i for i in range(len(part))]
                 denoise = after(part.first, self.network.with_gradient(part.condition))
-                made = sketch(arrays, theta, denoise, self.d, part.x_T, part.y, seeds=seeds, whole=whole, **shared)
+                parts += sketch([batch.point(k * rows, part)], denoise, self.d, whole=whole, **shared)
             else:
                 shared |= {"rows": self.network.microbatch or ROWS, "perturbation": self.network.perturbation}
                 denoise = after(part.first, self.network.under(part.condition))
-                made = gauss_newton(arrays, theta, denoise, self.d, part.x_T, part.y, **shared)
-            parts.append(made)
-        model = mean(parts)
-        passes = model.evaluations // len(values[1]) if self.reverse else 1  # that a known output is spared
-        self.evaluations += (model.evaluations - (samples.first is not None) * passes) * len(samples)
-        return model
+                parts.append(gauss_newton(batch.arrays, batch.theta, denoise, self.d, part.x_T, part.y, **shared))
+        return mean(parts)
 
     def _differentiable(self, tried: Tried) -> bool:
         """Whether reverse mode can differentiate the network, tried on a few noised outputs at one level."""
@@ -182,6 +241,12 @@ class Objective:
             found.append(descend(here, slope, reach))
             done += len(part)
         return torch.cat(found)
+
+
+def _finite(distances: Tensor) -> Tensor:
+    """Distances [B] float64, infinite where a solver broke down."""
+    distances = distances.double().cpu()
+    return torch.where(distances.isfinite(), distances, math.inf)
 
 
 def after(first: Tensor | None, denoise: Denoise) -> Denoise:

@@ -125,10 +125,11 @@ class Run:
         """Let the streams run; after each heat those with the larger held-out loss drop out."""
         few, plain = self.objective.held_out.at(slice(JUDGED)), Terms()
         for heat in range(self.heat, len(HEATS)):
-            for stream in tqdm(self.streams.values(), progress and f"{progress} race", disable=progress is None):
-                while stream.turns and stream.steps < HEATS[heat]:
-                    advance(stream, self.objective, RACE.rows, RACE.kept(stream.steps), plain)
-                    self.save()
+            running = [stream for stream in self.streams.values() if stream.turns]
+            first = min((stream.steps for stream in running), default=HEATS[heat])
+            for k in tqdm(range(first, HEATS[heat]), progress and f"{progress} race", disable=progress is None):
+                advance(running, self.objective, RACE.rows, RACE.kept(k), plain)
+                self.save()
             losses = {lane: robust_mean(self.objective.distances(s.solver, few)) for lane, s in self.streams.items()}
             self.raced += [{"start": label(self.plan.starts[self.lanes[lane]]), "lane": lane, "loss": loss,
                             "batches": self.streams[lane].steps, "evaluations": self.objective.evaluations}
@@ -177,13 +178,13 @@ class Run:
     def turn(self, stream: Stream, k: int) -> None:
         """The batches of round ``k``; before the first, small ones where the race moved other parameters."""
         while stream.steps < self.base:
-            advance(stream, self.objective, OPENING.rows, OPENING.kept(stream.steps), Terms())
+            advance([stream], self.objective, OPENING.rows, OPENING.kept(stream.steps), Terms())
             self.save()
         part = self.plan.rounds
         first = self.base + k * part.count
         while stream.steps < first + part.count:
             keep = part.keep[0] if k == 0 else part.keep[1]
-            advance(stream, self.objective, part.rows, keep, self.plan.terms)
+            advance([stream], self.objective, part.rows, keep, self.plan.terms)
             self.glance(stream, stream.steps == first + 1)
             self.save()
 

@@ -8,6 +8,7 @@ the loss it sums up to the gradient. By random signs ``v`` it is ``s = J^T v`` o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,84 +27,130 @@ TRUSTED = 0.7  # of a difference of two network calls that its derivative must e
 MOVES = (1e-3, 1e-4, 1e-2, 1e-1)  # of the level: how far the two calls are apart, the next if the one before says no
 
 
+@dataclass(frozen=True)
+class Point:
+    """Parameters near which a loss is linearised, and the samples that it is of.
+
+    Args:
+        arrays, theta: parameters [p] -> arrays of a solver, differentiable, and the parameters.
+        x_T, y: [B, ...] starting noises and teacher outputs.
+        seeds: [B] of each sample's random signs; None: 0, 1, 2, ...
+    """
+
+    arrays: Callable[[Tensor], Arrays]
+    theta: Tensor
+    x_T: Tensor
+    y: Tensor
+    seeds: Sequence[int] | None = None
+
+
 def sketch(
-    arrays: Callable[[Tensor], Arrays],
-    theta: Tensor,
+    points: Sequence[Point],
     denoise: Denoise,
     d: Distance,
-    x_T: Tensor,
-    y: Tensor,
     *,
-    seeds: Sequence[int] | None = None,
     tolerance: float | None = float("inf"),
     moments: float = 0.0,
     whole: Whole | None = None,
     projections: int = 1,
-) -> Quadratic:
-    """Linearise the mean robust distance of the samples to ``y``, and their batch's moments, in the parameters.
+) -> list[Quadratic]:
+    """Linearise the mean robust distance of each point's samples to ``y``, and their moments, in its parameters.
 
     Args:
-        arrays, theta, denoise, d, x_T, y, tolerance, moments: as ``gauss_newton`` takes them.
-        seeds: [B] of each sample's random signs.
+        points: of solvers with the same number of evaluations. The network sees all their samples in one batch.
+        denoise: under the conditions of those samples, one point's after another's.
+        d, tolerance, moments: as ``gauss_newton`` takes them.
         whole: the moments of the batch that the samples are a piece of; None where they are all of it.
         projections: pulls for the curvature; its error falls with the root of B times their number.
     """
-    theta = theta.detach().requires_grad_(True)
+    parts, sizes = [_Part(point) for point in points], [len(point.y) for point in points]
+    x_T, y = torch.cat([point.x_T for point in points]), torch.cat([point.y for point in points])
     with torch.enable_grad():
-        numbers = arrays(theta)[1:]
-    own = [_of_each_sample(array, x_T) for array in numbers]
-    moving = [k for k, array in enumerate(numbers) if array.requires_grad]
-    with torch.enable_grad():
-        features = d.features(_last_node(own, denoise, x_T))
+        own = [torch.cat(copies) for copies in zip(*(part.own for part in parts), strict=True)]
+        features = d.features(last_node(own, denoise, x_T))
         target = d.features(y).detach()
-        each = d.between(features, target).double()
-        tolerance = tolerance_of(each.detach()) if tolerance is None else tolerance
-        loss = robust(each, tolerance).mean()
-        gap = None
-        if moments:
-            gap = moments_of(features) - moments_of(target) if whole is None else whole.about(features)
-        loss = loss if gap is None else loss + moments * gap.square().sum(0).mean()
+        for part, made, asked in zip(parts, features.split(sizes), target.split(sizes), strict=True):
+            part.judge(made, asked, d, tolerance)
+            if moments:
+                part.weigh(made, asked, moments, whole)
+        loss = torch.stack([part.loss for part in parts]).sum()
         (slope,) = torch.autograd.grad(loss / 2, features, retain_graph=True)
-
-    def pull(v: Tensor, each: bool = True) -> Tensor:
-        """[B, p] float64: the derivative of each sample's ``v . features``; or of their sum, [p]."""
-        mine, shared = ([array[k] for k in moving] for array in (own, numbers))
-        slopes = torch.autograd.grad(features, mine, v, retain_graph=True, materialize_grads=True)
-        of_numbers = [slope.cpu().double() for slope in slopes]
-        of_numbers = of_numbers if each else [slope.sum(0) for slope in of_numbers]
-        return torch.autograd.grad(shared, theta, of_numbers, retain_graph=True, is_grads_batched=each)[0]
-
-    root = shares(each.detach(), tolerance).sqrt()[:, None]
-    if d.weight is not None:
-        root = root * d.weight((features - target).detach().double()).sqrt()
-    gradient, curvature = pull(slope, each=False), theta.new_zeros(len(theta), len(theta))
+    for part, gradient in zip(parts, _pull(parts, features, slope, each=False), strict=True):
+        part.gradient = gradient
     for k in range(projections):
-        s = pull(_signs(seeds or range(len(x_T)), k, features) * root.to(features))
-        curvature += s.T @ s / features.numel() / projections
-    pulls, rows = 1 + projections, None
-    if gap is not None:
-        first = whole.seed if whole is not None else (seeds or [0])[0]
-        signs = [_signs([first] * 2, -1 - k, gap) for k in range(MOMENT_PULLS)]
-        slopes = [torch.autograd.grad(gap, features, v, retain_graph=True)[0] for v in signs]
-        rows = (moments / features.shape[1] / MOMENT_PULLS) ** 0.5 * torch.stack([pull(v, each=False) for v in slopes])
-        pulls += MOMENT_PULLS
-    if rows is not None and whole is None:
-        curvature, rows = curvature + rows.T @ rows, None
-    evaluations, distances = numbers[0].numel() * (1 + pulls), each.detach().cpu()
-    return Quadratic(loss.item(), gradient, curvature, evaluations, tolerance, distances, rows)
+        signs = torch.cat([_signs(part.seeds, k, features) * part.root.to(features) for part in parts])
+        for part, s in zip(parts, _pull(parts, features, signs), strict=True):
+            part.curvature += s.T @ s / (len(s) * features[0].numel() * projections)
+    for k in range(MOMENT_PULLS if moments else 0):
+        gaps = [part.gap for part in parts]
+        ways = [_signs([part.seeds[0] if whole is None else whole.seed] * 2, -1 - k, gaps[0]) for part in parts]
+        (slope,) = torch.autograd.grad(gaps, features, ways, retain_graph=True)
+        for part, row in zip(parts, _pull(parts, features, slope, each=False), strict=True):
+            part.rows.append((moments / features.shape[1] / MOMENT_PULLS) ** 0.5 * row)
+    pulls = 1 + projections + (MOMENT_PULLS if moments else 0)
+    return [part.model(pulls, apart=whole is not None) for part in parts]
 
 
-def _of_each_sample(array: Tensor, x_T: Tensor) -> Tensor:
+class _Part:
+    """A point's part of the batch: its arrays, a copy of them for each sample, and what comes of those."""
+
+    def __init__(self, point: Point) -> None:
+        self.theta, self.seeds = point.theta.detach().requires_grad_(True), point.seeds or range(len(point.y))
+        with torch.enable_grad():
+            self.numbers = point.arrays(self.theta)[1:]
+        self.own = [of_each_sample(array, point.x_T) for array in self.numbers]
+        self.moving = [k for k, array in enumerate(self.numbers) if array.requires_grad]
+        self.gradient, self.rows = torch.zeros_like(self.theta), list[Tensor]()
+        self.curvature = torch.zeros(len(self.theta), len(self.theta), dtype=torch.float64)
+
+    def judge(self, features: Tensor, target: Tensor, d: Distance, tolerance: float | None) -> None:
+        """The loss, and by what a residual [B, F] is multiplied before its square counts in the curvature."""
+        each = d.between(features, target).double()
+        self.distances = each.detach()
+        self.tolerance = tolerance_of(self.distances) if tolerance is None else tolerance
+        self.loss = robust(each, self.tolerance).mean()
+        self.root = shares(self.distances, self.tolerance).sqrt()[:, None]
+        if d.weight is not None:
+            self.root = self.root * d.weight((features - target).detach().double()).sqrt()
+
+    def weigh(self, features: Tensor, target: Tensor, moments: float, whole: Whole | None) -> None:
+        """With the gap of the moments [2, F] in the loss."""
+        self.gap = moments_of(features) - moments_of(target) if whole is None else whole.about(features)
+        self.loss = self.loss + moments * self.gap.square().sum(0).mean()
+
+    def by_theta(self, slopes: Sequence[Tensor], each: bool) -> Tensor:
+        """[B, p] float64 from slopes by every sample's numbers; or of their sum, [p]."""
+        shared = [self.numbers[k] for k in self.moving]
+        of_numbers = [slope.cpu().double() if each else slope.cpu().double().sum(0) for slope in slopes]
+        return torch.autograd.grad(shared, self.theta, of_numbers, retain_graph=True, is_grads_batched=each)[0]
+
+    def model(self, pulls: int, apart: bool) -> Quadratic:
+        """Of the whole batch; where the samples are a piece of it, ``apart``, with the moments' rows not squared."""
+        curvature, rows = self.curvature, torch.stack(self.rows) if self.rows else None
+        if rows is not None and not apart:
+            curvature, rows = curvature + rows.T @ rows, None
+        cost = self.numbers[0].numel() * (1 + pulls)
+        return Quadratic(self.loss.item(), self.gradient, curvature, cost, self.tolerance, self.distances.cpu(), rows)
+
+
+def _pull(parts: Sequence[_Part], features: Tensor, v: Tensor, each: bool = True) -> list[Tensor]:
+    """Of each part [B, p] float64: the derivative of each sample's ``v . features``; or of their sum, [p]."""
+    copies = [part.own[k] for part in parts for k in part.moving]
+    slopes = iter(torch.autograd.grad(features, copies, v, retain_graph=True, materialize_grads=True))
+    return [part.by_theta([next(slopes) for _ in part.moving], each) for part in parts]
+
+
+def of_each_sample(array: Tensor, x_T: Tensor) -> Tensor:
     """[B, ...] copies of an array, in at least float32, with a gradient where the parameters move the array."""
     dtype = torch.promote_types(x_T.dtype, torch.float32)
     copies = array.detach().to(x_T.device, dtype).expand(len(x_T), *array.shape).clone()
     return copies.requires_grad_(array.requires_grad)
 
 
-def _last_node(own: Sequence[Tensor], denoise: Denoise, x_T: Tensor) -> Tensor:
-    """``s4s.sample`` with a solver of its own for every sample."""
+def last_node(own: Sequence[Tensor], denoise: Denoise, x_T: Tensor) -> Tensor:
+    """``s4s.sample`` with a solver of its own for every sample: arrays but the first, [B, ...] each."""
     sigma_eval, start, *weight = own
-    both = [bool(column.any()) for column in weight[-1][0].detach().unbind(-1)] if len(weight) > 1 else None
+    both = [bool(column.any()) for column in weight[-1].detach().unbind(-1)] if len(weight) > 1 else None
     x, outputs = x_T, list[Tensor]()
     of = list[tuple[int, int]]()  # of every output its table and its column there
 

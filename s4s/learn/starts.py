@@ -62,7 +62,8 @@ def lanes(given: Sequence[Solver], others: Sequence[Solver], objective: Objectiv
     """A start for every stream, by its place among both: those given, again if there is room, the nearest others."""
     count = max(LANES[moves_grid], len(given))
     few = objective.held_out.at(slice(STARTS_JUDGED))
-    distance = {len(given) + k: robust_mean(objective.distances(solver, few)) for k, solver in enumerate(others)}
+    found = objective.distances_of_each(others, [few] * len(others))
+    distance = {len(given) + k: robust_mean(each) for k, each in enumerate(found)}
     near = sorted(distance, key=lambda k: distance[k])[: count // 2]
     own = [k % len(given) for k in range(max(count - len(near), len(given)))]
     return [*own, *near][:count]

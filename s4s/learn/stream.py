@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from s4s.learn.family import Family
-from s4s.learn.objective import Objective, Samples
+from s4s.learn.objective import Batch, Objective, Samples
 from s4s.learn.quadratic import Memory, Quadratic, step
 from s4s.learn.robust import robust
 from s4s.learn.schedule import SMALL
@@ -90,8 +90,26 @@ class Terms:
     reach: float = 0.0
 
 
-def advance(stream: Stream, objective: Objective, rows: int, keep: float, terms: Terms) -> None:
-    """Take one batch: linearise the loss on it, remember that, and step if that lowers the loss."""
+def advance(streams: Sequence[Stream], objective: Objective, rows: int, keep: float, terms: Terms) -> None:
+    """Take one batch of each stream: linearise the loss on it, remember that, and step if that lowers the loss.
+
+    The network sees the batches of all streams together: a few rows a call take longer than many.
+    """
+    drawn = [_drawn(stream, objective, rows, terms) for stream in streams]
+    batches = [Batch(stream.family.arrays, stream.theta, samples, stream.seed * 1_000_003 + stream.steps)
+               for stream, (_, samples) in zip(streams, drawn, strict=True)]  # fmt: skip
+    attempts = []
+    for stream, batch, here in zip(streams, drawn, objective.linearise(batches, terms.moments), strict=True):
+        if here.finite:
+            stream.memory = stream.memory.add(here, stream.theta, keep)
+            attempts.append(_Attempt.of(stream, objective, batch, here, terms.moments))
+        count = len(batch[0])
+        stream.taken, stream.steps, stream.last = stream.taken + count, stream.steps + 1, (count, here.loss)
+    _move(attempts, objective, terms.moments)
+
+
+def _drawn(stream: Stream, objective: Objective, rows: int, terms: Terms) -> tuple[Tensor, Samples]:
+    """Index and samples of a stream's next batch."""
     index = draw(stream.seed, stream.taken, min(rows, len(objective.train)), len(objective.train))
     samples = objective.train.at(index)
     if terms.reach:  # a sample may be drawn but once, so its noise moves before it counts
@@ -99,49 +117,73 @@ def advance(stream: Stream, objective: Objective, rows: int, keep: float, terms:
         stream.shift = still if stream.shift is None else stream.shift.to(still)
         stream.shift[index] = objective.relax(stream.solver, samples, stream.shift[index], terms.reach)
         samples = samples.moved(stream.shift[index])
-    seed = stream.seed * 1_000_003 + stream.steps
-    here = objective.linearise(stream.family.arrays, stream.theta, samples, seed, terms.moments)
-    if here.finite:
-        stream.memory = stream.memory.add(here, stream.theta, keep)
-        _move(stream, objective, (index, samples), here, terms.moments)
-    stream.taken, stream.steps, stream.last = stream.taken + len(index), stream.steps + 1, (len(index), here.loss)
+    return index, samples
 
 
-def _move(stream: Stream, objective: Objective, batch: tuple[Tensor, Samples], here: Quadratic, moments: float) -> None:
-    """Step to the model's damped minimum; damping rises until the loss falls, or the batch's trials are spent."""
-    (index, samples), distances, count = batch, here.distances, len(batch[0])
-    small = count <= SMALL and not moments and stream.shift is None
-    if small and stream.before is not None:
-        samples = objective.train.at(torch.cat([index, stream.before[0]]))
-        distances = torch.cat([distances, stream.before[1]])
-    loss = here.loss if moments else robust(distances, here.tolerance).mean().item()
-    stream.before = (index, here.distances)
+@dataclass
+class _Attempt:
+    """A stream's next step: the samples it is judged on, and the loss that it must get below.
+
+    Args:
+        index: [B] of the batch, whose samples are the first; a small one is judged together with the one before.
+    """
+
+    stream: Stream
+    index: Tensor
+    samples: Samples
+    tolerance: float
+    loss: float
+
+    @classmethod
+    def of(
+        cls, stream: Stream, objective: Objective, batch: tuple[Tensor, Samples], here: Quadratic, moments: float
+    ) -> _Attempt:
+        (index, samples), distances, slack = batch, here.distances, 1.0
+        if len(index) <= SMALL and not moments and stream.shift is None:
+            slack = SLACK
+            if stream.before is not None:
+                samples = objective.train.at(torch.cat([index, stream.before[0]]))
+                distances = torch.cat([distances, stream.before[1]])
+        loss = here.loss if moments else robust(distances, here.tolerance).mean().item()
+        stream.before = (index, here.distances)
+        return cls(stream, index, samples, here.tolerance, loss * slack)
+
+    def takes(self, theta: Tensor, distances: Tensor, more: float) -> bool:
+        """Whether the loss at some parameters is lower; then the stream goes there, else damping rises."""
+        stream, loss = self.stream, robust(distances, self.tolerance).mean().item() + more
+        if not loss < self.loss:  # which NaN is not
+            stream.damping = min(stream.damping * RAISED, MOST)
+            return False
+        stream.theta, stream.damping = theta, max(stream.damping / EASED, LEAST)
+        stream.before = (self.index, distances[: len(self.index)])
+        return True
+
+
+def _move(attempts: Sequence[_Attempt], objective: Objective, moments: float) -> None:
+    """Step to each model's damped minimum; damping rises until the loss falls, or the batch's trials are spent."""
     for _ in range(TRIALS):
-        theta = step(stream.memory, stream.theta, stream.turns, stream.damping)
-        found = _tried(stream.family, theta, objective, samples, moments)
-        if found.loss(here.tolerance) < loss * (SLACK if small else 1.0):
-            stream.theta, stream.damping = theta, max(stream.damping / EASED, LEAST)
-            stream.before = (index, found.distances[:count])
-            return
-        stream.damping = min(stream.damping * RAISED, MOST)
+        if not attempts:
+            break
+        thetas = [step(a.stream.memory, a.stream.theta, a.stream.turns, a.stream.damping) for a in attempts]
+        found = _tried(attempts, thetas, objective, moments)
+        attempts = [a for a, theta, one in zip(attempts, thetas, found, strict=True) if not a.takes(theta, *one)]
 
 
-@dataclass(frozen=True)
-class _Trial:
-    """Distances [B] at some parameters, and what moments add to their robust mean."""
-
-    distances: Tensor
-    more: float = 0.0
-
-    def loss(self, tolerance: float) -> float:
-        value = robust(self.distances, tolerance).mean().item() + self.more
-        return value if value == value else math.inf
-
-
-def _tried(family: Family, theta: Tensor, objective: Objective, samples: Samples, moments: float) -> _Trial:
-    if not all(array.isfinite().all() for array in family.arrays(theta)):
-        return _Trial(torch.full((len(samples),), math.inf, dtype=torch.float64))
-    return _Trial(*objective.distances_and_gap(family.solver(theta), samples, moments))
+def _tried(
+    attempts: Sequence[_Attempt], thetas: Sequence[Tensor], objective: Objective, moments: float
+) -> list[tuple[Tensor, float]]:
+    """Distances [B] at each one's parameters, infinite where those make no solver, and what moments add."""
+    found = [(torch.full((len(a.samples),), math.inf, dtype=torch.float64), 0.0) for a in attempts]
+    able = [k for k, (a, theta) in enumerate(zip(attempts, thetas, strict=True))
+            if all(array.isfinite().all() for array in a.stream.family.arrays(theta))]  # fmt: skip
+    solvers, samples = [attempts[k].stream.family.solver(thetas[k]) for k in able], [attempts[k].samples for k in able]
+    if moments:
+        made = [objective.distances_and_gap(*pair, moments) for pair in zip(solvers, samples, strict=True)]
+    else:
+        made = [(distances, 0.0) for distances in objective.distances_of_each(solvers, samples)]
+    for k, one in zip(able, made, strict=True):
+        found[k] = one
+    return found
 
 
 def draw(seed: int, first: int, count: int, n: int) -> Tensor:

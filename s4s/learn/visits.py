@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from s4s.curve import Curve
-from s4s.learn.objective import Objective
+from s4s.learn.objective import Batch, Objective
 from s4s.learn.quadratic import Memory, Quadratic, step
 from s4s.learn.robust import robust
 from s4s.learn.schedule import RIDGE
@@ -102,7 +102,8 @@ def advance(descent: Descent, objective: Objective, rows: Mapping[int, int], kee
         index = draw(descent.seed, descent.taken, min(count, len(objective.train)), len(objective.train))
         descent.taken += len(index)
         seed = descent.seed * 1_000_003 + descent.steps
-        here = objective.linearise(partial(descent.curve.arrays, nfe), descent.theta, objective.train.at(index), seed)
+        arrays = partial(descent.curve.arrays, nfe)
+        (here,) = objective.linearise([Batch(arrays, descent.theta, objective.train.at(index), seed)])
         if here.finite:
             past = descent.scale.get(nfe, here.loss)
             descent.scale[nfe] = (1 - RECENT) * past + RECENT * here.loss + TINY

@@ -55,7 +55,7 @@ def test_forward_differences_too(teacher: s4s.TeacherSet) -> None:
     assert found.history == here.history and found.solver.provenance["derivatives"] == "forward differences"
 
 
-@pytest.mark.parametrize("calls", [90, 250])
+@pytest.mark.parametrize("calls", [70, 150])
 def test_a_killed_fit_goes_on_there(calls: int, teacher: s4s.TeacherSet, tmp_path: Path) -> None:
     left = [calls]
 

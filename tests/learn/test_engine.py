@@ -17,10 +17,10 @@ from s4s.learn.family import family
 from s4s.learn.frozen import Frozen
 from s4s.learn.jacobian import gauss_newton
 from s4s.learn.memory import SavedBytes, recompute
-from s4s.learn.objective import Objective, Tried
+from s4s.learn.objective import Batch, Objective, Tried
 from s4s.learn.seeded import generator
-from s4s.learn.sketch import differentiable, sketch
-from s4s.learn.stream import draw
+from s4s.learn.sketch import Point, differentiable, sketch
+from s4s.learn.stream import Stream, Terms, advance, draw
 from s4s.models.ddpmpp import UNetConfig
 from s4s.models.edm import EDMNetwork
 from s4s.solver import Denoise
@@ -44,8 +44,8 @@ def test_many_random_projections_make_the_curvature(name: str, moments: float, t
     made, d = family(s4s.solver("ipndm", s4s.grid("edm", PROCESS, 4)), "lms"), distance(name)
     asked: Any = (made.arrays, made.theta, denoise, d, teacher.x_T[:64], teacher.y[:64])
     exact = gauss_newton(*asked, tolerance=None, moments=moments)
-    found = [sketch(*asked, seeds=range(64 * k, 64 * k + 64), tolerance=None, moments=moments, projections=25)
-             for k in range(8)]  # fmt: skip
+    points = [Point(made.arrays, made.theta, *asked[4:], range(64 * k, 64 * k + 64)) for k in range(8)]
+    found = sketch(points, denoise, d, tolerance=None, moments=moments, projections=25)  # all of them in one batch
     unit = exact.curvature.diagonal().sqrt()
     error = (torch.stack([one.curvature for one in found]).mean(0) - exact.curvature) / torch.outer(unit, unit)
     assert error.abs().max() < (0.1 if not moments else 0.6)  # 32 projections of the moments' own
@@ -57,8 +57,8 @@ def test_signs_of_a_sample_hang_on_its_seed_alone(teacher: s4s.TeacherSet) -> No
     made, d = family(s4s.solver("ipndm", s4s.grid("edm", PROCESS, 4)), "lms"), distance("l2")
 
     def curvature(rows: slice) -> Tensor:
-        x_T, y = teacher.x_T[rows], teacher.y[rows]
-        return sketch(made.arrays, made.theta, denoise, d, x_T, y, seeds=range(*rows.indices(99))).curvature
+        point = Point(made.arrays, made.theta, teacher.x_T[rows], teacher.y[rows], range(*rows.indices(99)))
+        return sketch([point], denoise, d)[0].curvature
 
     both = (curvature(slice(0, 3)) * 3 + curvature(slice(3, 8)) * 5) / 8
     torch.testing.assert_close(curvature(slice(0, 8)), both)
@@ -104,9 +104,35 @@ def test_pieces_of_a_batch_make_the_model_of_the_whole(moments: float, teacher: 
     whole, pieces = [], []
     for rows, kept in ((96, whole), (20, pieces)):
         objective.gradient_rows = rows
-        model = objective.linearise(made.arrays, made.theta, objective.train, 7, moments)
+        (model,) = objective.linearise([Batch(made.arrays, made.theta, objective.train, 7)], moments)
         kept += [model.gradient, model.curvature, torch.tensor(model.loss), model.distances]
     torch.testing.assert_close(pieces, whole)
+
+
+def test_streams_that_share_calls_move_as_each_would_alone(teacher: s4s.TeacherSet) -> None:
+    """Also where the network sees them apart, since they are too many for one call."""
+    starts = [
+        s4s.solver(name, s4s.grid(levels, PROCESS, 4)) for name, levels in (("ipndm", "edm"), ("dpmpp", "logsnr"))
+    ]
+
+    def moved(together: bool, rows: int = 256) -> tuple[list[Any], int]:
+        objective = Objective(Frozen(denoise, None, 1e-3), distance("l2"), teacher, 32, Tried(1.0, True))
+        objective.gradient_rows, first = rows, objective.evaluations
+        families = [family(start, "lms") for start in starts]
+        turns = [("weight",), ("grid", "shift")]
+        streams = [Stream.of(made, made.turns(turns), seed) for seed, made in enumerate(families)]
+        for _ in range(3):
+            for several in [streams] if together else [[stream] for stream in streams]:
+                advance(several, objective, 16, 0.5, Terms())
+        found = [(stream.theta, stream.memory.A, stream.before, stream.damping, stream.last) for stream in streams]
+        return found, objective.evaluations - first
+
+    alone, cost = moved(False)
+    for rows in (256, 20):
+        together, spent = moved(True, rows)
+        torch.testing.assert_close(together, alone)
+        assert spent == cost
+    assert all((stream[0] - family(start, "lms").theta).norm() > 0 for stream, start in zip(alone, starts, strict=True))
 
 
 def test_seeds_may_be_dates(teacher: s4s.TeacherSet) -> None:
@@ -150,7 +176,7 @@ def test_memory_of_a_linearisation_is_flat_in_nfe() -> None:
     for nfe in (4, 8):
         made = family(s4s.solver("ipndm", s4s.grid("edm", PROCESS, nfe)), "lms")
         with SavedBytes() as saved:
-            sketch(made.arrays, made.theta, recompute(net), distance("l2"), x_T, y)
+            sketch([Point(made.arrays, made.theta, x_T, y)], recompute(net), distance("l2"))
         peaks[nfe] = saved.peak
     assert peaks[8] < 1.15 * peaks[4]
 

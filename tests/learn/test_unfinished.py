@@ -55,7 +55,7 @@ def test_killed_at_random_it_ends_the_same(options: dict[str, Any], tmp_path: Pa
     whole, killed = fit(**options), 0
     while True:
         try:
-            again = fit(killing(draw.randrange(60, 200)), resume=path, **options)
+            again = fit(killing(draw.randrange(50, 130)), resume=path, **options)
             break
         except Killed:
             killed += 1
