@@ -45,12 +45,8 @@ def job_seconds(config: Config) -> dict[str, float]:
     some = None if labels is None else labels[:half]
     training = model["steps"] * HALVES * _slopes(net, lambda: net(states[:half], level[:half], some))
     classifier = Classifier()
-    training += (
-        (counts["train"] - 1)
-        * model["classifier_steps"]
-        * HALVES
-        * _slopes(classifier, lambda: classifier(images[: CLASSES // 2]))
-    )
+    classifier_steps = (counts["train"] - 1) * model["classifier_steps"] * HALVES
+    training += classifier_steps * _slopes(classifier, lambda: classifier(images[: CLASSES // 2]))
     scored = len(cells(config)) * config["sample"]["n"]  # an image's features take about what an evaluation does
     sampling = "sample" if "sample" in counts else "features"
     work = {
