@@ -5,6 +5,7 @@ Nothing here imports torch: Snakemake reads this on every start.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -72,8 +73,9 @@ def _require_times(config: Config) -> None:
 
 
 def _require_cells(config: Config) -> None:
-    """Options per solver, orders the NFE leaves room for, no cell twice."""
+    """Options per solver, orders the NFE leaves room for, no cell twice, in the same words or in others."""
     seen: set[str] = set()
+    rows: dict[tuple[Any, ...], str] = {}
     for made in cells(config):
         if made.name in seen:
             raise Error(f"the config asks twice for cell {made.name!r}; remove one of its solvers, schedules or starts")
@@ -97,6 +99,15 @@ def _require_cells(config: Config) -> None:
             require_curve(config, made, _order(made), _evaluations(made))
         elif made.learned and made.file is None:
             require_held(made)
+        if (other := rows.setdefault(_row(made), made.name)) != made.name:
+            raise Error(f"learned.methods: {made.name} and {other} are the same, in other words; remove one entry")
+
+
+def _row(cell: Cell) -> tuple[Any, ...]:
+    """What tells a cell from the others of its table, as its metrics file says it."""
+    family = family_of(cell.method, cell.family) if cell.method in METHODS else cell.family
+    order, settings = cell.order or cell.options.get("order"), json.dumps(cell.settings, sort_keys=True)
+    return cell.method, cell.start, cell.schedule, cell.nfe, cell.seed, family, order, cell.radius, settings
 
 
 def _require_options(made: Cell) -> None:

@@ -128,6 +128,15 @@ def test_tables_that_a_config_is_sure_of_are_made(name: str, tmp_path: Path) -> 
     assert sure <= made and ("ablations" in sure) == ("ablations" in made) and {"gains", "claims"} <= sure
 
 
+def test_a_radius_of_all_fits_is_no_variation_of_any() -> None:
+    loaded = config.load(ROOT / "config" / "digits-full.yaml")
+    asked_for = []
+    for radius in (0.0, 0.1):
+        loaded["learned"] |= {"radius": radius, "methods": ["s4s", {"name": "s4s", "family": "pc"}], "seeds": [0, 1, 2]}
+        asked_for.append((artefacts.tables(loaded), artefacts.figures(loaded)))
+    assert asked_for[0] == asked_for[1] and "ablations" in asked_for[0][0] and "course" in asked_for[0][1]
+
+
 def test_weights_are_read_by_step_and_components_keep_distances() -> None:
     table = course.table_of(list(range(9)), 4)
     assert table.tolist() == [[0, 0, 0], [1, 2, 0], [3, 4, 5], [6, 7, 8]]

@@ -67,6 +67,8 @@ NO_EFFECT: list[tuple[str, dict[str, Any], str]] = [
     ("digits", {"learned.convert": "grid", "learned.methods": ["s4s"]}, "learned.convert: it has no effect, since no"),
     ("digits", {"learned.convert": "grid", "learned.methods": []}, "learned.convert: it has no effect, since no"),
     ("digits", {"learned.methods": [{"name": "s4s", "race": False}]}, "methods s4s.race: it begins at its start alone"),
+    ("digits", {"learned.methods": ["s4s", {"name": "s4s", "family": "lms", "order": 3}]},
+     "s4s-lms3_ipndm3_edm_nfe4_seed0 and s4s_ipndm3_edm_nfe4_seed0 are the same, in other words; remove one entry"),
     # options of solvers
     ("digits", {"classical.solvers": [{"name": "dpmpp", "order": 3, "variant": "taylor"}]}, "taylor exists at order 2"),
     ("digits", {"teacher.solver": {"name": "dpmpp", "variant": "taylor"}}, "taylor exists at order 2 only, not at ord"),
