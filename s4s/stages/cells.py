@@ -24,6 +24,7 @@ PROTOCOLS: dict[str, tuple[str, tuple[str, ...]]] = {  # rounding rule and data 
 
 OF_SAMPLES = ("fid", "teacher")  # metrics that need no image of the reference
 OWN = Path("methods")  # where files of methods of one's own are, beside the folder ``results``
+BUILT_IN = ("teacher", "classical", TOGETHER, *METHODS)  # names that no file of one's own may have
 SETTINGS = {"train": "train", "teacher_nfe": "teacher", "distance": "", "moments": "moments", "rounds": "rounds",
             "decoupled": "", "race": ""}  # fmt: skip
 """What an entry of ``learned.methods`` may have of its own, and how the names of its cells begin to say it."""
@@ -86,8 +87,7 @@ class Cell:
     @property
     def file(self) -> Path | None:
         """The file of a method of one's own; None of those that are built in."""
-        built_in = self.method in ("teacher", "classical", TOGETHER, *METHODS)
-        return None if built_in else OWN / f"{self.method}.py"
+        return None if self.method in BUILT_IN else OWN / f"{self.method}.py"
 
     @property
     def start(self) -> str:
@@ -145,8 +145,10 @@ def require_files(config: Mapping[str, Any]) -> None:
     """Raise for a method that is neither built in nor a file of one's own."""
     for each in cells(config):
         if each.file is not None and not each.file.exists():
-            unknown = choose("method", each.method, (*METHODS, TOGETHER))
-            raise Error(f"{unknown}; or write {each.file}, see `s4s check-method --help`")
+            write = f"write {each.file}, see `s4s check-method --help`"
+            if not each.learned:
+                raise Error(f"methods: {each.method!r} has no file; {write}")
+            raise Error(f"learned.methods: {choose('method', each.method, (*METHODS, TOGETHER))}; or {write}")
 
 
 def curves(config: Mapping[str, Any]) -> dict[str, list[Cell]]:

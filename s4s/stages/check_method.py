@@ -17,15 +17,14 @@ from torch import Tensor
 from s4s import classical
 from s4s.errors import Error
 from s4s.grid import grid
-from s4s.learn.methods import METHODS, TOGETHER
 from s4s.learn.teacher import TeacherSet, teacher_set
 from s4s.noise import noise
 from s4s.process import EDM
 from s4s.solver import Solver, sample
+from s4s.stages.cells import BUILT_IN
 from s4s.stages.own import Counted, Method, Sampler, load_method, made_solver, samples
 
 SHAPE, NFES, SEED = (1, 4, 4), (4, 8), 0
-RESERVED = ("teacher", "classical", TOGETHER, *METHODS)
 Line = tuple[bool, str]
 
 
@@ -54,7 +53,7 @@ def check(path: Path) -> tuple[list[str], bool]:
 
 def _checks(method: Method) -> Iterator[Line]:
     name, about = method.name, inspect.getdoc(sys.modules[method.function.__module__])
-    good, taken = name.isidentifier() and name == name.lower(), name in RESERVED
+    good, taken = name.isidentifier() and name == name.lower(), name in BUILT_IN
     yield good, f"its name is {name}" if good else f"a name of small letters, digits and _: {name} is none"
     yield not taken, f"{name} is the name of a built-in method; rename the file" if taken else "its name is its own"
     yield bool(about), (about or "a docstring of the file, with its source").split("\n")[0]

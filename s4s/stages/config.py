@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from s4s.errors import Error, extra
+from s4s.stages import refused
 from s4s.stages.cells import require_files
 from s4s.stages.possible import require_possible
 
@@ -54,9 +55,9 @@ def check(config: Any) -> dict[str, Any]:
                 raise Error(f"{where}: {value} is no number to work with; give a finite one")
     except RecursionError as error:
         raise Error("the config: nested without end") from error
-    errors = sorted(Draft202012Validator(schema).iter_errors(filled), key=lambda e: (len(e.path), str(list(e.path))))
+    errors = sorted(Draft202012Validator(schema).iter_errors(filled), key=refused.order)
     if errors:
-        raise Error(_line(errors[0]))
+        raise Error(refused.line(errors[0], filled, schema))
     require_possible(filled)
     return filled
 
@@ -131,20 +132,3 @@ def _resolved(schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
     if schema is True:
         return {}
     return root["$defs"][schema["$ref"].rsplit("/", 1)[1]] if "$ref" in schema else schema
-
-
-def _line(error: Any) -> str:
-    """One line for a schema violation: the key, the value, the choices."""
-    where = ".".join(str(part) for part in error.absolute_path) or "the config"
-    if error.validator == "additionalProperties":
-        known = ", ".join(sorted(error.schema["properties"]))
-        unknown = sorted(set(error.instance) - set(error.schema["properties"]), key=str)
-        return f"{where}: unknown key {unknown[0]!r}; choose one of: {known}"
-    if error.validator == "enum":
-        return (
-            f"{where}: {error.instance!r} is not possible; choose one of: {', '.join(map(str, error.validator_value))}"
-        )
-    if error.validator == "required":
-        return f"{where}: {error.message}"
-    hint = error.schema.get("description", "")
-    return f"{where}: {error.message}" + (f" ({hint})" if hint else "")

@@ -6,13 +6,16 @@ Nothing here imports torch: Snakemake reads this on every start.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from s4s.errors import Error
+from s4s.errors import Error, choose
 from s4s.learn.methods import APART, METHODS, TOGETHER, family_of, moves_grid
 from s4s.stages.any_nfe import require_curve, require_of_curves
-from s4s.stages.cells import OF_SAMPLES, PROTOCOLS, SETTINGS, Cell, cells, guided, uint8_rule
+from s4s.stages.cells import BUILT_IN, OF_SAMPLES, PROTOCOLS, SETTINGS, Cell, cells, guided, uint8_rule
+from s4s.stages.options import OPTIONS as OPTIONS
+from s4s.stages.options import evaluations_of, named_solvers, order_of, require_held, require_options
 
 Config = Mapping[str, Any]
 OF_STATISTICS = ("edm", "adm", "ld3-latent")  # protocols whose known references are files of mu and sigma
@@ -21,26 +24,9 @@ OF_FLOATS = "inception-v3-pytorch-fid"  # the extractor that takes floats; all o
 UNCONDITIONAL = ("lsun_bedroom",)  # kinds of latent diffusion without classes
 OF_TABLES, STEPS = ("ldm", "stable-diffusion"), 1000  # models with a table of so many training steps
 LEAST = {"fid": 2, "kid": 2, "precision-recall": 4, "classes": 20, "teacher": 2}  # samples that a metric needs
+FITTED = (*METHODS, TOGETHER)  # methods that are built in
+OF_FILE = re.compile(r"[a-z][a-z0-9_]*")  # names of methods of one's own
 GITS_SEED, GITS_STEPS = 0, 60  # of the noises that GITS searches its grid on; steps of the path it chooses from
-OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {  # what each solver takes; a test holds it to the registry
-    "ddim": {},
-    "deis": {"order": (1, 2, 3, 4), "variant": ("rhoab", "tab")},
-    "dpmpp": {
-        "order": (1, 2, 3),
-        "variant": ("midpoint", "taylor"),
-        "prediction": ("x0", "eps"),
-        "lower_order_final": (True, False),
-        "singlestep": (True, False),
-    },
-    "heun": {},
-    "ipndm": {"order": (1, 2, 3, 4)},
-    "unipc": {
-        "order": (1, 2, 3),
-        "variant": ("bh1", "bh2"),
-        "prediction": ("x0", "eps"),
-        "lower_order_final": (True, False),
-    },
-}
 
 
 def require_possible(config: Config) -> None:
@@ -49,6 +35,9 @@ def require_possible(config: Config) -> None:
         low, high = (config["process"].get(f"{name}_{end}") for end in ("min", "max"))
         if low is not None and high is not None and low >= high:
             raise Error(f"process.{name}_min: {low:g} must be below {name}_max, which is {high:g}")
+    for where, entry in named_solvers(config):
+        require_options(where, entry)
+    _require_names(config)
     _require_times(config)
     _require_published(config["model"])
     _require_classes(config["model"])
@@ -58,6 +47,21 @@ def require_possible(config: Config) -> None:
     _require_settings(config)
     _require_cells(config)
     _require_apart(config)
+
+
+def _require_names(config: Config) -> None:
+    """Methods are those of the registry, or of files whose names do for a file."""
+    of_file = "NAME of a file methods/NAME.py, of small letters, digits and _"
+    for i, entry in enumerate(config["learned"]["methods"]):
+        name = entry if isinstance(entry, str) else entry["name"]
+        if name not in FITTED and (name in BUILT_IN or not OF_FILE.fullmatch(name)):
+            raise Error(f"learned.methods.{i}: {choose('method', name, FITTED)}; or {of_file}")
+    for i, name in enumerate(config.get("methods", [])):
+        if name in BUILT_IN:
+            instead = "name it in learned.methods" if name in FITTED else "rename the file"
+            raise Error(f"methods.{i}: {name!r} is built in, and here are files of your own; {instead}")
+        if not OF_FILE.fullmatch(name):
+            raise Error(f"methods.{i}: {name!r} is not possible; give {of_file}")
 
 
 def _require_times(config: Config) -> None:
@@ -83,20 +87,19 @@ def _require_cells(config: Config) -> None:
         if not made.solver:
             continue
         nfe = f"{'teacher.' * (made.method == 'teacher')}nfe: {made.nfe}"
-        _require_options(made)
         if made.options.get("order", 1) > made.nfe:
             raise Error(f"{nfe} is too few for {made.start}: an order above the number of steps has no history")
         if made.solver == "heun" and made.nfe % 2:
             raise Error(f"{nfe} is odd, and heun spends two evaluations a step; choose an even one or drop heun")
-        if made.nfe % _evaluations(made):
-            raise Error(f"{nfe} is no multiple of {_evaluations(made)}, the evaluations of a step of {made.start}")
+        if made.nfe % evaluations_of(made):
+            raise Error(f"{nfe} is no multiple of {evaluations_of(made)}, the evaluations of a step of {made.start}")
         if made.schedule == "ays" and config["model"]["type"] != "stable-diffusion":
             raise Error("schedule ays: its table is of Stable Diffusion 1.x, so it needs model.type stable-diffusion")
-        if made.schedule == "gits" and made.nfe // _evaluations(made) > GITS_STEPS:
+        if made.schedule == "gits" and made.nfe // evaluations_of(made) > GITS_STEPS:
             raise Error(f"schedule gits: it chooses from {GITS_STEPS} steps, too few for {made.nfe} evaluations of "
                         f"{made.start}; take another schedule")  # fmt: skip
         if made.fitted:
-            require_curve(config, made, _order(made), _evaluations(made))
+            require_curve(config, made, order_of(made), evaluations_of(made))
         elif made.learned and made.file is None:
             require_held(made)
         if (other := rows.setdefault(_row(made), made.name)) != made.name:
@@ -108,52 +111,6 @@ def _row(cell: Cell) -> tuple[Any, ...]:
     family = family_of(cell.method, cell.family) if cell.method in METHODS else cell.family
     order, settings = cell.order or cell.options.get("order"), json.dumps(cell.settings, sort_keys=True)
     return cell.method, cell.start, cell.schedule, cell.nfe, cell.seed, family, order, cell.radius, settings
-
-
-def _require_options(made: Cell) -> None:
-    """A solver's options are known, possible, and of use to each other."""
-    known, options = OPTIONS[made.solver], made.options
-    for key, value in options.items():
-        if key not in known:
-            raise Error(f"{made.solver}: unknown option {key!r}; choose one of: {', '.join(known) or 'none'}")
-        if value not in known[key]:
-            raise Error(
-                f"{made.solver}.{key}: {value!r} is not possible; choose one of: {', '.join(map(str, known[key]))}"
-            )
-    if options.get("variant") == "taylor" and _order(made) != 2:
-        raise Error(f"dpmpp.variant: taylor exists at order 2 only, not at order {_order(made)}")
-    if options.get("singlestep") and "lower_order_final" in options:
-        raise Error("dpmpp.lower_order_final: it means nothing with singlestep: true; leave it out")
-
-
-def require_held(cell: Cell) -> None:
-    """The family of a learned cell can start at its solver; a test holds these rules to the families themselves."""
-    where = f"learned.methods {cell.kind} from {cell.start}"
-    family, unipc = family_of(cell.method, cell.family), cell.solver == "unipc"
-    order, inside = _order(cell), _evaluations(cell)
-    least = {"lms": order + unipc, "pc": max(order - 1 + unipc, 1), "ss": 1}.get("lms" if family in APART else family)
-    if cell.order is not None and least is None:
-        raise Error(f"{where}: family {family} has no order")
-    if cell.order is not None and not min(least or 1, cell.nfe) <= cell.order <= cell.nfe:
-        raise Error(f"{where}: order {cell.order} is not possible at nfe {cell.nfe}; choose {least} to {cell.nfe}")
-    if family != "ss" and (cell.solver == "heun" or (inside > 1 and family in ("classical", "guided"))):
-        raise Error(f"{where}: it has several evaluations a step; choose family ss")
-    keeps_to_itself = cell.order in (None, inside) if inside > 1 else order == 1 and not unipc
-    if family == "ss" and not keeps_to_itself and (cell.order != cell.nfe or cell.solver == "heun"):
-        raise Error(f"{where}: a step of ss uses no output of earlier steps; start from ddim with any order, or from "
-                    "heun or dpmpp with singlestep: true with their own")  # fmt: skip
-
-
-def _order(cell: Cell) -> int:
-    """Order of a cell's solver; outputs that a multistep one uses."""
-    default = {"dpmpp": 3, "deis": 3, "ipndm": 3, "unipc": 3, "heun": 2}.get(cell.solver, 1)
-    order: int = cell.options.get("order", default)
-    return order
-
-
-def _evaluations(cell: Cell) -> int:
-    """Evaluations a step."""
-    return _order(cell) if cell.solver == "heun" or cell.options.get("singlestep") else 1
 
 
 def _require_published(model: Mapping[str, Any]) -> None:

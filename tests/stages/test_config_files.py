@@ -141,7 +141,7 @@ def test_what_is_no_number_is_refused(path: list[Any], value: Any) -> None:
 
 @pytest.mark.parametrize("value", ["4.5", "four", "", "0x10", True, [4], {"a": 4}, None])
 def test_what_says_something_else_is_left_to_the_schema(value: Any) -> None:
-    with pytest.raises(Error, match=r"sample\.n: .* is not of type 'integer'|sample\.n: 4.5"):
+    with pytest.raises(Error, match=r"sample\.n: .*; it takes a whole number|sample\.n: 4.5"):
         check(changed(["sample", "n"], value))
 
 

@@ -258,7 +258,10 @@ def test_a_list_is_no_benchmark() -> None:
         ("{benchmark: A, parts: [{config: x.yaml}]}", "benchmark: 'A' is no name of a results folder"),
         ("{benchmark: a, parts: [{config: x.yaml}]}", "x.yaml: cannot read the config"),
         ("{benchmark: a, parts: [{config: one.yaml}, {config: one.yaml}]}", "two benchmarks of the name 'small'"),
-        ("{benchmark: a, parts: [{config: one.yaml, change: {nfe: 0}}]}", "one.yaml: nfe: 0 is not of type 'array'"),
+        (
+            "{benchmark: a, parts: [{config: one.yaml, change: {nfe: 0}}]}",
+            "one.yaml: nfe: 0 is not possible; it takes",
+        ),
     ],
 )
 def test_bad_lists_are_one_line(tmp_path: Path, text: str, message: str) -> None:

@@ -73,7 +73,7 @@ NO_EFFECT: list[tuple[str, dict[str, Any], str]] = [
     ("digits", {"classical.solvers": [{"name": "dpmpp", "order": 3, "variant": "taylor"}]}, "taylor exists at order 2"),
     ("digits", {"teacher.solver": {"name": "dpmpp", "variant": "taylor"}}, "taylor exists at order 2 only, not at ord"),
     ("digits", {"classical.solvers": [{"name": "dpmpp", "order": 2, "singlestep": True, "lower_order_final": True}]},
-     "dpmpp.lower_order_final: it means nothing with singlestep"),
+     "classical.solvers.0.lower_order_final: it means nothing with singlestep"),
     ("cifar10", {"teacher.nfe": 61, "teacher.schedule": "gits"}, "schedule gits: it chooses from 60 steps, too few fo"),
     # references and metrics
     ("digits", {"score": DIGITS | {"metrics": ["fid", "precision-recall"]}, "sample.n": 3},

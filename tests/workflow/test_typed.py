@@ -58,10 +58,10 @@ def test_values_change_those_of_a_configfile(rerun: Path, tmp_path: Path, comman
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("sample={n: many}", "sample.n: 'many' is not of type 'integer'"),
+        ("sample={n: many}", "sample.n: 'many' is not possible; it takes a whole number"),
         ("sample={m: 3}", "sample: unknown key 'm'; choose one of: keep_images, n"),
         ("sample={seed: 100}", "sample.seed: 100 is teacher.seed too"),
-        ("nfe=[4, 4.0]", "non-unique elements"),
+        ("nfe=[4, 4.0]", "4 stands twice"),
         ("process={sigma_max: nan}", "process.sigma_max: nan is no number"),
     ],
 )
