@@ -5,8 +5,6 @@ The network is that of a cloud of points, whose denoiser is closed form, so the 
 
 from __future__ import annotations
 
-import inspect
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -52,7 +50,7 @@ def check(path: Path) -> tuple[list[str], bool]:
 
 
 def _checks(method: Method) -> Iterator[Line]:
-    name, about = method.name, inspect.getdoc(sys.modules[method.function.__module__])
+    name, about = method.name, method.about
     good, taken = name.isidentifier() and name == name.lower(), name in BUILT_IN
     yield good, f"its name is {name}" if good else f"a name of small letters, digits and _: {name} is none"
     yield not taken, f"{name} is the name of a built-in method; rename the file" if taken else "its name is its own"

@@ -6,7 +6,9 @@ import importlib.util
 import inspect
 import json
 import sys
+import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,11 @@ class Method:
     @property
     def name(self) -> str:
         return self.path.stem
+
+    @property
+    def about(self) -> str:
+        """What the file says of itself; empty where it has no docstring."""
+        return inspect.getdoc(sys.modules[_module(self.path)]) or ""
 
 
 @dataclass(frozen=True)
@@ -98,19 +105,22 @@ def load_method(path: Path) -> Method:
     """
     if not path.is_file():
         raise Error(f"{path}: no such file; a method of your own is a file with one function: {', '.join(TAKES)}")
-    spec = importlib.util.spec_from_file_location(f"s4s_method_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(_module(path), path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses of the file look there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever the file raises
-        raise Error(f"{path}: cannot be imported: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever the file raises
+        raise _failed(path, "cannot be imported", error) from error
     found = [kind for kind in TAKES if callable(getattr(module, kind, None))]
     if len(found) != 1:
         raise Error(f"{path}: holds {' and '.join(found) or 'none'} of the functions {', '.join(TAKES)}; write one")
     function = getattr(module, found[0])
-    takes = tuple(inspect.signature(function).parameters)
+    try:
+        takes = tuple(inspect.signature(function).parameters)
+    except ValueError:  # of some that are written in C
+        takes = ("...",)
     if takes != TAKES[found[0]]:
         raise Error(f"{path}: {found[0]}({', '.join(takes)}) must be {found[0]}({', '.join(TAKES[found[0]])})")
     return Method(path, found[0], function)
@@ -150,8 +160,30 @@ def samples(sampler: Sampler, denoise: Denoise, x_T: Tensor, process: Any) -> Te
 def _called(method: Method, given: Mapping[str, Any]) -> Any:
     try:
         return method.function(**given)
-    except Exception as error:  # whatever the file raises
-        raise Error(f"{method.path}: {method.kind}: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever the file raises
+        raise _failed(method.path, method.kind, error) from error
+
+
+def _module(path: Path) -> str:
+    """What a method's file is called among the modules."""
+    return f"s4s_method_{path.stem}"
+
+
+def _failed(path: Path, what: str, error: BaseException) -> Error:
+    """One line for what a file raises: its last line that was run, or that is no Python, and the message."""
+    last = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if _same(frame.filename, path)]
+    said = ""
+    with suppress(Exception):  # an error's own text may fail
+        said = str(error)
+    if isinstance(error, SyntaxError):
+        last, said = [error.lineno] if _same(error.filename, path) else last, error.msg
+    line = f":{last[-1]}" if last and last[-1] else ""
+    kind = "" if isinstance(error, Error) else type(error).__name__
+    return Error(f"{path}{line}: {what}: {': '.join(filter(None, [kind, ' '.join(said.split())]))}")
+
+
+def _same(file: str | None, path: Path) -> bool:
+    return file is not None and Path(file).resolve() == path.resolve()
 
 
 def generate(
@@ -170,9 +202,8 @@ def generate(
 
 def pointer(method: Method, nfe: int) -> dict[str, Any]:
     """What stands in a solver file's place for a method that is a function."""
-    about = inspect.getdoc(sys.modules[method.function.__module__]) or ""
     return {"schema": SCHEMA, "version": 1, "name": method.name, "nfe": nfe, "file": str(method.path),
-            "sha256": sha256(method.path), "about": about.split("\n\n")[0]}  # fmt: skip
+            "sha256": sha256(method.path), "about": method.about.split("\n\n")[0]}  # fmt: skip
 
 
 def load_solver_or_sampler(path: Path) -> Solver | Sampler:

@@ -103,7 +103,18 @@ def test_calls_under_conditions_are_counted(here: Path) -> None:
 @pytest.mark.parametrize(("text", "said"), [
     ("", "holds none of the functions sample, solver, fit; write one"),
     ("def sample(x): ...", "sample(x) must be sample(x_T, denoise, process, nfe)"),
-    ("import nothing_of_that_name", "cannot be imported: ModuleNotFoundError"),
+    ("import nothing_of_that_name", "methods/bad.py:1: cannot be imported: ModuleNotFoundError: No module"),
+    ("X = 1\nY = X / 0", "methods/bad.py:2: cannot be imported: ZeroDivisionError: division by zero"),
+    ("def sample(x)\n", "methods/bad.py:1: cannot be imported: SyntaxError: expected ':'"),
+    ("import sys\n\nsys.exit(3)", "methods/bad.py:3: cannot be imported: SystemExit: 3"),
+    ("sample = int", "methods/bad.py: sample(...) must be sample(x_T, denoise, process, nfe)"),
+    ("def sample(x_T, denoise, process, nfe):\n    return f(x_T)\n\ndef f(x):\n    return x[99:][0]",
+     "methods/bad.py:5: sample: IndexError: index 0 is out of bounds"),
+    ("import s4s\ndef solver(process, nfe):\n    return s4s.solver('ipndm3', s4s.grid('edm', process, nfe))",
+     "methods/bad.py:3: solver: unknown solver 'ipndm3'; choose one of: ddim"),
+    ("def fit(start, denoise, teacher, seed):\n    raise ValueError('two\\nlines')",
+     "methods/bad.py:2: fit: ValueError: two lines"),
+    ("def fit(start, denoise, teacher, seed):\n    assert seed", "methods/bad.py:2: fit: AssertionError"),
     (EULER.replace("nfe).to", "nfe + 1).to"), "it calls the network more than nfe = 4 times"),
     (EULER.replace("return x", "return x[:1]"), "sample returned [1, 1, 4, 4]; it must return samples shaped as x_T"),
     (EULER.replace("return x", "return x / 0"), "its samples with 4 evaluations are not finite"),
@@ -115,7 +126,7 @@ def test_calls_under_conditions_are_counted(here: Path) -> None:
 def test_what_is_missing_is_said(here: Path, text: str, said: str) -> None:
     Path("methods/bad.py").write_text(text)
     done = CliRunner().invoke(cli, ["check-method", "methods/bad.py"])
-    assert done.exit_code == 1 and said in " ".join(done.output.split()), done.output
+    assert done.exit_code == 1 and said in done.output, done.output
 
 
 def test_the_name_of_a_built_in_method_is_taken(here: Path) -> None:
