@@ -12,9 +12,9 @@ from typing import Any
 from s4s.curve import SCHEMA as CURVE_SCHEMA
 from s4s.curve import Curve, curve_from_dict
 from s4s.errors import Error
-from s4s.files import at_home, write_text
+from s4s.files import at_home, read_json, write_text
 from s4s.solver import SCHEMA as SOLVER_SCHEMA
-from s4s.solver import Solver, read_json, solver_from_dict
+from s4s.solver import Solver, solver_from_dict
 from s4s.values import dumps
 
 SCHEMA = "s4s-bundle"

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from s4s import classical, spacing
 from s4s.errors import Error
-from s4s.files import at_home, write_text
-from s4s.noise import Start
-from s4s.solver import Solver, noise_from_dict, read_json
+from s4s.files import at_home, read_json, write_text
+from s4s.noise import Start, noise_from_dict
+from s4s.solver import Solver
 from s4s.steps import history, increments, lags, lower, shortest, walk
 from s4s.textbook import Arrays
 from s4s.values import check_levels, doubles, plain

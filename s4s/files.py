@@ -67,6 +67,20 @@ def decoded(data: bytes) -> str:
                     f"{error.start}; save it as UTF-8") from error  # fmt: skip
 
 
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """What a solver file holds, unchecked."""
+    try:
+        return json.loads(read_text(at_home(path)))
+    except IsADirectoryError as error:
+        raise Error(f"{path}: a folder; name the solver's file in it, such as solvers.json") from error
+    except OSError as error:
+        raise Error(f"{path}: cannot read the solver file: {error.strerror}") from error
+    except Error as error:
+        raise Error(f"{path}: not a solver file ({str(error).removeprefix(f'{path}: ')})") from error
+    except ValueError as error:
+        raise Error(f"{path}: not a solver file, or a truncated one ({error}); fit or export it again") from error
+
+
 def require_place(folder: Path) -> None:
     """Raise unless a folder can be there: none of its parts is a link to nowhere."""
     for part in (folder, *folder.parents):

@@ -72,3 +72,10 @@ class Start:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
         return {key: torch.as_tensor(getattr(self, key)).tolist() for key in ("mean", "scale")}
+
+
+def noise_from_dict(data: Any) -> Start:
+    """Inverse of ``Start.to_dict``."""
+    if not isinstance(data, dict) or {*data} != {"mean", "scale"}:
+        raise Error("'noise' must be an object with 'mean' and 'scale'")
+    return Start(**data)

@@ -11,7 +11,6 @@ Textbook solvers (``s4s.classical``) and learned ones (``s4s.learn.family``) dif
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from copy import copy
@@ -23,16 +22,14 @@ from torch import Tensor
 
 from s4s.ending import finished, prolonged
 from s4s.errors import Error
-from s4s.files import at_home, read_text, write_text
-from s4s.noise import Start
+from s4s.files import at_home, read_json, write_text
+from s4s.noise import Start, noise_from_dict
 from s4s.values import check_levels, doubles, dtype_in_words, dumps, require_floats, require_known
 
 SCHEMA = "s4s-solver"
 SCHEMA_VERSION = 1
 WITH_NOISE = 2  # the schema of files that state a starting noise: a reader of 1 must not start them from another
-WITH_NULL = (
-    3  # and of those that weigh outputs with and without the condition apart, which readers of 1 and 2 would mix
-)
+WITH_NULL = 3  # and of those that weigh outputs with and without the condition apart, which 1 and 2 would mix
 ARRAYS = ("sigma", "sigma_eval", "start", "weight")
 
 Arrays = tuple[Tensor, ...]
@@ -156,20 +153,6 @@ def load_solver(path: str | os.PathLike[str]) -> Solver:
         raise Error(f"{path}: {error}") from error
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """What a solver file holds, unchecked."""
-    try:
-        return json.loads(read_text(at_home(path)))
-    except IsADirectoryError as error:
-        raise Error(f"{path}: a folder; name the solver's file in it, such as solvers.json") from error
-    except OSError as error:
-        raise Error(f"{path}: cannot read the solver file: {error.strerror}") from error
-    except Error as error:
-        raise Error(f"{path}: not a solver file ({str(error).removeprefix(f'{path}: ')})") from error
-    except ValueError as error:
-        raise Error(f"{path}: not a solver file, or a truncated one ({error}); fit or export it again") from error
-
-
 def solver_from_dict(data: Any) -> Solver:
     """Inverse of ``Solver.to_dict``."""
     if isinstance(data, dict) and data.get("schema") == "s4s-bundle":
@@ -278,13 +261,6 @@ def node(start: Tensor, weight: Tensor, x_T: Tensor, outputs: list[Tensor]) -> T
     for j, D in enumerate(outputs):
         x = x + weight[j] * D
     return x
-
-
-def noise_from_dict(data: Any) -> Start:
-    """Inverse of ``Start.to_dict``."""
-    if not isinstance(data, dict) or {*data} != {"mean", "scale"}:
-        raise Error("'noise' must be an object with 'mean' and 'scale'")
-    return Start(**data)
 
 
 def _check(solver: Solver) -> None:
