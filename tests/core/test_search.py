@@ -15,7 +15,8 @@ from problems import Mixture
 from torch import Tensor
 
 import s4s
-from s4s.search import AYS, _dmn, dmn_objective, gits_cost, gits_path
+from s4s.dmn import _dmn, dmn_objective
+from s4s.search import AYS, gits_cost, gits_path
 
 HERE = Path(__file__).parents[1] / "golden"
 GOLDEN = np.load(HERE / "search.npz")
