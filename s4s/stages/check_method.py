@@ -19,7 +19,7 @@ from s4s.learn.teacher import TeacherSet, teacher_set
 from s4s.noise import noise
 from s4s.process import EDM
 from s4s.solver import Solver, sample
-from s4s.stages.cells import BUILT_IN
+from s4s.stages.cell import BUILT_IN
 from s4s.stages.own import Counted, Method, Sampler, load_method, made_solver, samples
 
 SHAPE, NFES, SEED = (1, 4, 4), (4, 8), 0

@@ -7,7 +7,7 @@ from typing import Any
 
 from s4s.errors import Error
 from s4s.learn.methods import APART, family_of
-from s4s.stages.cells import Cell
+from s4s.stages.cell import Cell
 
 OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {  # what each solver takes; a test holds it to the registry
     "ddim": {},

@@ -13,7 +13,8 @@ from typing import Any
 from s4s.errors import Error, choose
 from s4s.learn.methods import APART, METHODS, TOGETHER, family_of, moves_grid
 from s4s.stages.any_nfe import require_curve, require_of_curves
-from s4s.stages.cells import BUILT_IN, OF_SAMPLES, PROTOCOLS, SETTINGS, Cell, cells, guided, uint8_rule
+from s4s.stages.cell import BUILT_IN, SETTINGS, Cell
+from s4s.stages.cells import OF_SAMPLES, PROTOCOLS, cells, guided, uint8_rule
 from s4s.stages.options import OPTIONS as OPTIONS
 from s4s.stages.options import evaluations_of, named_solvers, order_of, require_held, require_options
 
