@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from convergence import Row, rows, slopes
+from convergence import HEAD, Row, rows, slopes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import TwoPoints
@@ -18,6 +19,11 @@ import s4s
 from s4s import classical, textbook
 
 ROWS = rows()
+PAGE = (Path(__file__).parents[2] / "docs" / "convergence.md").read_text(encoding="utf-8")
+TABLE = [[part.strip(" *") for part in line.split("|")[1:-1]] for line in PAGE.splitlines() if line.startswith("| ")][
+    1:
+]
+SAID = {label: [float(number) for number in numbers] for label, *numbers in TABLE}  # theory, Gaussian, points; twice
 every_solver = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.label)
 GRID = s4s.grid("edm", s4s.EDM(), nfe=6)
 ZERO = s4s.grid("edm", s4s.EDM(), nfe=6, end_at_zero=True)
@@ -33,9 +39,17 @@ def grids(draw: st.DrawFn) -> Tensor:
 @pytest.mark.parametrize("kind", ["equal", "graded"])
 @every_solver
 def test_order(row: Row, kind: str) -> None:
+    """As theory says it, where it is at its limit, and as the page says that it was measured."""
+    measured, theory = slopes(row, kind), float(getattr(row, kind))
     if row.late != kind:
-        theory = torch.full((2,), float(getattr(row, kind)), dtype=torch.float64)
-        torch.testing.assert_close(slopes(row, kind), theory, rtol=0, atol=0.1)
+        torch.testing.assert_close(measured, torch.full_like(measured, theory), rtol=0, atol=0.1)
+    said = SAID[row.label][:3] if kind == "equal" else SAID[row.label][3:]
+    assert said == pytest.approx([theory, *measured.tolist()], abs=0.006), "docs/convergence.md is not of today"
+
+
+def test_the_page_of_orders_has_every_solver_and_says_what_its_program_says() -> None:
+    assert [*SAID] == [row.label for row in ROWS]
+    assert PAGE.startswith(HEAD), "run `python tests/shared/convergence.py > docs/convergence.md`"
 
 
 def test_every_option_has_its_order_measured() -> None:
