@@ -119,6 +119,8 @@ class _Package(ModuleType):
         if name not in _HOME:
             raise AttributeError(f"module 's4s' has no attribute {name!r}")
         value = getattr(importlib.import_module(f"s4s.{_HOME[name]}"), name)
+        if hasattr(sys.modules.get(f"s4s.{name}"), "__path__"):
+            value.__name__ = f"s4s.{name}"  # where `import s4s.learn.fit as module` looks for what the function hides
         self.__dict__[name] = value
         return value
 
