@@ -20,9 +20,7 @@ from s4s import classical, textbook
 
 ROWS = rows()
 PAGE = (Path(__file__).parents[2] / "docs" / "convergence.md").read_text(encoding="utf-8")
-TABLE = [[part.strip(" *") for part in line.split("|")[1:-1]] for line in PAGE.splitlines() if line.startswith("| ")][
-    1:
-]
+TABLE = [[cell.strip(" *") for cell in line.split("|")[1:-1]] for line in PAGE.splitlines() if line[:2] == "| "][1:]
 SAID = {label: [float(number) for number in numbers] for label, *numbers in TABLE}  # theory, Gaussian, points; twice
 every_solver = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.label)
 GRID = s4s.grid("edm", s4s.EDM(), nfe=6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,12 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sizes, "LEAST", 0.0)
     monkeypatch.setattr(sizes, "fit_cost", lambda nfe, *sizes: Cost(2400 * nfe, 1440 * nfe))
     warnings.simplefilter("ignore")
+
+
+def test_the_function_hides_no_module_of_its_package() -> None:
+    import s4s.learn.effort as module  # binds by way of the attribute `learn` of `s4s`, which is the function
+
+    assert module is sizes and inspect.isfunction(s4s.learn) and "nfe" in inspect.signature(s4s.learn).parameters
 
 
 def test_learned_solvers_are_nearer_than_textbook_ones_on_samples_of_their_own() -> None:
