@@ -12,12 +12,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from s4s.errors import Error
-from s4s.report.curves import _log
 from s4s.report.data import Record, Score, read_records, scores, to_frame
 from s4s.report.labels import method_label, others, start_label
 from s4s.report.protocol import fid_name, protocol_note
 from s4s.report.render import Cell, Table
-from s4s.report.style import drawing, method_colors, save
+from s4s.report.style import drawing, log_axis, method_colors, save
 from s4s.report.variants import varied
 from s4s.words import SEEDS
 
@@ -123,7 +122,7 @@ def draw_size(metrics_files: Iterable[Path], stem: Path) -> list[Path]:
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.minorticks_off()
         axes.set_xlabel("samples of the teacher to fit on")
-        _log(axes, "y", f"{fid_name(records)} (log scale; lower is better)")
+        log_axis(axes, "y", f"{fid_name(records)} (log scale; lower is better)")
         axes.grid(True)
         axes.legend()
         return save(figure, stem)

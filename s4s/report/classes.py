@@ -26,8 +26,11 @@ def fewer_calls(score: Score) -> str:
 Blocks = tuple[tuple[tuple[Cell, ...], ...], ...]
 
 
-def by_row(found: Sequence[Score], cell: Callable[[Score], Cell]) -> tuple[tuple[str, ...], Blocks]:
-    """Head and blocks of a table with a row of scores, and a column for each NFE, that show ``cell``."""
+def by_row(found: Sequence[Score], cell: Callable[[Score], Cell], alone: int = 3) -> tuple[tuple[str, ...], Blocks]:
+    """Head and blocks of a table with a row of scores, and a column for each NFE, that show ``cell``.
+
+    The first ``alone`` of ``METHODS`` have a block each, the others one together.
+    """
     nfes = sorted({score.nfe for score in found})
     rows: dict[Row, dict[int, Score]] = {}
     for score in found:
@@ -38,7 +41,7 @@ def by_row(found: Sequence[Score], cell: Callable[[Score], Cell]) -> tuple[tuple
         score = next(iter(columns.values()))
         cells = [Cell(name(score)), Cell(solver_label(score.solver)), Cell(schedule_label(score.schedule))]
         cells += [cell(columns[nfe]) if nfe in columns else Cell() for nfe in nfes]
-        groups.setdefault(score.method if score.method in list(METHODS)[:3] else "", []).append(tuple(cells))
+        groups.setdefault(score.method if score.method in list(METHODS)[:alone] else "", []).append(tuple(cells))
     head = ("Method", "Solver or start", "Grid", *(nfe_label(nfe, found) for nfe in nfes))
     return head, tuple(map(tuple, groups.values()))
 

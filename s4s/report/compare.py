@@ -10,7 +10,7 @@ from pathlib import Path
 
 from s4s import records as chain
 from s4s.errors import Error
-from s4s.report.data import Record, read_records
+from s4s.report.data import FIT, Record, read_records
 from s4s.report.protocol import flatten, shared
 
 FAR = 2.0  # standard deviations beyond which chance is no explanation
@@ -112,8 +112,7 @@ def _moved(cell: str, old: tuple[Path, dict[str, Record]], new: tuple[Path, dict
 
 def _over_seeds(runs: Iterable[Sequence[Record]], cell: Record) -> float | None:
     """Standard deviation of the cell's FID over the seeds of its fit, pooled over the runs."""
-    keys = ("method", "solver", "schedule", "family", "order", "radius", "settings", "nfe")
-    rows = [[r["fid"] for r in run if all(r.get(k) == cell.get(k) for k in keys)] for run in runs]
+    rows = [[r["fid"] for r in run if all(r.get(key) == cell.get(key) for key in FIT)] for run in runs]
     rows = [row for row in rows if len(row) > 1]
     if not rows:
         return None

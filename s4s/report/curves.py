@@ -9,7 +9,6 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from s4s.errors import Error
 from s4s.report.data import Score, read_records, scores, to_frame
@@ -17,7 +16,7 @@ from s4s.report.gains import pairs
 from s4s.report.imitation import compared
 from s4s.report.labels import method_label, ordered, others, schedule_label, solver_label, start_label
 from s4s.report.protocol import fid_name
-from s4s.report.style import METHOD_COLOR, dashes, drawing, markers, method_colors, save, tints
+from s4s.report.style import METHOD_COLOR, dashes, drawing, log_axis, markers, method_colors, save, tints
 from s4s.report.variants import unvaried, variant_names
 
 Curve = list[Score]
@@ -49,7 +48,7 @@ def _draw(found: Sequence[Score], stem: Path, against: str, label: str) -> list[
         axes.set_xticks(ticks or sorted({getattr(score, against) for score in found}))
         axes.margins(y=0.08)
         axes.set_xlabel(f"network {'evaluations per sample (NFE)' if against == 'nfe' else 'calls per sample'}")
-        _log(axes, "y", label)
+        log_axis(axes, "y", label)
         axes.grid(axis="y")
         figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.92, 0.9), handlelength=2.6)
         return save(figure, stem)
@@ -87,8 +86,8 @@ def draw_loss(metrics_files: Iterable[Path], stem: Path) -> list[Path]:
         for record in records:
             look: dict[str, Any] = {"color": colors[record["method"]], "marker": marks[str(record["nfe"])]}
             axes.plot(record["val_loss"], record["fid"], linestyle="", ms=5.5, mec="white", mew=0.6, **look)
-        _log(axes, "x", "validation loss (distance to the teacher, log scale)")
-        _log(axes, "y", f"{fid_name(records)} (log scale; lower is better)")
+        log_axis(axes, "x", "validation loss (distance to the teacher, log scale)")
+        log_axis(axes, "y", f"{fid_name(records)} (log scale; lower is better)")
         axes.grid(True)
         handles = [_title("Method"), *(_dot(method_label(m), "o", colors[m]) for m in methods)]
         handles += [_space(), _title("NFE"), *(_dot(nfe, mark, "#777777") for nfe, mark in marks.items())]
@@ -167,16 +166,6 @@ def _curves(found: Sequence[Score], methods: Sequence[str]) -> list[Curve]:
     return list(curves.values())
 
 
-def _log(axes: Axes, which: str, label: str) -> None:
-    axis = axes.yaxis if which == "y" else axes.xaxis
-    axes.set(**{f"{which}scale": "log", f"{which}label": label})
-    low, high = axes.get_ylim() if which == "y" else axes.get_xlim()
-    subs = (1.0, 2.0, 5.0) if high / low < 1000 else (1.0,)
-    axis.set_major_locator(LogLocator(subs=subs))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_locator(NullLocator())
-
-
 def _title(text: str) -> Line2D:
     return Line2D([], [], linestyle="", label=rf"$\bf{{{text.replace(' ', '~')}}}$")
 
@@ -215,7 +204,7 @@ def draw_gains(metrics_files: Iterable[Path], stem: Path) -> list[Path]:
             axes.plot([learned.nfe for learned, _ in curve], ratios, lw=1.4, ms=5, mec="white", mew=0.6, **look)
         axes.set_xticks(sorted({score.nfe for score, _ in made}))
         axes.set_xlabel("network evaluations per sample (NFE)")
-        _log(axes, "y", "FID over its start's (below 1 is a gain)")
+        log_axis(axes, "y", "FID over its start's (below 1 is a gain)")
         axes.grid(axis="y")
         handles = [_title("Learned"), *(_dot(method_label(m), "o", colors[m]) for m in methods)]
         handles += [_space(), _title("Start"), *(_dot(start, mark, "#777777") for start, mark in marks.items())]

@@ -41,6 +41,8 @@ JUDGED = {"within": "fid_within_classes", "accuracy": "class_accuracy",
 """What else than the FID a score may have, and its column."""
 ROW = ["method", "solver", "schedule", "family", "order"]
 """What a row of the FID table is: everything but the NFE and the seed of the fit."""
+FIT = (*ROW, "radius", "settings", "nfe")
+"""What fits that differ in the seed alone share."""
 
 _TEXT = ("cell", "benchmark", "method", "solver", "schedule", "family", "fid_label")
 _WHOLE = ("order", "nfe", "seed", "n_samples", "fit_nfe")

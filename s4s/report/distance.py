@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from s4s.errors import Error
 from s4s.report.choose import Choice
-from s4s.report.curves import _log
 from s4s.report.data import Score, best, read_records, scores, to_frame
 from s4s.report.labels import others, start_label
-from s4s.report.style import MARKERS, drawing, method_colors, save
+from s4s.report.style import MARKERS, drawing, log_axis, method_colors, save
 
 Array = NDArray[np.float64]
 Course = tuple[Array, Array]
@@ -61,7 +60,7 @@ def draw_distance(metrics_files: Iterable[Path], choice: Choice, paths: Path, st
         axes.set_xscale("log")
         axes.invert_xaxis()
         axes.set_xlabel(f"noise level σ of the node (log scale); sampling →, {choice.nfe} NFE")
-        _log(axes, "y", "distance to the teacher (lower is better)")
+        log_axis(axes, "y", "distance to the teacher (lower is better)")
         axes.grid(True)
         figure.legend(loc="upper left", bbox_to_anchor=(0.92, 0.9))
         return save(figure, stem)

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from s4s.files import write_text
 from s4s.report.classes import fewer_calls, nfe_label
-from s4s.report.data import Record, Score, read_records, scores, to_frame, write_csv
+from s4s.report.data import Record, Score, read_records, scores, to_frame
 from s4s.report.labels import method_label, others
 from s4s.report.protocol import feature_space, fid_name
-from s4s.report.render import Cell, Table, markdown, tex
+from s4s.report.render import Cell, Table, write_table
 from s4s.report.table import Winner, winners
 
 Benchmark = tuple[list[Record], list[Score]]
@@ -30,11 +29,7 @@ def write_kinds(benchmarks: Sequence[Sequence[Path]], stem: Path) -> list[Path]:
     """
     read = [read_records(files) for files in benchmarks]
     found = [(records, scores(to_frame(records))) for records in read]
-    table = kinds_table(found)
-    write_csv(kinds_frame(found), stem.with_suffix(".csv"))
-    write_text(stem.with_suffix(".md"), markdown(table))
-    write_text(stem.with_suffix(".tex"), tex(table))
-    return [stem.with_suffix(suffix) for suffix in (".csv", ".md", ".tex")]
+    return write_table(kinds_table(found), kinds_frame(found), stem)
 
 
 def kinds_table(benchmarks: Sequence[Benchmark]) -> Table:

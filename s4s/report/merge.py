@@ -10,11 +10,10 @@ from pathlib import Path
 import pandas as pd
 
 from s4s.errors import Error
-from s4s.files import write_text
 from s4s.report.compare import run_records
-from s4s.report.data import Record, scores, table_order, to_frame, write_csv, write_fid_csv
-from s4s.report.protocol import flatten, protocol_name
-from s4s.report.render import markdown, tex
+from s4s.report.data import Record, scores, table_order, to_frame, write_fid_csv
+from s4s.report.protocol import flatten, network, protocol_name
+from s4s.report.render import write_table
 from s4s.report.table import fid_frame, fid_table
 
 UNLIKE_ALONE = ("seconds", "reference_statistics.file")  # of a protocol: what says nothing of how cells were scored
@@ -23,9 +22,7 @@ UNLIKE_ALONE = ("seconds", "reference_statistics.file")  # of a protocol: what s
 def protocol_key(record: Record) -> str:
     """What two numbers must share to stand in one table: protocol, benchmark and network, in a few letters."""
     said = {key: value for key, value in flatten(record["protocol"]).items() if not key.endswith(UNLIKE_ALONE)}
-    model = record["provenance"].get("model") or {}
-    network = model.get("files_sha256") or model.get("weights_sha256")
-    whole = json.dumps([record["benchmark"], said, network], sort_keys=True)
+    whole = json.dumps([record["benchmark"], said, network(record)], sort_keys=True)
     return hashlib.sha256(whole.encode()).hexdigest()[:8]
 
 
@@ -64,10 +61,7 @@ def _tables(group: Sequence[Record], stem: Path) -> list[Path]:
     from_ = ", ".join(dict.fromkeys(record["run"] for record in group))
     heads = (f"Protocol {protocol_name(once) or 'unnamed'}, merged from {from_}.", *notes)
     table = type(table)(table.title, table.head, table.groups, (*heads, *table.notes), table.names)
-    write_csv(fid_frame(found), stem.with_suffix(".csv"))
-    write_text(stem.with_suffix(".md"), markdown(table))
-    write_text(stem.with_suffix(".tex"), tex(table))
-    return [stem.with_suffix(suffix) for suffix in (".csv", ".md", ".tex")]
+    return write_table(table, fid_frame(found), stem)
 
 
 def _once(group: Sequence[Record]) -> tuple[list[Record], list[str]]:

@@ -78,7 +78,7 @@ def warnings(records: Sequence[Record]) -> list[str]:
     for key in shared(records, "protocol")[1]:
         if key.rsplit(".", 1)[-1] not in ("n_samples", "samples", "seconds", "wall_seconds", "wall_time"):
             found.append(f"Cells were scored under different protocols: '{key}' differs.")
-    networks = {json.dumps(_network(record), sort_keys=True) for record in records}
+    networks = {json.dumps(network(record), sort_keys=True) for record in records}
     if len(networks) > 1:
         found.append(f"Cells were sampled from {len(networks)} different networks.")
     commits = {record["provenance"].get("git_commit") for record in records}
@@ -89,7 +89,7 @@ def warnings(records: Sequence[Record]) -> list[str]:
     return found
 
 
-def _network(record: Record) -> Any:
+def network(record: Record) -> Any:
     """Hashes of the weights a cell was sampled from."""
     model = record["provenance"].get("model") or {}
     return model.get("files_sha256") or model.get("weights_sha256")

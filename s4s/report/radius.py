@@ -13,11 +13,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from s4s.errors import Error
-from s4s.report.curves import _log
 from s4s.report.data import Record, read_records
 from s4s.report.labels import method_label, ordered, start_label
 from s4s.report.protocol import fid_name
-from s4s.report.style import drawing, markers, method_colors, save
+from s4s.report.style import drawing, log_axis, markers, method_colors, save
 
 KINDS = {
     "relaxed_loss": ("relaxed: noises free in the ball", "--"),
@@ -68,8 +67,8 @@ def draw_radius(metrics_files: Iterable[Path], stem: Path) -> list[Path]:
             _draw(column[1], own, marks, ("fid",))
             column[0].set_title(start_label(*start))
             column[1].set_xlabel("radius r, in units of sigma_T")
-        _log(panels[0, 0], "y", "held-out distance to the teacher")
-        _log(panels[1, 0], "y", fid_name(records))
+        log_axis(panels[0, 0], "y", "held-out distance to the teacher")
+        log_axis(panels[1, 0], "y", fid_name(records))
         figure.legend(handles=_legend(methods, marks), loc="upper left", bbox_to_anchor=(0.92, 0.9), handlelength=2.6)
         return save(figure, stem)
 

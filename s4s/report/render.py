@@ -6,6 +6,12 @@ import html
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from s4s.files import write_text
+from s4s.report.data import write_csv
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,15 @@ class Table:
     groups: tuple[tuple[tuple[Cell, ...], ...], ...]
     notes: tuple[str, ...] = ()
     names: int = 1
+
+
+def write_table(table: Table, frame: pd.DataFrame, stem: Path) -> list[Path]:
+    """Write a table as ``stem.md`` and ``stem.tex``, and its numbers in full precision as ``stem.csv``."""
+    paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("csv", "md", "tex")]
+    write_csv(frame, paths[0])
+    write_text(paths[1], markdown(table))
+    write_text(paths[2], tex(table))
+    return paths
 
 
 def markdown(table: Table) -> str:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from s4s.files import replacing
 
@@ -94,3 +96,14 @@ def dashes(names: list[str]) -> dict[str, Any]:
 def markers(names: list[str]) -> dict[str, str]:
     """A marker for each name, by its place in the list."""
     return {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(names)}
+
+
+def log_axis(axes: Axes, which: str, label: str) -> None:
+    """A logarithmic axis, ``x`` or ``y``, with numbers in plain digits at 1, 2 and 5."""
+    axis = axes.yaxis if which == "y" else axes.xaxis
+    axes.set(**{f"{which}scale": "log", f"{which}label": label})
+    low, high = axes.get_ylim() if which == "y" else axes.get_xlim()
+    subs = (1.0, 2.0, 5.0) if high / low < 1000 else (1.0,)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())

@@ -8,20 +8,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from s4s.files import write_text
 from s4s.report.ablations import ablations_frame, ablations_table
 from s4s.report.claims import claims_frame, claims_table
-from s4s.report.classes import classes_frame, classes_table, fewer_calls, nfe_label
-from s4s.report.data import Record, Row, Score, best, read_records, scores, start_of, to_frame, write_csv
+from s4s.report.classes import by_row, classes_frame, classes_table, fewer_calls, nfe_label
+from s4s.report.data import Record, Score, best, read_records, scores, start_of, to_frame
 from s4s.report.gains import gains_frame, gains_table
 from s4s.report.imitation import compared, imitation_frame, imitation_table
-from s4s.report.labels import METHODS, method_label, others, schedule_label, solver_label, start_label
+from s4s.report.labels import METHODS, method_label, others, start_label
 from s4s.report.protocol import protocol_note
 from s4s.report.published import free_step_table, published_frame, published_table
-from s4s.report.render import Cell, Table, markdown, tex
-from s4s.report.variants import unvaried, variant_names, variants
+from s4s.report.render import Cell, Table, write_table
+from s4s.report.variants import unvaried, variants
 
-_OTHERS = "others"
 UNSEEN = "*"  # beside the FID of a curve at a number that it is not fitted on
 
 
@@ -84,35 +82,19 @@ def write_tables(metrics_files: Iterable[Path], directory: Path) -> list[Path]:
         tables.append(("published", published, frame))
         if (free := free_step_table(records[0]["benchmark"])) is not None:
             tables.append(("published-free-step", free, frame[frame["first_step_free"] == "yes"]))
-    written = []
-    for name, table, frame in tables:
-        write_csv(frame, directory / f"{name}.csv")
-        write_text(directory / f"{name}.md", markdown(table))
-        write_text(directory / f"{name}.tex", tex(table))
-        written += [directory / f"{name}.{suffix}" for suffix in ("csv", "md", "tex")]
-    return written
+    return [path for name, table, frame in tables for path in write_table(table, frame, directory / name)]
 
 
 def fid_table(found: Sequence[Score], records: Sequence[Record]) -> Table:
     """FID by row (method, solver, grid) and NFE; best of a column bold, best classical solver underlined."""
-    nfes = sorted({score.nfe for score in found})
-    by_row: dict[Row, dict[int, Score]] = {}
-    for score in found:
-        by_row.setdefault(score.row, {})[score.nfe] = score
-    name = variant_names(found)
-    groups: dict[str, list[tuple[Cell, ...]]] = {}
-    for row, columns in by_row.items():
-        cells = [Cell(name(next(iter(columns.values())))), Cell(solver_label(row[1])), Cell(schedule_label(row[2]))]
-        cells += [_fid_cell(columns[nfe], found) if nfe in columns else Cell() for nfe in nfes]
-        groups.setdefault(row[0] if row[0] in list(METHODS)[:6] else _OTHERS, []).append(tuple(cells))
+    head, blocks = by_row(found, lambda score: _fid_cell(score, found), alone=6)
     notes = [protocol_note(records), "Bold: best of a column, the teacher aside. Underlined: best classical solver."]
     if any(score.std is not None for score in found):
         notes.append("Mean ± sample standard deviation over fits with different seeds (in parentheses, how many).")
     if any(score.unseen for score in found):
         notes.append(f"{UNSEEN}: a number of evaluations that the curve is not fitted on.")
     title = f"FID of {records[0]['benchmark']} by number of network evaluations (NFE)."
-    head = ("Method", "Solver or start", "Grid", *(nfe_label(nfe, found) for nfe in nfes))
-    return Table(title, head, tuple(map(tuple, groups.values())), tuple(notes), names=3)
+    return Table(title, head, blocks, tuple(notes), names=3)
 
 
 def fid_frame(found: Sequence[Score]) -> pd.DataFrame:

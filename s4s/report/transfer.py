@@ -10,14 +10,12 @@ from typing import Any
 
 import pandas as pd
 
-from s4s.files import write_text
-from s4s.report.data import settings_text, write_csv
+from s4s.report.data import FIT, settings_text
 from s4s.report.labels import family_label, method_label, schedule_label, solver_label
-from s4s.report.render import Cell, Table, markdown, tex
+from s4s.report.render import Cell, Table, write_table
 
 PLAIN = "FID, lower is better."
 NEAR = "FID to the samples that the teacher there makes of the same noises, lower is better; then the FID to the data."
-ROW = ("method", "solver", "schedule", "family", "order", "radius", "settings", "nfe")
 KEYS = ("fid", "fid_to_teacher", "distance_to_teacher", "fid_within_classes", "class_accuracy")
 
 
@@ -41,11 +39,7 @@ class Use:
 def write_transfers(uses: Sequence[Use], stem: Path) -> list[Path]:
     """Write the table as csv, md and tex."""
     frame = transfer_frame(uses)
-    write_csv(frame, stem.with_suffix(".csv"))
-    table = transfer_table(frame)
-    write_text(stem.with_suffix(".md"), markdown(table))
-    write_text(stem.with_suffix(".tex"), tex(table))
-    return [stem.with_suffix(suffix) for suffix in (".csv", ".md", ".tex")]
+    return write_table(transfer_table(frame), frame, stem)
 
 
 def transfer_frame(uses: Sequence[Use]) -> pd.DataFrame:
@@ -53,11 +47,11 @@ def transfer_frame(uses: Sequence[Use]) -> pd.DataFrame:
     found: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for use in uses:
         named = {**use.record, "settings": settings_text(use.record.get("settings") or {})}
-        what = (use.fitted_on, *(named.get(key) for key in ROW), use.used_on)
+        what = (use.fitted_on, *(named.get(key) for key in FIT), use.used_on)
         found.setdefault(what, []).append(use.scores)
     lines = []
     for what, scores in found.items():
-        line: dict[str, Any] = dict(zip(("fitted_on", *ROW, "used_on"), what, strict=True)) | {"fits": len(scores)}
+        line: dict[str, Any] = dict(zip(("fitted_on", *FIT, "used_on"), what, strict=True)) | {"fits": len(scores)}
         judged = [key for key in KEYS if all(key in one for one in scores)]
         lines.append(line | {key: sum(one[key] for one in scores) / len(scores) for key in judged})
     return pd.DataFrame(lines).fillna({"schedule": "", "family": ""})
