@@ -10,7 +10,7 @@ from s4s.errors import Error
 from s4s.grid import grid
 from s4s.process import EDM, Process
 from s4s.score.features import require_channels
-from s4s.stages.cells import cells
+from s4s.stages.cells import cells, compares_by
 from s4s.stages.passes import Pass
 
 Config = Mapping[str, Any]
@@ -29,7 +29,7 @@ def require_seen(config: Config, found: Sequence[Pass], extractor: str) -> None:
     state, images, learned = found[0].shape[0], found[-1].shape[0], config["learned"]
     require_channels(extractor, images)
     compared = images if learned["space"] == "images" else state
-    if learned["methods"] and "lpips" in learned["distance"] and compared != 3:
+    if compared != 3 and compares_by(config, "lpips"):
         other = ", or set learned.space to images" if images == 3 else ""
         raise Error(f"learned.distance: lpips compares images of 3 channels, and these have {compared}; use l2{other}")
 

@@ -103,6 +103,19 @@ def learned_as(config: Mapping[str, Any], cell: Cell) -> dict[str, Any]:
     return {**config["learned"], **{key: value for key, value in cell.settings.items() if key in config["learned"]}}
 
 
+def distances(config: Mapping[str, Any]) -> dict[str, str | Mapping[str, float]]:
+    """Every distance that a config names, by its place: a name, or the weights of a sum."""
+    learned = config["learned"]
+    own = {f"learned.methods.{i}.distance": entry["distance"] for i, entry in enumerate(learned["methods"])
+           if not isinstance(entry, str) and "distance" in entry}  # fmt: skip
+    return {"learned.distance": learned["distance"]} | own
+
+
+def compares_by(config: Mapping[str, Any], name: str) -> bool:
+    """Whether a fit of a config compares by a distance of that name."""
+    return any(name in learned_as(config, made)["distance"] for made in cells(config) if made.learned)
+
+
 def cell(config: Mapping[str, Any], name: str) -> Cell:
     """The cell of that name."""
     for candidate in cells(config):

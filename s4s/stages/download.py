@@ -24,7 +24,7 @@ from s4s.score import reference
 from s4s.score.features import inception_weights, require_channels
 from s4s.stages.agree import require_seen
 from s4s.stages.bench import Bench
-from s4s.stages.cells import made_from
+from s4s.stages.cells import compares_by, made_from
 from s4s.stages.chain import outside
 from s4s.stages.features import protocol_of
 from s4s.stages.files import write_json
@@ -99,7 +99,7 @@ def _beside(bench: Bench, offline: bool) -> None:
     if model["type"] == "stable-diffusion":
         settings = stable_diffusion.DEFAULTS | model
         captions.prompts(settings["prompts"], settings["n_prompts"], offline=offline)
-    if bench.config["learned"]["methods"] and "lpips" in bench.config["learned"]["distance"]:
+    if compares_by(bench.config, "lpips"):
         lpips.load(offline=offline)
 
 

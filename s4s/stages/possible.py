@@ -14,7 +14,7 @@ from s4s.errors import Error, choose
 from s4s.learn.methods import APART, METHODS, TOGETHER, family_of, moves_grid
 from s4s.stages.any_nfe import require_curve, require_of_curves
 from s4s.stages.cell import BUILT_IN, SETTINGS, Cell
-from s4s.stages.cells import OF_SAMPLES, PROTOCOLS, cells, guided, uint8_rule
+from s4s.stages.cells import OF_SAMPLES, PROTOCOLS, cells, distances, guided, uint8_rule
 from s4s.stages.options import OPTIONS as OPTIONS
 from s4s.stages.options import evaluations_of, named_solvers, order_of, require_held, require_options
 
@@ -44,6 +44,7 @@ def require_possible(config: Config) -> None:
     _require_classes(config["model"])
     _require_scored(config)
     _require_seen(config)
+    _require_compared(config)
     _require_learned(config)
     _require_settings(config)
     _require_cells(config)
@@ -148,7 +149,7 @@ def _require_classes(model: Mapping[str, Any]) -> None:
 
 def _require_seen(config: Config) -> None:
     """What is compared has the channels that its network takes, as far as the config tells; doctor knows the rest."""
-    model, score, learned = config["model"]["type"], config["score"], config["learned"]
+    model, score = config["model"]["type"], config["score"]
     reference = score.get("reference", {})
     own = score.get("extractor", {}).get("name")
     of_digits = (own or score["protocol"]) == "digits"
@@ -159,11 +160,22 @@ def _require_seen(config: Config) -> None:
         raise Error("score.reference: images of a folder have 3 channels, and the extractor of the digits takes 1")
     if of_digits and reference.get("kind") == "dataset" and reference["where"] != "digits":
         raise Error(f"score.reference.where: the extractor of the digits takes no images of {reference['where']!r}")
-    if "lpips" in learned["distance"] and (
-        model == "digits" or (model == "stable-diffusion" and learned.get("space") == "latents")
-    ):
-        raise Error("learned.distance: lpips compares images of 3 channels; use l2"
-                    + ("" if model == "digits" else ", or set learned.space to images"))  # fmt: skip
+
+
+def _require_compared(config: Config) -> None:
+    """Distances, of all fits and of an entry's own, that compare what the model makes."""
+    model, space = config["model"], config["learned"].get("space")
+    digits = model["type"] == "digits"
+    for where, spec in distances(config).items():
+        if isinstance(spec, Mapping) and not any(spec.values()):
+            raise Error(f"{where}: all weights are 0, so there is nothing to fit; give one of them a weight")
+        if "lpips" in spec and (digits or (model["type"] == "stable-diffusion" and space == "latents")):
+            raise Error(f"{where}: lpips compares images of 3 channels; use l2"
+                        + ("" if digits else ", or set learned.space to images"))  # fmt: skip
+        if "feature" in spec and not digits:
+            raise Error(f"{where}: feature uses a network that only model type digits trains; use l2 or lpips")
+        if "feature" in spec and "latents" in model and space != "images":
+            raise Error(f"{where}: feature compares images, and this model has latents: set learned.space to images")
 
 
 def _require_scored(config: Config) -> None:
@@ -180,17 +192,12 @@ def _require_scored(config: Config) -> None:
     own = score.get("reference", {}).get("kind")
     if {*score["metrics"]} - {*OF_SAMPLES} and (own == "npz" or (own is None and score["protocol"] in OF_STATISTICS)):
         raise Error("score.metrics: kid and precision-recall compare with images; this reference holds statistics only")
-    of_digits = "feature" in learned["distance"] or score["protocol"] == "digits"
-    if of_digits and config["model"]["type"] != "digits":
-        raise Error("learned.distance feature and protocol digits use networks that only model type digits trains")
+    if score["protocol"] == "digits" and config["model"]["type"] != "digits":
+        raise Error("score.protocol: digits uses a network that only model type digits trains; choose another")
     if "classes" in score["metrics"] and "classes" not in config["model"]:
         raise Error("score.metrics: classes are those that samples of the digits were asked for; set model.classes")
     if "classes" in score["metrics"] and config["model"]["type"] != "digits":
         raise Error("score.metrics: classes are told by the digits' classifier; they need model type digits")
-    if "latents" in config["model"] and "feature" in learned["distance"] and learned["space"] != "images":
-        raise Error(
-            "learned.distance: feature compares images, and this model has latents: set learned.space to images"
-        )
     if learned["moments"] and "microbatch" in learned:
         raise Error("learned.moments: they are of whole batches; leave out learned.microbatch, or moments")
     _require_reference(score, config["sample"]["n"])
@@ -223,9 +230,7 @@ def _require_pixels(config: Config) -> None:
 def _require_learned(config: Config) -> None:
     """Every method has a start, settings that it takes, and settings of times have times to act on."""
     learned = config["learned"]
-    names, weights = [], learned["distance"]
-    if isinstance(weights, Mapping) and not any(weights.values()):
-        raise Error("learned.distance: all weights are 0, so there is nothing to fit; give one of them a weight")
+    names = []
     for entry in learned["methods"]:
         spec = {"name": entry} if isinstance(entry, str) else entry
         names.append(spec["name"])
@@ -276,8 +281,6 @@ def _require_settings(config: Config) -> None:
             raise Error(f"learned.methods {spec['name']}.decoupled: it learns no times; leave it out")
         if spec.get("race") is False and not moves_grid(METHODS[spec["name"]]):
             raise Error(f"learned.methods {spec['name']}.race: it begins at its start alone anyway; leave it out")
-        if "feature" in spec.get("distance", "") and config["model"]["type"] != "digits":
-            raise Error("learned.methods: distance feature uses a network that only model type digits trains")
 
 
 def _require_apart(config: Config) -> None:

@@ -23,6 +23,7 @@ from s4s.score.features import check_extractor, inception_weights, require_chann
 from s4s.score.protocol import Protocol
 from s4s.stages.agree import require_seen, require_solvers
 from s4s.stages.bench import FETCHING
+from s4s.stages.cells import compares_by
 from s4s.stages.download import published
 from s4s.stages.features import protocol_of
 from s4s.stages.passes import Pass
@@ -63,7 +64,7 @@ def scoring(config: Config) -> Iterator[Item]:
     chosen = protocol_of(config)
     yield _extractor(chosen, config["score"])
     yield _check("reference", lambda: _found(chosen))
-    if "lpips" in config["learned"].get("distance", ""):
+    if compares_by(config, "lpips"):
         yield _check("LPIPS", _lpips)
 
 

@@ -264,7 +264,7 @@ PUBLISHED: list[tuple[str, list[Any], Any, str]] = [
     ("cifar10", ["score", "metrics"], ["kid"], "score.metrics: fid must be among them"),
     ("cifar10", ["score", "bootstrap"], 1, "score.bootstrap: 1 is not possible (replicates of the"),
     ("cifar10", ["score", "protocol"], "digits", "score.data: protocol 'digits' has no reference for 'cifar10'"),
-    ("cifar10", ["learned", "distance"], "feature", "learned.distance feature and protocol digits use networks that"),
+    ("cifar10", ["learned", "distance"], "feature", "learned.distance: feature uses a network that only model type"),
     ("cifar10", ["learned", "distance"], {"l3": 1.0}, "learned.distance: unknown key 'l3'; choose one of: feature, l1"),
     ("cifar10", ["teacher", "nfe"], "more", "teacher.nfe: 'more' is not possible; choose one of: student+1"),
     ("cifar10", ["device"], "tpu", "device: 'tpu' is not possible; choose one of: auto, cpu, cuda"),

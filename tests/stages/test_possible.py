@@ -60,6 +60,12 @@ NO_EFFECT: list[tuple[str, dict[str, Any], str]] = [
     ("mscoco", {"process.t_min": 0.0001}, "process.t_min: 0.0001 is below what the model has, 1000 times"),
     ("imagenet256", {"process": {"t_max": 0.0005}}, "process.t_max: 0.0005 is below what the model has"),
     ("digits", {"learned.distance": {"l2": 0, "l1": 0.0}}, "learned.distance: all weights are 0"),
+    # distances of an entry's own
+    ("digits", {"learned.methods": [{"name": "s4s", "distance": {"l2": 0}}]}, "methods.0.distance: all weights are 0"),
+    ("digits", {"learned.methods": ["s4s", {"name": "s4s", "distance": "lpips"}]},
+     "learned.methods.1.distance: lpips compares images of 3 channels; use l2"),
+    ("cifar10", {"learned.methods": [{"name": "s4s", "distance": {"l2": 1, "feature": 1}}]},
+     "learned.methods.0.distance: feature uses a network that only model type digits trains"),
     # methods and what they start from
     ("digits", {"learned.starts": []}, "learned.starts: method ld3 has nothing to start from"),
     ("digits", {"learned.methods": ["s4s", {"name": "joint", "starts": []}]}, "method joint has nothing to start from"),
