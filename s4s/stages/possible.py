@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from s4s.errors import Error, choose
 from s4s.learn.methods import APART, METHODS, TOGETHER, family_of, moves_grid
 from s4s.stages.any_nfe import require_curve, require_of_curves
 from s4s.stages.cell import BUILT_IN, SETTINGS, Cell
-from s4s.stages.cells import OF_SAMPLES, PROTOCOLS, cells, distances, guided, uint8_rule
+from s4s.stages.cells import OF_SAMPLES, PROTOCOLS, cells, distances, guided, teacher_of, uint8_rule
 from s4s.stages.options import OPTIONS as OPTIONS
 from s4s.stages.options import evaluations_of, named_solvers, order_of, require_held, require_options
 
@@ -80,6 +80,7 @@ def _require_times(config: Config) -> None:
 
 def _require_cells(config: Config) -> None:
     """Options per solver, orders the NFE leaves room for, no cell twice, in the same words or in others."""
+    usual = [teacher_of(config, nfe) for nfe in config["nfe"]]
     seen: set[str] = set()
     rows: dict[tuple[Any, ...], str] = {}
     for made in cells(config):
@@ -88,7 +89,8 @@ def _require_cells(config: Config) -> None:
         seen.add(made.name)
         if not made.solver:
             continue
-        nfe = f"{'teacher.' * (made.method == 'teacher')}nfe: {made.nfe}"
+        place = {"teacher": "teacher." if made in usual else "learned.methods: teacher_"}.get(made.method, "")
+        nfe = f"{place}nfe: {made.nfe}"
         if made.options.get("order", 1) > made.nfe:
             raise Error(f"{nfe} is too few for {made.start}: an order above the number of steps has no history")
         if made.solver == "heun" and made.nfe % 2:
@@ -180,7 +182,7 @@ def _require_compared(config: Config) -> None:
 
 def _require_scored(config: Config) -> None:
     """A protocol with a reference that its metrics can use, and an objective that fits can take."""
-    score, learned = config["score"], config["learned"]
+    score = config["score"]
     known = PROTOCOLS[score["protocol"]][1]
     if "data" in score and score["data"] not in known:
         raise Error(f"score.data: protocol {score['protocol']!r} has no reference for {score['data']!r}; choose one "
@@ -198,8 +200,6 @@ def _require_scored(config: Config) -> None:
         raise Error("score.metrics: classes are those that samples of the digits were asked for; set model.classes")
     if "classes" in score["metrics"] and config["model"]["type"] != "digits":
         raise Error("score.metrics: classes are told by the digits' classifier; they need model type digits")
-    if learned["moments"] and "microbatch" in learned:
-        raise Error("learned.moments: they are of whole batches; leave out learned.microbatch, or moments")
     _require_reference(score, config["sample"]["n"])
     _require_pixels(config)
 
@@ -269,8 +269,12 @@ def _moves_times(method: str) -> bool:
 
 def _require_settings(config: Config) -> None:
     """Settings of a method's entry that its teacher and the others leave room for."""
-    for entry in config["learned"]["methods"]:
+    learned = config["learned"]
+    for entry in learned["methods"]:
         spec = {} if isinstance(entry, str) else entry
+        if spec.get("moments", learned["moments"]) and "microbatch" in learned:
+            where = f"learned.methods {spec['name']}" if "moments" in spec else "learned"
+            raise Error(f"{where}.moments: they are of whole batches; leave out learned.microbatch, or moments")
         own = sorted({*spec} & {*SETTINGS, "radius"})
         if own and spec["name"] == TOGETHER:
             raise Error(f"learned.methods: {TOGETHER} takes no {own[0]} of its own; leave it out")
@@ -289,9 +293,5 @@ def _require_apart(config: Config) -> None:
     if seed == teacher:
         raise Error(f"sample.seed: {seed} is teacher.seed too, so solvers would be scored on the noises that they were "
                     "fitted on; choose another")  # fmt: skip
-    if seed == GITS_SEED and any(schedule == "gits" for schedule in _schedules(config)):
+    if seed == GITS_SEED and any(cell.schedule == "gits" for cell in cells(config)):
         raise Error(f"sample.seed: {seed} is the seed of the noises that gits searches its grid on; choose another")
-
-
-def _schedules(config: Config) -> Iterator[str]:
-    return (cell.schedule for cell in cells(config))

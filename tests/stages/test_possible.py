@@ -66,6 +66,10 @@ NO_EFFECT: list[tuple[str, dict[str, Any], str]] = [
      "learned.methods.1.distance: lpips compares images of 3 channels; use l2"),
     ("cifar10", {"learned.methods": [{"name": "s4s", "distance": {"l2": 1, "feature": 1}}]},
      "learned.methods.0.distance: feature uses a network that only model type digits trains"),
+    # other settings of an entry's own
+    ("digits", {"learned.methods": [{"name": "s4s", "moments": 1.0}], "learned.microbatch": 8},
+     "learned.methods s4s.moments: they are of whole batches; leave out learned.microbatch"),
+    ("digits", {"learned.methods": [{"name": "s4s", "teacher_nfe": 1}]}, "teacher_nfe: 1 is too few for dpmpp"),
     # methods and what they start from
     ("digits", {"learned.starts": []}, "learned.starts: method ld3 has nothing to start from"),
     ("digits", {"learned.methods": ["s4s", {"name": "joint", "starts": []}]}, "method joint has nothing to start from"),
