@@ -79,7 +79,7 @@ def _filled(schema: Any, value: Any, root: Mapping[str, Any]) -> Any:
     with extra("benchmark"):
         from jsonschema import Draft202012Validator
 
-    schema = _resolved(schema, root)
+    schema = refused.resolved(schema, root)
     value = _typed(schema.get("type", []), value)
     for case in schema.get("allOf", []):
         if Draft202012Validator(case["if"]).is_valid(value):
@@ -91,7 +91,7 @@ def _filled(schema: Any, value: Any, root: Mapping[str, Any]) -> Any:
         return [_filled(schema.get("items", {}), item, root) for item in value]
     if not isinstance(value, dict):
         return value
-    rules = {key: _resolved(rule, root) for key, rule in schema.get("properties", {}).items()}
+    rules = {key: refused.resolved(rule, root) for key, rule in schema.get("properties", {}).items()}
     filled = {key: rule["default"] for key, rule in rules.items() if "default" in rule and key not in value}
     return {key: _filled(rules.get(key, {}), item, root) for key, item in {**value, **filled}.items()}
 
@@ -125,10 +125,3 @@ def _leaves(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
         return
     for key, item in items:
         yield from _leaves(item, f"{where}.{key}" if where else str(key))
-
-
-def _resolved(schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The schema behind a reference; one that allows anything is empty."""
-    if schema is True:
-        return {}
-    return root["$defs"][schema["$ref"].rsplit("/", 1)[1]] if "$ref" in schema else schema

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from s4s.stages.options import OPTIONS, require_options
 
 KINDS = {"array": "a list", "object": "a mapping", "string": "text", "integer": "a whole number", "number": "a number",
          "boolean": "true or false", "null": "null"}  # fmt: skip
+LISTED = ("additionalProperties", "enum", "required")  # whose lines say all that may be
+
+Schema = Mapping[str, Any]
 
 
-def line(error: Any, config: Any, schema: Mapping[str, Any]) -> str:
+def line(error: Any, config: Any, schema: Schema) -> str:
     """One line for a violation: the key, the value, the choices.
 
     Args:
@@ -25,10 +28,8 @@ def line(error: Any, config: Any, schema: Mapping[str, Any]) -> str:
     """
     _look_at_solver(error, config)
     where = ".".join(str(part) for part in error.absolute_path) or "the config"
-    if error.validator == "required":
-        return f"{where}: {_missing(error, schema)}"
-    said = _SAID[error.validator](error) if error.validator in _SAID else error.message
-    hint = "" if error.validator in ("additionalProperties", "enum") else error.schema.get("description", "")
+    said = _SAID[error.validator](error, schema) if error.validator in _SAID else error.message
+    hint = "" if error.validator in LISTED else error.schema.get("description", "")
     return f"{where}: {said}" + (f" ({hint})" if hint else "")
 
 
@@ -47,61 +48,80 @@ def _look_at_solver(error: Any, config: Any) -> None:
             require_options(".".join(place), config)
 
 
-def _of_type(error: Any) -> str:
-    value, kinds = error.instance, error.validator_value
-    kinds, keys = [kinds] if isinstance(kinds, str) else kinds, error.schema.get("required", [])
+def _of_type(error: Any, schema: Schema) -> str:
+    value, kinds, keys = error.instance, error.validator_value, error.schema.get("required", [])
+    kinds = [kinds] if isinstance(kinds, str) else kinds
     wanted = " or ".join(KINDS[kind] for kind in kinds) + (f" with {_listed(keys)}" if keys else "")
+    entry = resolved(error.schema.get("items", {}), schema)
+    entries = entry.get("required", []) if entry.get("type") == "object" else []
+    wanted += f" of mappings with {_listed(entries)}" if entries else ""
     if value is None:
         return f"nothing is there; it takes {wanted}"
     shown = ""
-    if kinds == ["array"]:
-        shown = ": put a dash before it" if isinstance(value, Mapping) else f": [{value}]"
     if keys == ["name"] and isinstance(value, str):
         shown = f": {{name: {value}}}"
+    elif kinds == ["array"] and isinstance(value, Mapping):
+        shown = ": put a dash before it"
+    elif kinds == ["array"]:
+        shown = f": [{{name: {value}}}]" if entries == ["name"] else "" if entries else f": [{value}]"
     return f"{value!r} is not possible; it takes {wanted}{shown}"
 
 
-def _listed(names: list[str]) -> str:
-    return " and ".join([", ".join(names[:-1])] * (len(names) > 1) + names[-1:])
-
-
-def _of_key(error: Any) -> str:
+def _of_key(error: Any, _: Schema) -> str:
     known = error.schema["properties"]
     unknown = sorted(set(error.instance) - set(known), key=str)
     return f"unknown key {unknown[0]!r}; choose one of: {', '.join(sorted(known))}"
 
 
-def _missing(error: Any, schema: Mapping[str, Any]) -> str:
+def _missing(error: Any, schema: Schema) -> str:
     key = next(key for key in error.validator_value if key not in error.instance)
-    rule = error.schema.get("properties", {}).get(key, {})
-    rule = schema["$defs"][rule["$ref"].rsplit("/", 1)[1]] if "$ref" in rule else rule
+    rule = resolved(error.schema.get("properties", {}).get(key, {}), schema)
     choices = f", one of: {', '.join(map(str, rule['enum']))}" if "enum" in rule else ""
     return f"{key!r} is missing; add it{choices}"
 
 
-def _of_choice(error: Any) -> str:
+def _of_choice(error: Any, _: Schema) -> str:
     return f"{error.instance!r} is not possible; choose one of: {', '.join(map(str, error.validator_value))}"
 
 
-def _twice(error: Any) -> str:
+def _of_const(error: Any, _: Schema) -> str:
+    return f"{error.instance!r} is not possible; {json.dumps(error.validator_value)} is all it may be"
+
+
+def _twice(error: Any, _: Schema) -> str:
     found = next(each for i, each in enumerate(error.instance) if each in error.instance[:i])
     return f"{found!r} stands twice; remove one"
 
 
-def _too_few(error: Any) -> str:
-    least = error.validator_value
-    return (f"it is empty; give at least {least}" if not error.instance
-            else f"{error.instance!r} is too short; give at least {least}")  # fmt: skip
+def _too_few(error: Any, _: Schema) -> str:
+    what = f"{error.instance!r} is too short" if error.instance else "it is empty"
+    return f"{what}; give at least {error.validator_value}"
 
 
-_SAID: Mapping[str, Callable[[Any], str]] = {
+def _other(error: Any, _: Schema) -> str:
+    return f"{error.instance!r} is not possible"
+
+
+def resolved(rule: Any, schema: Schema) -> Schema:
+    """The rule behind a reference; one that allows anything is empty."""
+    if not isinstance(rule, Mapping):
+        return {}
+    return schema["$defs"][rule["$ref"].rsplit("/", 1)[1]] if "$ref" in rule else rule
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1])] * (len(names) > 1) + [*names[-1:]])
+
+
+_SAID: Mapping[str, Callable[[Any, Schema], str]] = {
     "type": _of_type,
     "additionalProperties": _of_key,
+    "required": _missing,
     "enum": _of_choice,
-    "const": lambda error: f"{error.instance!r} is not possible; {json.dumps(error.validator_value)} is all it may be",
+    "const": _of_const,
     "uniqueItems": _twice,
     "minItems": _too_few,
     "minProperties": _too_few,
-    "pattern": lambda error: f"{error.instance!r} is not possible",
-    "anyOf": lambda error: f"{error.instance!r} is not possible",
+    "pattern": _other,
+    "anyOf": _other,
 }

@@ -222,7 +222,13 @@ BAD: list[tuple[list[Any], Any, str]] = [
         {"solver": {"name": "ddim"}},
         "'schedule' is missing; add it, one of: logsnr, edm, unif",
     ),
-    (["learned", "starts"], {"solver": {"name": "ddim"}, "schedule": "edm"}, "it takes a list: put a dash before it"),
+    (
+        ["learned", "starts"],
+        {"solver": {"name": "ddim"}, "schedule": "edm"},
+        "solver and schedule: put a dash before it",
+    ),
+    (["learned", "starts"], "ipndm", "'ipndm' is not possible; it takes a list of mappings with solver and schedule ("),
+    (["classical", "solvers"], "ddim", "it takes a list of mappings with name: [{name: ddim}]"),
     (
         ["classical", "solvers", 1],
         "ddim",
