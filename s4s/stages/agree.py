@@ -10,7 +10,7 @@ from s4s.errors import Error
 from s4s.grid import grid
 from s4s.process import EDM, Process
 from s4s.score.features import require_channels
-from s4s.stages.cells import cells, compares_by
+from s4s.stages.cells import cells, compares_by, distances
 from s4s.stages.passes import Pass
 
 Config = Mapping[str, Any]
@@ -30,8 +30,9 @@ def require_seen(config: Config, found: Sequence[Pass], extractor: str) -> None:
     require_channels(extractor, images)
     compared = images if learned["space"] == "images" else state
     if compared != 3 and compares_by(config, "lpips"):
+        *_, where = (place for place, spec in distances(config).items() if "lpips" in spec)
         other = ", or set learned.space to images" if images == 3 else ""
-        raise Error(f"learned.distance: lpips compares images of 3 channels, and these have {compared}; use l2{other}")
+        raise Error(f"{where}: lpips compares images of 3 channels, and these have {compared}; use l2{other}")
 
 
 def require_solvers(config: Config, process: Process | None = None) -> None:

@@ -176,7 +176,7 @@ def _failed(path: Path, what: str, error: BaseException) -> Error:
     with suppress(Exception):  # an error's own text may fail
         said = str(error)
     if isinstance(error, SyntaxError):
-        last, said = [error.lineno] if _same(error.filename, path) else last, error.msg
+        last, said = [error.lineno] if _same(error.filename, path) else last, error.msg or ""
     line = f":{last[-1]}" if last and last[-1] else ""
     kind = "" if isinstance(error, Error) else type(error).__name__
     return Error(f"{path}{line}: {what}: {': '.join(filter(None, [kind, ' '.join(said.split())]))}")

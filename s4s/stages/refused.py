@@ -44,7 +44,8 @@ def _look_at_solver(error: Any, config: Any) -> None:
     for key in error.absolute_path:
         config = config[key]
         place.append(str(key))
-        if isinstance(config, Mapping) and isinstance(config.get("name"), str) and config["name"] in OPTIONS:
+        is_solver = place[-1] == "solver" or place[:-1] == ["classical", "solvers"]  # a method's file may be called heun
+        if is_solver and isinstance(config, Mapping) and config.get("name") in [*OPTIONS]:
             require_options(".".join(place), config)
 
 
@@ -61,7 +62,7 @@ def _of_type(error: Any, schema: Schema) -> str:
     if keys == ["name"] and isinstance(value, str):
         shown = f": {{name: {value}}}"
     elif kinds == ["array"] and isinstance(value, Mapping):
-        shown = ": put a dash before it"
+        shown = ": put a dash before it" if "object" in entry.get("type", []) else ""
     elif kinds == ["array"]:
         shown = f": [{{name: {value}}}]" if entries == ["name"] else "" if entries else f": [{value}]"
     return f"{value!r} is not possible; it takes {wanted}{shown}"

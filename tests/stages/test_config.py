@@ -250,6 +250,12 @@ BAD: list[tuple[list[Any], Any, str]] = [
         "singlestep: 'yes' is not possible for dpmpp; choose one of: tr",
     ),
     (["teacher", "solver"], {"name": "dpmpp", "prediction": "v"}, "teacher.solver.prediction: 'v' is not possible for"),
+    (
+        ["learned", "methods"],
+        [{"name": "heun", "rounds": "x"}],
+        "learned.methods.0.rounds: 'x' is not possible; it takes a whole number",
+    ),
+    (["nfe"], {"a": 4}, "nfe: {'a': 4} is not possible; it takes a list (network evaluations"),
     (["methods"], ["s4s-alt"], "methods.0: 's4s-alt' is built in, and here are files of your own; name it in learned."),
     (["methods"], ["Mine"], "methods.0: 'Mine' is not possible; give NAME of a file methods/NAME.py"),
     (["teacher"], None, "teacher: nothing is there; it takes a mapping with solver, schedule and nfe"),

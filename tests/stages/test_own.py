@@ -106,6 +106,7 @@ def test_calls_under_conditions_are_counted(here: Path) -> None:
     ("import nothing_of_that_name", "methods/bad.py:1: cannot be imported: ModuleNotFoundError: No module"),
     ("X = 1\nY = X / 0", "methods/bad.py:2: cannot be imported: ZeroDivisionError: division by zero"),
     ("def sample(x)\n", "methods/bad.py:1: cannot be imported: SyntaxError: expected ':'"),
+    ("\nraise SyntaxError", "methods/bad.py:2: cannot be imported: SyntaxError"),
     ("import sys\n\nsys.exit(3)", "methods/bad.py:3: cannot be imported: SystemExit: 3"),
     ("sample = int", "methods/bad.py: sample(...) must be sample(x_T, denoise, process, nfe)"),
     ("def sample(x_T, denoise, process, nfe):\n    return f(x_T)\n\ndef f(x):\n    return x[99:][0]",
