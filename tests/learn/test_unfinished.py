@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 import s4s
 from s4s.errors import Notice
+from s4s.learn import run, stream
 
 PROCESS = s4s.EDM(0.01, 20.0)
 DENOISE = TwoPoints().denoise
@@ -74,6 +75,25 @@ def left(path: Path, **options: Any) -> Path:
     with pytest.raises(Killed):
         fit(killing(150), resume=path, **options)
     return path
+
+
+def test_streams_of_a_file_that_are_not_side_by_side_end_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As older versions left them, which ran one stream of a race after another."""
+    path, whole, together = tmp_path / "a", fit(rounds=1), stream.advance
+
+    def only_the_first(streams: Sequence[stream.Stream], *args: Any) -> None:
+        if streams[0].steps == 3:
+            raise Killed
+        together(streams[:1], *args)
+
+    monkeypatch.setattr(run, "advance", only_the_first)
+    with pytest.raises(Killed):
+        fit(rounds=1, resume=path)
+    monkeypatch.setattr(run, "advance", together)
+    again = fit(rounds=1, resume=path)
+    assert again.history == whole.history and again.raced == whole.raced
 
 
 def test_seconds_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
