@@ -44,7 +44,7 @@ def _look_at_solver(error: Any, config: Any) -> None:
     for key in error.absolute_path:
         config = config[key]
         place.append(str(key))
-        is_solver = place[-1] == "solver" or place[:-1] == ["classical", "solvers"]  # a method's file may be called heun
+        is_solver = place[-1] == "solver" or place[:-1] == ["classical", "solvers"]  # a method may be called heun
         if is_solver and isinstance(config, Mapping) and config.get("name") in [*OPTIONS]:
             require_options(".".join(place), config)
 

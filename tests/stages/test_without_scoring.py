@@ -104,12 +104,19 @@ def test_channels_that_the_extractor_cannot_take_are_found_first(
     ran("teacher", "c.yaml")
 
 
-def test_channels_that_lpips_cannot_take() -> None:
-    config = check(written(1, learned={"methods": ["s4s"], "starts": [DDIM], "distance": {"l2": 1, "lpips": 1}},
+@pytest.mark.parametrize(
+    ("own", "place"),
+    [
+        ({"distance": {"l2": 1, "lpips": 1}}, "learned.distance"),
+        ({"methods": ["s4s", {"name": "s4s", "distance": "lpips"}], "distance": "l2"}, "learned.methods.1.distance"),
+    ],
+)
+def test_channels_that_lpips_cannot_take(own: dict[str, Any], place: str) -> None:
+    config = check(written(1, learned={"methods": ["s4s"], "starts": [DDIM]} | own,
                            score={"protocol": "edm", "data": "cifar10",
                                   "extractor": {"name": "own", "layer": "1"}}))  # fmt: skip
     found = {item.name: item for item in doctor.benchmark(config, Path("results"))}
-    assert "lpips compares images of 3 channels, and these have 1; use l2" in found["channels"].text
+    assert f"{place}: lpips compares images of 3 channels, and these have 1; use l2" in found["channels"].text
 
 
 @pytest.mark.parametrize(
