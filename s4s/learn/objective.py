@@ -161,7 +161,8 @@ class Objective:
 
     def distances_of_each(self, solvers: Sequence[Solver], samples: Sequence[Samples]) -> list[Tensor]:
         """``distances`` of every solver on samples of its own; where they are few, the network sees them together."""
-        if len(solvers) < 2 or sum(map(len, samples)) > self._rows(CALL):
+        half = any(part.x_T.element_size() < 4 for part in samples)  # a solver for each sample makes float32 of it
+        if half or len(solvers) < 2 or sum(map(len, samples)) > self._rows(CALL):
             return [self.distances(*pair) for pair in zip(solvers, samples, strict=True)]
         joined = Samples.joined(samples)
         first = joined.first if solvers[0].null is None else None

@@ -135,6 +135,21 @@ def test_streams_that_share_calls_move_as_each_would_alone(teacher: s4s.TeacherS
     assert all((stream[0] - family(start, "lms").theta).norm() > 0 for stream, start in zip(alone, starts, strict=True))
 
 
+def test_starts_are_compared_in_the_precision_of_the_samples(teacher: s4s.TeacherSet) -> None:
+    """A network in half precision takes nothing else."""
+
+    def strict(x: Tensor, sigma: Tensor) -> Tensor:
+        assert x.dtype == torch.float16
+        return denoise(x.double(), sigma.double()).half()
+
+    objective = Objective(Frozen(denoise, None, 1e-3), distance("l2"), teacher, 32, Tried(1.0, True))
+    whole, objective.network = objective.held_out, Frozen(strict, None, 1e-3)
+    few = replace(whole, x_T=whole.x_T.half(), y=whole.y.half(), first=None)
+    starts = [s4s.solver("ipndm", s4s.grid(levels, PROCESS, 4)) for levels in ("edm", "logsnr")]
+    found = objective.distances_of_each(starts, [few, few])
+    torch.testing.assert_close(found, [objective.distances(start, few) for start in starts], rtol=0, atol=0)
+
+
 def test_seeds_may_be_dates(teacher: s4s.TeacherSet) -> None:
     """A seed is multiplied up on its way to the signs of a sample; small ones draw what they always have."""
     start = s4s.solver("ipndm", s4s.grid("edm", PROCESS, 4))
