@@ -15,8 +15,8 @@
     <!-- end of numbers -->
 
 With ``rows`` an entry is the FID of the rows that have these values, or what ``of: fid_to_teacher`` names: a mean over
-fit seeds, and of several rows the lowest. Without it ``columns`` names the columns of the file to show,
-``{FID: fid_mean}``, and ``only`` what to keep.
+fit seeds (``seeds: each`` lists them), and of several rows the lowest. Without it ``columns`` names the columns of the
+file to show, ``{FID: fid_mean}``, and ``only`` what to keep.
 """
 
 from __future__ import annotations
@@ -93,17 +93,18 @@ def _by_row(rows: Sequence[Row], key: str, columns: Mapping[str, Mapping[str, An
 
 
 def _entry(rows: Sequence[Row], column: Mapping[str, Any]) -> str:
-    """What a column says of the rows that have its values."""
-    wanted = {key: value for key, value in column.items() if key != "of"}
-    return _lowest([row for row in rows if _has(row, wanted)], column.get("of", "fid"))
+    """What a column says of the rows that have its values: a mean over seeds, or with ``seeds: each`` one of each."""
+    wanted = {key: value for key, value in column.items() if key not in ("of", "seeds")}
+    best = _lowest([row for row in rows if _has(row, wanted)], column.get("of", "fid"))
+    return ", ".join(f"{value:.2f}" for value in (best if "seeds" in column or not best else [fmean(best)]))
 
 
-def _lowest(rows: Sequence[Row], of: str) -> str:
-    """The mean over seeds of the best row; empty without one."""
+def _lowest(rows: Sequence[Row], of: str) -> list[float]:
+    """The values over seeds of the best row; empty without one."""
     seeds: dict[tuple[str, ...], list[float]] = {}
     for row in rows:
         seeds.setdefault(tuple(row.get(key, "") for key in OF_FID[:7]), []).append(float(row[of]))
-    return f"{min(map(fmean, seeds.values())):.2f}" if seeds else ""
+    return min(seeds.values(), key=fmean, default=[])
 
 
 def _has(row: Row, wanted: Mapping[str, Any]) -> bool:

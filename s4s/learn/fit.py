@@ -182,14 +182,14 @@ def _budget(spec: Method, nfe: int, calls: int | None) -> int | None:
 
 
 def _left_out(run: Run, calls: int) -> Run:
-    """A further fit, of its last phase, from what a fit has found with all but so many calls left out."""
+    """A further fit, of its last phase, from what a fit has found with all but so many calls left out, several ways."""
     plan, scaled = run.plan, run.plan.phases[-1].family == "cfg"
     whole_one = split_guidance(run.best, plan.options["guidance"])
-    start = fewer_calls(whole_one, calls, run.objective, scaled)
-    start = start.replace(name=run.winner.name, provenance=run.winner.provenance)
-    after = replace(plan, phases=plan.phases[-1:], given=[start], known=[], seed=plan.seed + 1)
-    loss = run.objective.loss(start, run.objective.held_out, plan.terms.moments)
-    made = Run(after, run.objective, start, loss, run.unfinished.beside("calls"), started=run.started)
+    named = {"name": run.winner.name, "provenance": run.winner.provenance}
+    ways = [way.replace(**named) for way in fewer_calls(whole_one, calls, run.objective, scaled)]
+    after = replace(plan, phases=plan.phases[-1:], given=ways, known=[], seed=plan.seed + 1)
+    loss = run.objective.loss(ways[0], run.objective.held_out, plan.terms.moments)
+    made = Run(after, run.objective, ways[0], loss, run.unfinished.beside("calls"), started=run.started)
     made.start_loss, made.raced, made.history = run.start_loss, [*run.raced], [*run.history]
     return made
 

@@ -12,6 +12,7 @@ from s4s.learn.robust import robust_mean
 from s4s.solver import Solver
 
 JUDGED = 128  # held-out samples that tell what a call buys
+WAYS = 4  # of leaving calls out that race
 SHARE = 0.75  # of the calls with both outputs everywhere, which are kept unless a budget is given
 
 
@@ -28,18 +29,25 @@ def budget(nfe: int, calls: int | None) -> int:
     return calls
 
 
-def fewer_calls(solver: Solver, calls: int, objective: Objective, scaled: bool) -> Solver:
-    """The solver with calls left out one after the other, each time the one without which the held-out loss is least.
+def fewer_calls(solver: Solver, calls: int, objective: Objective, scaled: bool) -> list[Solver]:
+    """The solver with calls left out one after the other, those ways kept at which the held-out loss is least.
+
+    What a way is worth is only known after a fit, so several are left to choose from, the nearest first.
 
     Args:
         calls: to be left.
         scaled: whether what is left must be a scale at every evaluation (family ``cfg``).
     """
-    few = objective.held_out.at(slice(JUDGED))
-    while solver.calls > calls:
-        tried = [without(solver, j, scaled) for j, asked in enumerate(solver.asks) if asked]
-        solver = min(tried, key=lambda one: robust_mean(objective.distances(one, few)))
-    return solver
+    few, ways = objective.held_out.at(slice(JUDGED)), [solver]
+    while ways[0].calls > calls:
+        tried = {one.asks: one for way in ways for one in _one_fewer(way, scaled)}
+        loss = {asks: robust_mean(objective.distances(one, few)) for asks, one in tried.items()}
+        ways = [tried[asks] for asks in sorted(loss, key=lambda asks: loss[asks])[:WAYS]]
+    return ways
+
+
+def _one_fewer(solver: Solver, scaled: bool) -> list[Solver]:
+    return [without(solver, j, scaled) for j, asked in enumerate(solver.asks) if asked]
 
 
 def without(solver: Solver, j: int, scaled: bool = False) -> Solver:

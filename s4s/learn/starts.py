@@ -73,4 +73,7 @@ def label(start: Solver) -> str:
     """A start in words, for the record."""
     options = start.provenance.get("options", {})
     variant = f"-{options['variant']}" if "variant" in options and options["variant"] not in start.name else ""
-    return f"{start.name}{variant}" + (f" on {start.provenance['schedule']}" if "schedule" in start.provenance else "")
+    levels = f" on {start.provenance['schedule']}" if "schedule" in start.provenance else ""
+    both = [n + 1 for n, asked in enumerate(start.asks) if asked]
+    fewer = f", both outputs at {both}" if len(both) < len(start.asks) else ""
+    return f"{start.name}{variant}{levels}{fewer}"

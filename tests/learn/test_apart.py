@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from s4s.errors import Error, Notice
 from s4s.guidance import guided, merge_guidance, split_guidance
 from s4s.learn.distances import distance
 from s4s.learn.family import family
+from s4s.learn.frozen import Frozen
 from s4s.learn.moments import gap
-from s4s.learn.skip import budget, without
+from s4s.learn.objective import Objective, Tried
+from s4s.learn.robust import robust_mean
+from s4s.learn.skip import budget, fewer_calls, without
 from s4s.solver import Denoise, ask, in_order, solver_from_dict
 
 PROCESS = s4s.EDM()
@@ -168,6 +172,19 @@ def test_a_fit_within_a_budget_of_calls(teacher: s4s.TeacherSet) -> None:
     assert made.solver.calls == 6
     assert made.val_loss < made.start_loss
     assert made.solver.provenance["calls"] == 6
+    kept = [one["start"] for one in made.raced if "both outputs at" in one["start"]]
+    assert len(kept) == 6 and len({*kept[:4]}) == 4 and {*kept[4:]} <= {*kept[:4]}, "four ways, two of them half way"
+
+
+def test_calls_are_left_out_where_they_buy_least(teacher: s4s.TeacherSet) -> None:
+    """Of all ways to leave out two, the four after which the loss is least, the least first."""
+    objective = Objective(Frozen(DENOISE, None, 1e-3), distance("l2"), teacher, 32, Tried(1.0, False))
+    whole = split_guidance(start(nfe=4, order=2), SCALE)
+    ways = fewer_calls(whole, 6, objective, scaled=True)
+    every = [without(without(whole, a, True), b, True) for a, b in combinations(range(4), 2)]
+    loss = {way.asks: robust_mean(objective.distances(way, objective.held_out)) for way in every}
+    assert [way.asks for way in ways] == sorted(loss, key=lambda asks: loss[asks])[:4]
+    assert all(way.calls == 6 for way in ways)
 
 
 def test_the_loss_within_a_budget_counts_moments(teacher: s4s.TeacherSet) -> None:

@@ -30,6 +30,8 @@ def test_entries_are_means_over_seeds_of_the_lowest_row() -> None:
             base | {"fid": "9.0", "solver": "ddim"}, base | {"fid": "4.25", "solver": "ddim", "nfe": "6"}]  # fmt: skip
     made = tables["_by_row"](rows, "nfe", {"S4S": {"method": "s4s"}, "DDIM": {"method": "s4s", "solver": "ddim"}})
     assert made == [["4", "4.50", "9.00"], ["6", "4.25", "4.25"]]
+    each = {"S4S": {"method": "s4s", "solver": "ipndm3", "seeds": "each"}}
+    assert tables["_by_row"](rows, "nfe", each) == [["4", "4.00, 5.00"]]
     near = [{**row, "fid_to_teacher": str(float(row["fid"]) / 4)} for row in rows]
     columns = {"S4S": {"method": "s4s", "of": "fid_to_teacher"}}
     assert tables["_by_row"](near, "nfe", columns) == [["4", "1.12"], ["6", "1.06"]]
