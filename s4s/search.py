@@ -11,7 +11,6 @@ from torch import Tensor
 
 from s4s.classical import solver
 from s4s.dmn import dmn
-from s4s.dmn import dmn_objective as dmn_objective
 from s4s.errors import Error, choose
 from s4s.noise import noise
 from s4s.schedules import edm
