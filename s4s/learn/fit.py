@@ -20,6 +20,7 @@ from s4s.errors import Error, Notice
 from s4s.guidance import split_guidance
 from s4s.learn.distance import Distance
 from s4s.learn.distances import distance
+from s4s.learn.even import even
 from s4s.learn.family import family, is_textbook
 from s4s.learn.frozen import Frozen
 from s4s.learn.jacobian import PERTURBATION
@@ -29,7 +30,7 @@ from s4s.learn.modes import with_derivatives
 from s4s.learn.objective import Objective, Tried
 from s4s.learn.run import Plan, Run
 from s4s.learn.skip import budget, fewer_calls
-from s4s.learn.starts import known
+from s4s.learn.starts import known, races_others
 from s4s.learn.stream import Terms
 from s4s.learn.teacher import TeacherSet
 from s4s.learn.unfinished import Unfinished, content
@@ -97,7 +98,8 @@ def fit(
         decoupled: whether the levels that the network is told may leave the grid's.
         seed: of the batches.
         rounds: of a few larger batches each, after the race, at the most.
-        patience: stop after this many rounds without a gain of 3% of the robust loss on the held-out samples.
+        patience: stop after this many rounds without a gain of 3% of the robust loss on the held-out samples, or of 4%
+            where weights and grid both move.
         microbatch: rows of a network call, for networks that leave no memory for whole batches.
         perturbation: of the network's input in derivatives, see ``gauss_newton``.
         checkpoint: with radius > 0, whether the backward pass computes each evaluation again instead of keeping its
@@ -126,7 +128,9 @@ def fit(
     if apart and not objective.reverse:
         raise Error(f"method {method!r} needs a network that reverse mode can differentiate, and this one it cannot")
     start_loss = _start_loss(objective, given[0], moments)
-    others = known(given[0], specs, options) if isinstance(solver, Solver) else []
+    others: list[Solver] = []
+    if isinstance(solver, Solver) and races_others(solver, specs):
+        others = known(solver, specs, options, even(objective, solver.sigma[0].item(), solver.sigma[-1].item()))
     plan = Plan(specs, options, given, others, Terms(moments, radius * teacher.sigma_max), seed)
     settings = {"radius": radius, "moments": moments, "seed": seed} | ({} if kept is None else {"calls": kept})
     settings |= {} if decoupled else {"decoupled": False}

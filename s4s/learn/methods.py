@@ -53,6 +53,11 @@ def moves_grid(spec: Method) -> bool:
     return any({*LEVELS} & {*turn} for turn in spec.cycle)
 
 
+def moves_weights(spec: Method) -> bool:
+    """Whether a method moves weights of its own, not those that follow the grid."""
+    return any("weight" in name for turn in spec.cycle for name in turn)
+
+
 def moves_levels(spec: Method) -> bool:
     """Whether a method may move the levels that the network is asked at: with the grid, or within a single step."""
     return moves_grid(spec) or spec.family == "ss"

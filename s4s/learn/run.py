@@ -14,12 +14,12 @@ from tqdm import tqdm
 
 from s4s.learn.family import Family, family
 from s4s.learn.held_out import HeldOut
-from s4s.learn.methods import Method, moves_grid
+from s4s.learn.methods import Method, moves_grid, moves_weights
 from s4s.learn.objective import Objective
 from s4s.learn.quadratic import Memory
 from s4s.learn.robust import robust_mean
 from s4s.learn.schedule import GRID, HEATS, HOME, JUDGED, LEFT, MOMENTS, NOTED, OPENING, RACE, ROUND, Steps
-from s4s.learn.starts import label, lanes
+from s4s.learn.starts import at_home, label, lanes
 from s4s.learn.stream import MOST, Stream, Terms, advance, solver_at
 from s4s.learn.unfinished import State, Unfinished
 from s4s.solver import Solver
@@ -27,7 +27,8 @@ from s4s.solver import Solver
 DIVERGED = 10.0  # of the start's held-out loss: beyond it a stream goes back to the best and takes smaller steps
 CAUTION = 36.0  # by which damping rises then
 GAP, SURE = 1.2, 3.0  # of held-out to training distance, and standard errors: beyond both more samples would help
-GAIN = 0.97  # of the robust held-out loss that counted last: what the next must reach
+GAIN, GAIN_OF_BOTH = 0.97, 0.96  # of the robust held-out loss that counted last: what the next must reach, and where
+# weights and grid both move, which gain most in their first rounds
 KEPT = ("lanes", "racing", "heat", "base", "round", "mark", "guess", "raced", "history")
 """What a file keeps of a run, beside its tensors and its streams."""
 
@@ -61,6 +62,11 @@ class Plan:
         """The batches of a round."""
         alone = ROUND if self.phases[-1].family != "classical" else GRID
         return MOMENTS if self.terms.moments else alone
+
+    @property
+    def gain(self) -> float:
+        """Share of the held-out loss that a round must get below to count."""
+        return GAIN_OF_BOTH if moves_grid(self.phases[-1]) and moves_weights(self.phases[-1]) else GAIN
 
     @property
     def starts(self) -> list[Solver]:
@@ -122,23 +128,28 @@ class Run:
         self.save()
 
     def race(self, progress: str | None) -> None:
-        """Let the streams run; after each heat those with the larger held-out loss drop out."""
-        few, plain = self.objective.held_out.at(slice(JUDGED)), Terms()
+        """Let the streams run; after each heat those with the larger held-out loss drop out, and the last goes on."""
+        few = self.objective.held_out.at(slice(JUDGED))
         for heat in range(self.heat, len(HEATS)):
-            running = [stream for stream in self.streams.values() if stream.turns]
-            first = min((stream.steps for stream in running), default=HEATS[heat])
-            for k in tqdm(range(first, HEATS[heat]), progress and f"{progress} race", disable=progress is None):
-                at = [stream for stream in running if stream.steps == k]  # in an older file one may be ahead
-                advance(at, self.objective, RACE.rows, RACE.kept(k), plain)
-                self.save()
+            self.small(HEATS[heat], progress)
             losses = {lane: robust_mean(self.objective.distances(s.solver, few)) for lane, s in self.streams.items()}
             self.raced += [{"start": label(self.plan.starts[self.lanes[lane]]), "lane": lane, "loss": loss,
                             "batches": self.streams[lane].steps, "evaluations": self.objective.evaluations}
                            for lane, loss in losses.items()]  # fmt: skip
-            others = {lane for lane, k in self.lanes.items() if k >= len(self.plan.given)}
+            others = {lane for lane, k in self.lanes.items() if not at_home(self.plan.starts[k], self.plan.given)}
             left = sorted(losses, key=lambda lane: losses[lane] / (HOME if lane in others else 1))[: LEFT[heat]]
             self.streams = {lane: self.streams[lane] for lane in left}
             self.heat = heat + 1
+            self.save()
+        self.small(RACE.count, progress)
+
+    def small(self, count: int, progress: str | None) -> None:
+        """Small batches for every stream that still runs, up to so many."""
+        running = [stream for stream in self.streams.values() if stream.turns]
+        first = min((stream.steps for stream in running), default=count)
+        for k in tqdm(range(first, count), progress and f"{progress} race", disable=progress is None):
+            at = [stream for stream in running if stream.steps == k]  # in an older file one may be ahead
+            advance(at, self.objective, RACE.rows, RACE.kept(k), Terms())
             self.save()
 
     def go_on(self) -> None:
@@ -169,7 +180,7 @@ class Run:
             (batch, loss), likely = stream.last, solver_at(stream.family, self.likely)
             val, near = self.held_out.look(likely)
             self.judge(stream, likely, val)
-            if near < GAIN * self.mark[1]:
+            if near < self.plan.gain * self.mark[1]:
                 self.mark = (k + 1, near)
             self.history.append({"round": len(self.history), "batch": batch, "loss": loss, "val_loss": val,
                                  "evaluations": self.objective.evaluations, "weights": weights(stream)})  # fmt: skip

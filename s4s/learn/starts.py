@@ -8,6 +8,7 @@ from typing import Any
 from s4s import classical
 from s4s.errors import Error
 from s4s.grid import grid
+from s4s.learn.even import Even
 from s4s.learn.family import family, is_textbook
 from s4s.learn.methods import Method, moves_grid
 from s4s.learn.objective import Objective
@@ -26,22 +27,28 @@ TEXTBOOK: tuple[tuple[str, dict[str, str]], ...] = (
 )
 
 
-def known(start: Solver, phases: Sequence[Method], options: Mapping[str, Any]) -> list[Solver]:
+def races_others(start: Solver, phases: Sequence[Method]) -> bool:
+    """Whether textbook solvers race beside a start: one itself, for a method that may move the grid."""
+    return is_textbook(start) and moves_grid(phases[0])
+
+
+def known(start: Solver, phases: Sequence[Method], options: Mapping[str, Any], even: Even) -> list[Solver]:
     """Textbook solvers with the evaluations and the ends of a start, on the known grids, that the phases can hold.
 
-    None for a method that keeps the grid, and for a start that is not a textbook solver itself.
+    The start's own solver on even levels is the first.
     """
+    ends = EDM(start.sigma[-1].item(), start.sigma[0].item())
+    own = (start.provenance["solver"], start.provenance["options"])
+    others = [(name, {"order": min(ORDER, start.nfe)} | variant) for name, variant in TEXTBOOK]
+    wanted = [(*own, "even")] + [(*other, schedule) for schedule in ("even", *GRIDS) for other in others]
     found: list[Solver] = []
-    if not (is_textbook(start) and moves_grid(phases[0])):
-        return found
-    for schedule in GRIDS:
-        levels = grid(schedule, EDM(start.sigma[-1].item(), start.sigma[0].item()), start.nfe)
-        for name, variant in TEXTBOOK:
-            options_of: dict[str, Any] = {"order": min(ORDER, start.nfe)} | variant
-            made = classical.solver(name, levels, **options_of)
-            made = made.replace(provenance={**made.provenance, "schedule": schedule})
-            if _held(made, phases[-1].family, options) and not _same(made, start):
-                found.append(made)
+    for name, given, schedule in wanted:
+        intervals = classical.intervals(name, start.nfe, **given)
+        levels = even.levels(intervals) if schedule == "even" else grid(schedule, ends, intervals)
+        made = classical.solver(name, levels, **given)
+        made = made.replace(provenance={**made.provenance, "schedule": schedule})
+        if _held(made, phases[-1].family, options) and not any(_same(made, other) for other in [start, *found]):
+            found.append(made)
     return found
 
 
@@ -55,18 +62,33 @@ def _held(solver: Solver, kind: str, options: Mapping[str, Any]) -> bool:
 
 
 def _same(a: Solver, b: Solver) -> bool:
-    return bool((a.sigma - b.sigma).abs().max() < 1e-9 and (a.weight - b.weight).abs().max() < 1e-9)
+    return (len(a.sigma) == len(b.sigma) and bool((a.sigma - b.sigma).abs().max() < 1e-9)
+            and bool((a.weight - b.weight).abs().max() < 1e-9))  # fmt: skip
 
 
 def lanes(given: Sequence[Solver], others: Sequence[Solver], objective: Objective, moves_grid: bool) -> list[int]:
-    """A start for every stream, by its place among both: those given, again if there is room, the nearest others."""
+    """A start for every stream, by its place among both: those given, their own on even levels, the nearest others."""
     count = max(LANES[moves_grid], len(given))
+    if not others:
+        return [k % len(given) for k in range(count)]
     few = objective.held_out.at(slice(STARTS_JUDGED))
     found = objective.distances_of_each(others, [few] * len(others))
     distance = {len(given) + k: robust_mean(each) for k, each in enumerate(found)}
-    near = sorted(distance, key=lambda k: distance[k])[: count // 2]
-    own = [k % len(given) for k in range(max(count - len(near), len(given)))]
-    return [*own, *near][:count]
+
+    def away(k: int) -> tuple[bool, float]:
+        other = others[k - len(given)]
+        return not (at_home(other, given) and other.provenance["schedule"] == "even"), distance[k]
+
+    return [*range(len(given)), *sorted(distance, key=away)][:count]
+
+
+def at_home(other: Solver, given: Sequence[Solver]) -> bool:
+    """Whether a start is one of those given, or such a textbook solver on other levels."""
+    return any(other is start or _options(other) == _options(start) for start in given)
+
+
+def _options(start: Solver) -> Any:
+    return start.provenance.get("solver"), start.provenance.get("options")
 
 
 def label(start: Solver) -> str:

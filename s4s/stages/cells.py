@@ -23,7 +23,7 @@ PROTOCOLS: dict[str, tuple[str, tuple[str, ...]]] = {  # rounding rule and data 
 }
 
 OF_SAMPLES = ("fid", "teacher")  # metrics that need no image of the reference
-CODE = {"train": 1, "textbook": 1, "teacher": 1, "fit": 2, "sample": 1, "features": 1, "score": 2}
+CODE = {"train": 1, "textbook": 1, "teacher": 1, "fit": 3, "curve": 2, "sample": 1, "features": 1, "score": 2}
 """Of each stage; one more with a change of the code that changes its results, so that older ones are made again."""
 
 LATER = {"relaxed": 2, "curve": 2, "skips": 3}
@@ -219,7 +219,7 @@ def made_from(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
         "sample": sampled,
         "features": sampled | extractor | {"kept": needs_features(config)},
         "score": {"score": config["score"]},
-    }[stage] | {"code": CODE[stage if stage != "curve" else "fit"]}
+    }[stage] | {"code": CODE[stage]}
 
 
 def code_of(config: Mapping[str, Any], cell: Cell) -> dict[str, int]:

@@ -7,9 +7,12 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+import torch
+
 from s4s import classical
 from s4s.curve import OWN
 from s4s.grid import grid
+from s4s.learn.even import SAMPLES, STEPS, Even
 from s4s.learn.family import is_textbook
 from s4s.learn.held_out import RULING
 from s4s.learn.methods import APART, Method, moves_grid, moves_levels, phases
@@ -37,7 +40,7 @@ from s4s.learn.schedule import (
     Steps,
 )
 from s4s.learn.sketch import MOMENT_PULLS
-from s4s.learn.starts import known
+from s4s.learn.starts import known, races_others
 from s4s.learn.visits import rows_at
 from s4s.process import EDM
 from s4s.stages.cells import Cell, learned_as, radius_of
@@ -95,13 +98,16 @@ def fit_evaluations(config: Config, cell: Cell) -> int:
     moments, moving = learned["moments"] > 0, radius_of(config, cell) > 0
     tried = 3 * (1 + any(map(moves_levels, course))) * TRIED + 1  # whether reverse mode works, and its activations
     total = count.train + count.held_out + tried  # first outputs
-    total += count.judged(count.held_out) + others * cell.settings.get("race", True) * count.judged(STARTS_JUDGED)
+    total += count.judged(count.held_out)
+    if others and cell.settings.get("race", True):
+        total += min(SAMPLES, count.train) * (STEPS - 1) + others * count.judged(STARTS_JUDGED)
     # outputs apart: the first, known one is of both mixed; with calls left out, a second fit follows
     last_phase = replace(count, nfe=count.nfe + (course[-1].family in APART))
     first, lanes = 0, LANES[moves_grid(course[0])]
     for last, left in zip(HEATS, (lanes, *LEFT), strict=False):
         total += left * (count.batches(RACE, first, last) + count.judged(JUDGED))
         first = last
+    total += count.batches(RACE, first, RACE.count)
     total += last_phase.judged(count.held_out) + (len(course) > 1) * last_phase.batches(OPENING, 0, OPENING.count)
     part = MOMENTS if moments else ROUND
     looks = last_phase.judged(count.held_out) + part.count * last_phase.judged(RULING) * (not moments)
@@ -139,4 +145,7 @@ def _course(
     start = classical.solver(solver, levels, **chosen)
     course = phases(method, is_textbook(start), kind)
     given = {"order": order, "convert": None} | ({"guidance": 2.0} if course[-1].family in APART else {})
-    return course, len(known(start, course, given))
+    if not races_others(start, course):
+        return course, 0
+    some = Even(levels[[0, -1]], torch.tensor([0.0, 1.0]))  # on any levels as many take part
+    return course, len(known(start, course, given, some))

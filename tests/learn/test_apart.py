@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 import pytest
@@ -155,12 +156,16 @@ def teacher() -> s4s.TeacherSet:
 
 @pytest.mark.parametrize("kind", ["cfg", "columns"])
 def test_a_fit_learns_guidance_below_the_constant_scale(teacher: s4s.TeacherSet, kind: str) -> None:
-    """From the same start on the same grid, weights and guidance end closer to the teacher than weights alone."""
-    options = {"distance": "l2", "rounds": 2, "seed": 0, "validation": 32}
-    plain = s4s.fit(start(nfe=4, order=2), DENOISE, teacher, "s4s-alt", **options)
-    own = s4s.fit(start(nfe=4, order=2), DENOISE, teacher, "s4s-cfg", family=kind, **options)
+    """From the same start, weights and guidance end closer to the teacher than weights alone, in the mean of seeds."""
+    begin = [s4s.solver("ipndm", s4s.grid("logsnr", PROCESS, nfe=6), order=2)]
+    options: dict[str, Any] = {"distance": "l2", "rounds": 2, "validation": 32}
+    ratios = []
+    for seed in range(4):
+        plain = s4s.fit(begin, DENOISE, teacher, "s4s-alt", seed=seed, **options)
+        own = s4s.fit(begin, DENOISE, teacher, "s4s-cfg", family=kind, seed=seed, **options)
+        ratios.append(own.val_loss / plain.val_loss)
     assert own.solver.null is not None
-    assert own.val_loss < 0.8 * plain.val_loss
+    assert geometric_mean(ratios) < 0.85
     assert own.solver.provenance["family"] == kind
     assert own.solver.provenance["guidance"] == SCALE
 

@@ -1,0 +1,57 @@
+"""Even levels: where a step that holds the network's output fixed misses as much as any other."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import s4s
+from s4s.learn.distances import distance
+from s4s.learn.even import SAMPLES, STEPS, Even, even
+from s4s.learn.frozen import Frozen
+from s4s.learn.objective import Objective, Tried
+
+PROCESS = s4s.EDM(0.1, 10.0)
+
+
+@pytest.mark.parametrize("slope", [-1.0, 0.5, 2.0])
+def test_levels_lie_as_densely_as_the_root_of_the_speed(slope: float) -> None:
+    """With ``|dD/dlam| = exp(slope lam)`` the levels are even in ``exp(slope lam / 2)``."""
+    sigma = s4s.grid("logsnr", PROCESS, 2000)
+    lam = -sigma[:-1].log()
+    outputs = (slope * lam).exp()[:, None, None].expand(-1, 3, 2) / slope
+    found = Even.of(sigma, outputs).levels(5)
+    assert found[0] == 10.0 and found[-1] == 0.1
+    steps = (-slope / 2 * found.log()).exp().diff()
+    assert torch.allclose(steps / steps[0], torch.ones(5).double(), atol=5e-3)
+
+
+@pytest.mark.parametrize("output", [0.0, math.nan])
+def test_where_outputs_say_nothing_levels_are_uniform_in_log(output: float) -> None:
+    sigma = s4s.grid("logsnr", PROCESS, 8)
+    found = Even.of(sigma, torch.full((8, 3, 2), output)).levels(4)
+    assert torch.allclose(found, s4s.grid("logsnr", PROCESS, 4))
+
+
+def test_paths_are_those_of_training_noises_and_counted() -> None:
+    """A network that turns at level 1: levels crowd there, and every start on them is nearer to the teacher."""
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        level = sigma.reshape(-1, 1) if sigma.ndim else sigma
+        return torch.tanh(x / (0.1 + level**2)) * torch.exp(-(level**2))
+
+    strong = s4s.solver("unipc", s4s.grid("logsnr", PROCESS, 40), order=3)
+    teacher = s4s.teacher_set(strong, denoise, 96, (2,), seed=0, dtype=torch.float64)
+    objective = Objective(Frozen(denoise), distance("l2"), teacher, 48, Tried(1.0, True))
+    before = objective.evaluations
+    levels = even(objective, 10.0, 0.1).levels(6)
+    assert objective.evaluations - before == SAMPLES * (STEPS - 1), "the first output of a noise is known"
+    uniform = s4s.grid("logsnr", PROCESS, 6)
+    assert (levels.log().abs() < 1).sum() > (uniform.log().abs() < 1).sum()
+    for name in ("ipndm", "dpmpp"):
+        near, far = (objective.distances(s4s.solver(name, grid, order=3), objective.held_out).mean()
+                     for grid in (levels, uniform))  # fmt: skip
+        assert near < far, name
