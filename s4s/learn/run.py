@@ -130,8 +130,9 @@ class Run:
     def race(self, progress: str | None) -> None:
         """Let the streams run; after each heat those with the larger held-out loss drop out, and the last goes on."""
         few = self.objective.held_out.at(slice(JUDGED))
-        for heat in range(self.heat, len(HEATS)):
-            self.small(HEATS[heat], progress)
+        heats = HEATS[moves_grid(self.plan.phases[0])]
+        for heat in range(self.heat, len(heats)):
+            self.small(heats[heat], progress)
             losses = {lane: robust_mean(self.objective.distances(s.solver, few)) for lane, s in self.streams.items()}
             self.raced += [{"start": label(self.plan.starts[self.lanes[lane]]), "lane": lane, "loss": loss,
                             "batches": self.streams[lane].steps, "evaluations": self.objective.evaluations}

@@ -10,7 +10,7 @@ from itertools import product
 from typing import Any
 
 from s4s.errors import Error, choose
-from s4s.learn.methods import METHODS, TOGETHER
+from s4s.learn.methods import METHODS, TOGETHER, moves_grid
 from s4s.stages.cell import POLISHED, SETTINGS
 from s4s.stages.cell import Cell as Cell
 
@@ -23,11 +23,11 @@ PROTOCOLS: dict[str, tuple[str, tuple[str, ...]]] = {  # rounding rule and data 
 }
 
 OF_SAMPLES = ("fid", "teacher")  # metrics that need no image of the reference
-CODE = {"train": 1, "textbook": 1, "teacher": 1, "fit": 3, "curve": 2, "sample": 1, "features": 1, "score": 2}
+CODE = {"train": 1, "textbook": 1, "teacher": 1, "fit": 2, "curve": 2, "sample": 1, "features": 1, "score": 2}
 """Of each stage; one more with a change of the code that changes its results, so that older ones are made again."""
 
-LATER = {"relaxed": 2, "curve": 2, "skips": 3}
-"""The same of fits with a radius, of curves and what goes on from them, and of fits that leave calls out."""
+LATER = {"relaxed": 2, "curve": 2, "skips": 3, "grid": 2}
+"""The same of fits with a radius, of curves and their polish, of fits that leave calls out, and that move the grid."""
 
 
 def cells(config: Mapping[str, Any]) -> list[Cell]:
@@ -224,8 +224,9 @@ def made_from(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
 
 def code_of(config: Mapping[str, Any], cell: Cell) -> dict[str, int]:
     """The state of the code of a fit, where that is more than every fit's."""
-    skips = cell.method in METHODS and METHODS[cell.method].skips
-    kinds = {"relaxed": radius_of(config, cell) > 0, "curve": bool(cell.fitted), "skips": skips}
+    spec = METHODS.get(cell.method)
+    kinds = {"relaxed": radius_of(config, cell) > 0, "curve": bool(cell.fitted),
+             "skips": spec is not None and spec.skips, "grid": spec is not None and moves_grid(spec)}  # fmt: skip
     return {f"code_{kind}": LATER[kind] for kind, is_one in kinds.items() if is_one}
 
 

@@ -103,8 +103,8 @@ def fit_evaluations(config: Config, cell: Cell) -> int:
         total += min(SAMPLES, count.train) * (STEPS - 1) + others * count.judged(STARTS_JUDGED)
     # outputs apart: the first, known one is of both mixed; with calls left out, a second fit follows
     last_phase = replace(count, nfe=count.nfe + (course[-1].family in APART))
-    first, lanes = 0, LANES[moves_grid(course[0])]
-    for last, left in zip(HEATS, (lanes, *LEFT), strict=False):
+    first, moves = 0, moves_grid(course[0])
+    for last, left in zip(HEATS[moves], (LANES[moves], *LEFT), strict=False):
         total += left * (count.batches(RACE, first, last) + count.judged(JUDGED))
         first = last
     total += count.batches(RACE, first, RACE.count)
