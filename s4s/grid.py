@@ -24,7 +24,7 @@ def grid(schedule: str | Sequence[float] | Tensor, process: Process, nfe: int, *
 
     Args:
         schedule: ``logsnr``; ``edm`` or ``karras``, its other name (option ``rho``, default 7); ``uniform`` and
-            ``quadratic`` (in the process's own time); ``dmn``, ``gits`` and ``ays`` (found by
+            ``quadratic`` (in the process's own time); ``dmn``, ``even``, ``gits`` and ``ays`` (found by
             search, see ``s4s.search``); or a sequence of nfe + 1 levels of your own, strictly decreasing; its last may
             be 0, as most hosts have it.
         process: gives the ends, and the own time of ``uniform`` and ``quadratic``.

@@ -1,4 +1,4 @@
-"""Grids found by search, without training: ``s4s.grid("dmn" | "gits" | "ays", process, nfe, ...)``."""
+"""Grids found by search, without training: ``s4s.grid("dmn" | "even" | "gits" | "ays", process, nfe, ...)``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from s4s.classical import solver
 from s4s.dmn import dmn
 from s4s.errors import Error, choose
+from s4s.even import even
 from s4s.noise import noise
 from s4s.schedules import edm
 from s4s.solver import Denoise, Solver, sample
@@ -166,7 +167,7 @@ AYS = {
     "svd": (700.00, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002),
 }  # fmt: skip
 
-SEARCHES: dict[str, Callable[..., Tensor]] = {"ays": ays, "dmn": dmn, "gits": gits}
+SEARCHES: dict[str, Callable[..., Tensor]] = {"ays": ays, "dmn": dmn, "even": even, "gits": gits}
 
 
 def _step_ends(teacher: Solver) -> Tensor:

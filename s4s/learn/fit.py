@@ -20,7 +20,6 @@ from s4s.errors import Error, Notice
 from s4s.guidance import split_guidance
 from s4s.learn.distance import Distance
 from s4s.learn.distances import distance
-from s4s.learn.even import even
 from s4s.learn.family import family, is_textbook
 from s4s.learn.frozen import Frozen
 from s4s.learn.jacobian import PERTURBATION
@@ -30,7 +29,7 @@ from s4s.learn.modes import with_derivatives
 from s4s.learn.objective import Objective, Tried
 from s4s.learn.run import Plan, Run
 from s4s.learn.skip import budget, fewer_calls
-from s4s.learn.starts import known, races_others
+from s4s.learn.starts import even_levels, known, races_others
 from s4s.learn.stream import Terms
 from s4s.learn.teacher import TeacherSet
 from s4s.learn.unfinished import Unfinished, content
@@ -130,7 +129,7 @@ def fit(
     start_loss = _start_loss(objective, given[0], moments)
     others: list[Solver] = []
     if isinstance(solver, Solver) and races_others(solver, specs):
-        others = known(solver, specs, options, even(objective, solver.sigma[0].item(), solver.sigma[-1].item()))
+        others = known(solver, specs, options, even_levels(solver, objective))
     plan = Plan(specs, options, given, others, Terms(moments, radius * teacher.sigma_max), seed)
     settings = {"radius": radius, "moments": moments, "seed": seed} | ({} if kept is None else {"calls": kept})
     settings |= {} if decoupled else {"decoupled": False}

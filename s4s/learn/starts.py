@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from s4s import classical
 from s4s.errors import Error
+from s4s.even import SAMPLES, Even, outputs_along, path_of
 from s4s.grid import grid
-from s4s.learn.even import Even
 from s4s.learn.family import family, is_textbook
 from s4s.learn.methods import Method, moves_grid
-from s4s.learn.objective import Objective
+from s4s.learn.objective import Objective, after
 from s4s.learn.robust import robust_mean
 from s4s.learn.schedule import LANES, STARTS_JUDGED
 from s4s.process import EDM
@@ -30,6 +33,16 @@ TEXTBOOK: tuple[tuple[str, dict[str, str]], ...] = (
 def races_others(start: Solver, phases: Sequence[Method]) -> bool:
     """Whether textbook solvers race beside a start: one itself, for a method that may move the grid."""
     return is_textbook(start) and moves_grid(phases[0])
+
+
+def even_levels(start: Solver, objective: Objective) -> Even:
+    """Even levels between the ends of a start, from the paths of a few training noises."""
+    path, found = path_of(EDM(start.sigma[-1].item(), start.sigma[0].item())), list[Tensor]()
+    for part in objective.train.at(slice(SAMPLES)).parts(objective.network.microbatch or SAMPLES):
+        denoise = after(part.first, objective.network.under(part.condition))
+        objective.evaluations += (path.nfe - 1) * len(part)  # the first output of a noise is known
+        found.append(outputs_along(path, denoise, part.x_T))
+    return Even.of(path.sigma, torch.cat(found, 1))
 
 
 def known(start: Solver, phases: Sequence[Method], options: Mapping[str, Any], even: Even) -> list[Solver]:

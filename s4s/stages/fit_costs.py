@@ -11,8 +11,8 @@ import torch
 
 from s4s import classical
 from s4s.curve import OWN
+from s4s.even import SAMPLES, STEPS, Even
 from s4s.grid import grid
-from s4s.learn.even import SAMPLES, STEPS, Even
 from s4s.learn.family import is_textbook
 from s4s.learn.held_out import RULING
 from s4s.learn.methods import APART, Method, moves_grid, moves_levels, phases

@@ -118,7 +118,7 @@ def test_ays_is_what_diffusers_ships() -> None:
 
 
 @pytest.mark.parametrize(("call", "message"), [
-    (lambda: s4s.grid("gts", s4s.EDM(), 5), "unknown grid 'gts'; choose one of: ays, dmn, edm, gits, logsnr"),
+    (lambda: s4s.grid("gts", s4s.EDM(), 5), "unknown grid 'gts'; choose one of: ays, dmn, edm, even, gits, logsnr"),
     (lambda: s4s.grid("dmn", s4s.EDM(), 5, power=3), "unknown power of grid 'dmn' 3; choose one of: 1, 2"),
     (lambda: s4s.grid("dmn", s4s.EDM(), 5, rho=7), "grid 'dmn': .*rho"),
     (lambda: s4s.grid("gits", s4s.EDM(), 5), "grid 'gits': missing a required .*denoise"),

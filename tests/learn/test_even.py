@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 import s4s
+from s4s.even import SAMPLES, STEPS, Even
 from s4s.learn.distances import distance
-from s4s.learn.even import SAMPLES, STEPS, Even, even
 from s4s.learn.frozen import Frozen
 from s4s.learn.objective import Objective, Tried
+from s4s.learn.starts import even_levels
 
 PROCESS = s4s.EDM(0.1, 10.0)
 
@@ -47,9 +48,13 @@ def test_paths_are_those_of_training_noises_and_counted() -> None:
     teacher = s4s.teacher_set(strong, denoise, 96, (2,), seed=0, dtype=torch.float64)
     objective = Objective(Frozen(denoise), distance("l2"), teacher, 48, Tried(1.0, True))
     before = objective.evaluations
-    levels = even(objective, 10.0, 0.1).levels(6)
+    levels = even_levels(s4s.solver("ddim", s4s.grid("edm", PROCESS, 6)), objective).levels(6)
     assert objective.evaluations - before == SAMPLES * (STEPS - 1), "the first output of a noise is known"
     uniform = s4s.grid("logsnr", PROCESS, 6)
+    named = s4s.grid("even", PROCESS, 6, denoise=denoise, shape=(2,), dtype=torch.float64)
+    assert torch.equal(levels, named), "the teacher's first noises are those of seed 0"
+    with pytest.raises(s4s.Error, match="grid 'even': warmup = 0 must be at least 1"):
+        s4s.grid("even", PROCESS, 6, denoise=denoise, shape=(2,), warmup=0)
     assert (levels.log().abs() < 1).sum() > (uniform.log().abs() < 1).sum()
     for name in ("ipndm", "dpmpp"):
         near, far = (objective.distances(s4s.solver(name, grid, order=3), objective.held_out).mean()

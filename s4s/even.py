@@ -1,0 +1,92 @@
+"""The grid on which first-order steps err alike, from a network's own paths: ``s4s.grid("even", process, nfe, ...)``.
+
+A step of ``h`` in ``lam = -log sigma`` that holds the network's output D fixed misses ``h^2 |dD/dlam| / 2`` of it. So
+that all steps miss the same, levels lie as densely as the root of ``|dD/dlam|``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from s4s.classical import solver
+from s4s.errors import Error
+from s4s.noise import noise
+from s4s.schedules import logsnr
+from s4s.solver import Denoise, Solver, sample
+
+SAMPLES, STEPS = 32, 24  # paths that levels are found on, and the steps of each
+LEAST = 1e-3  # of the largest density: where the output stands still levels lie this far apart at most
+
+
+@dataclass(frozen=True)
+class Even:
+    """How the levels of a path are spread.
+
+    Args:
+        sigma: [N+1] levels of the path. ``share``: [N+1] of all steps, those that lie before each, from 0 to 1.
+    """
+
+    sigma: Tensor
+    share: Tensor
+
+    @classmethod
+    def of(cls, sigma: Tensor, outputs: Tensor) -> Even:
+        """From the network's outputs [N, B, ...] at all levels [N+1] but the last."""
+        h = -sigma.log().diff()
+        speed = outputs.double().diff(dim=0).flatten(2).norm(dim=2).mean(1).cpu() / h[:-1]
+        density = torch.cat([speed, speed[-1:]]).sqrt()
+        if not (density.isfinite().all() and density.any()):  # it says nothing, so all levels are as good
+            density = torch.ones_like(h)
+        steps = (density.clamp(min=LEAST * density.max().item()) * h).cumsum(0)
+        return cls(sigma, torch.cat([steps.new_zeros(1), steps / steps[-1]]))
+
+    def levels(self, intervals: int) -> Tensor:
+        """[intervals + 1] levels between the path's ends."""
+        wanted = np.linspace(0, 1, intervals + 1)
+        found = torch.from_numpy(np.exp(np.interp(wanted, self.share.numpy(), self.sigma.log().numpy())))
+        return torch.cat([self.sigma[:1], found[1:-1], self.sigma[-1:]])
+
+
+def path_of(process: Any) -> Solver:
+    """What paths are followed by: DPM-Solver++(3M) on the logSNR grid."""
+    return solver("dpmpp", logsnr(torch.linspace(0, 1, STEPS + 1, dtype=torch.float64), process), order=3)
+
+
+@torch.no_grad()
+def outputs_along(path: Solver, denoise: Denoise, x_T: Tensor) -> Tensor:
+    """[N, B, ...] of the network at every level of a path but the last."""
+    found: list[Tensor] = []
+    sample(path, denoise, x_T, check=False, callback=lambda n, x, D: found.append(D))
+    return torch.stack(found)
+
+
+def even(
+    u: Tensor,
+    process: Any,
+    *,
+    denoise: Denoise,
+    shape: tuple[int, ...],
+    warmup: int = SAMPLES,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Levels between which first-order steps err alike, on the mean of some paths of 24 steps.
+
+    Args:
+        u: [nfe+1]; only its length matters.
+        denoise: the network, of any process.
+        shape: of one sample, without the batch.
+        warmup: paths, from ``s4s.noise(seed, ...)``, all in one batch.
+        device, dtype: of the paths.
+    """
+    if warmup < 1:
+        raise Error(f"grid 'even': warmup = {warmup} must be at least 1")
+    path = path_of(process)
+    x_T = path.x_T(noise(seed, range(warmup), shape).to(device, dtype))
+    return Even.of(path.sigma, outputs_along(path, denoise, x_T)).levels(len(u) - 1)
