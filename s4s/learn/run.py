@@ -130,7 +130,7 @@ class Run:
     def race(self, progress: str | None) -> None:
         """Let the streams run; after each heat those with the larger held-out loss drop out, and the last goes on."""
         few = self.objective.held_out.at(slice(JUDGED))
-        heats = HEATS[moves_grid(self.plan.phases[0])]
+        heats = HEATS[bool(self.plan.known)]
         for heat in range(self.heat, len(heats)):
             self.small(heats[heat], progress)
             losses = {lane: robust_mean(self.objective.distances(s.solver, few)) for lane, s in self.streams.items()}

@@ -21,9 +21,10 @@ class Steps:
 
 SMALL = 32  # samples; a batch of no more is judged together with the one before
 RACE = Steps(16, 16, (0.5, 0.85))  # of the stream that wins
-HEATS = {True: (4, 8), False: (8, 16)}  # batches after which streams are judged, and all but ``LEFT`` dropped
+HEATS = {True: (4, 8), False: (8, 16)}  # batches after which streams are judged, and all but ``LEFT`` dropped; sooner
+# where textbook starts take part, which lie further apart
 LEFT = (2, 1)
-LANES = {True: 4, False: 2}  # streams of a race; of both, the first where the grid may move
+LANES = {True: 4, False: 2}  # streams of a race, where the grid may move and where it stays
 HOME = 2 / 3  # of the best held-out loss at home: what another solver must be below to go on in its place
 JUDGED = 128  # held-out samples that streams are compared on
 STARTS_JUDGED = 32  # held-out samples that starts are compared on

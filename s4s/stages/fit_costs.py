@@ -99,12 +99,12 @@ def fit_evaluations(config: Config, cell: Cell) -> int:
     tried = 3 * (1 + any(map(moves_levels, course))) * TRIED + 1  # whether reverse mode works, and its activations
     total = count.train + count.held_out + tried  # first outputs
     total += count.judged(count.held_out)
-    if others and cell.settings.get("race", True):
-        total += min(SAMPLES, count.train) * (STEPS - 1) + others * count.judged(STARTS_JUDGED)
+    raced = others * cell.settings.get("race", True)
+    total += raced * count.judged(STARTS_JUDGED) + (raced > 0) * min(SAMPLES, count.train) * (STEPS - 1)
     # outputs apart: the first, known one is of both mixed; with calls left out, a second fit follows
     last_phase = replace(count, nfe=count.nfe + (course[-1].family in APART))
-    first, moves = 0, moves_grid(course[0])
-    for last, left in zip(HEATS[moves], (LANES[moves], *LEFT), strict=False):
+    first, lanes = 0, LANES[moves_grid(course[0])]
+    for last, left in zip(HEATS[raced > 0], (lanes, *LEFT), strict=False):
         total += left * (count.batches(RACE, first, last) + count.judged(JUDGED))
         first = last
     total += count.batches(RACE, first, RACE.count)
