@@ -1,7 +1,7 @@
 """The grid on which first-order steps err alike, from a network's own paths: ``s4s.grid("even", process, nfe, ...)``.
 
 A step of ``h`` in ``lam = -log sigma`` that holds the network's output D fixed misses ``h^2 |dD/dlam| / 2`` of it. So
-that all steps miss the same, levels lie as densely as the root of ``|dD/dlam|``.
+that all steps miss the same share of the state x, levels lie as densely as the root of ``|dD/dlam| / |x|``.
 """
 
 from __future__ import annotations
@@ -35,10 +35,13 @@ class Even:
     share: Tensor
 
     @classmethod
-    def of(cls, sigma: Tensor, outputs: Tensor) -> Even:
-        """From the network's outputs [N, B, ...] at all levels [N+1] but the last."""
+    def of(cls, sigma: Tensor, states: Tensor, outputs: Tensor) -> Even:
+        """From states and the network's outputs [N, B, ...] at all levels [N+1] but the last."""
         h = -sigma.log().diff()
-        speed = outputs.double().diff(dim=0).flatten(2).norm(dim=2).mean(1).cpu() / h[:-1]
+        moved, size = (
+            each.double().flatten(2).norm(dim=2).mean(1).cpu() for each in (outputs.diff(dim=0), states[:-1])
+        )
+        speed = moved / size / h[:-1]
         density = torch.cat([speed, speed[-1:]]).sqrt()
         if not (density.isfinite().all() and density.any()):  # it says nothing, so all levels are as good
             density = torch.ones_like(h)
@@ -57,12 +60,22 @@ def path_of(process: Any) -> Solver:
     return solver("dpmpp", logsnr(torch.linspace(0, 1, STEPS + 1, dtype=torch.float64), process), order=3)
 
 
+def _length(each: Tensor) -> Tensor:
+    """[N] mean norm of [N, B, ...]."""
+    return each.double().flatten(2).norm(dim=2).mean(1).cpu()
+
+
 @torch.no_grad()
-def outputs_along(path: Solver, denoise: Denoise, x_T: Tensor) -> Tensor:
-    """[N, B, ...] of the network at every level of a path but the last."""
-    found: list[Tensor] = []
-    sample(path, denoise, x_T, check=False, callback=lambda n, x, D: found.append(D))
-    return torch.stack(found)
+def along(path: Solver, denoise: Denoise, x_T: Tensor) -> tuple[Tensor, Tensor]:
+    """States and outputs of the network, [N, B, ...] each, at every level of a path but the last."""
+    states, outputs = list[Tensor](), list[Tensor]()
+
+    def keep(n: int, x: Tensor, D: Tensor) -> None:
+        states.append(x)
+        outputs.append(D)
+
+    sample(path, denoise, x_T, check=False, callback=keep)
+    return torch.stack(states), torch.stack(outputs)
 
 
 def even(
@@ -89,4 +102,4 @@ def even(
         raise Error(f"grid 'even': warmup = {warmup} must be at least 1")
     path = path_of(process)
     x_T = path.x_T(noise(seed, range(warmup), shape).to(device, dtype))
-    return Even.of(path.sigma, outputs_along(path, denoise, x_T)).levels(len(u) - 1)
+    return Even.of(path.sigma, *along(path, denoise, x_T)).levels(len(u) - 1)

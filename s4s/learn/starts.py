@@ -10,7 +10,7 @@ from torch import Tensor
 
 from s4s import classical
 from s4s.errors import Error
-from s4s.even import SAMPLES, Even, outputs_along, path_of
+from s4s.even import SAMPLES, Even, along, path_of
 from s4s.grid import grid
 from s4s.learn.family import family, is_textbook
 from s4s.learn.methods import Method, moves_grid
@@ -37,12 +37,12 @@ def races_others(start: Solver, phases: Sequence[Method]) -> bool:
 
 def even_levels(start: Solver, objective: Objective) -> Even:
     """Even levels between the ends of a start, from the paths of a few training noises."""
-    path, found = path_of(EDM(start.sigma[-1].item(), start.sigma[0].item())), list[Tensor]()
+    path, found = path_of(EDM(start.sigma[-1].item(), start.sigma[0].item())), list[tuple[Tensor, Tensor]]()
     for part in objective.train.at(slice(SAMPLES)).parts(objective.network.microbatch or SAMPLES):
         denoise = after(part.first, objective.network.under(part.condition))
         objective.evaluations += (path.nfe - 1) * len(part)  # the first output of a noise is known
-        found.append(outputs_along(path, denoise, part.x_T))
-    return Even.of(path.sigma, torch.cat(found, 1))
+        found.append(along(path, denoise, part.x_T))
+    return Even.of(path.sigma, *(torch.cat(parts, 1) for parts in zip(*found, strict=True)))
 
 
 def known(start: Solver, phases: Sequence[Method], options: Mapping[str, Any], even: Even) -> list[Solver]:
