@@ -98,8 +98,21 @@ def even(
         warmup: paths, from ``s4s.noise(seed, ...)``, all in one batch.
         device, dtype: of the paths.
     """
+    return even_of(process, denoise, shape, warmup, seed, device, dtype).levels(len(u) - 1)
+
+
+def even_of(
+    process: Any,
+    denoise: Denoise,
+    shape: tuple[int, ...],
+    warmup: int,
+    seed: int,
+    device: str | torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> Even:
+    """How even levels of a process are spread, for any number of them; arguments as ``even`` takes them."""
     if warmup < 1:
         raise Error(f"grid 'even': warmup = {warmup} must be at least 1")
     path = path_of(process)
     x_T = path.x_T(noise(seed, range(warmup), shape).to(device, dtype))
-    return Even.of(path.sigma, *along(path, denoise, x_T)).levels(len(u) - 1)
+    return Even.of(path.sigma, *along(path, denoise, x_T))

@@ -234,5 +234,7 @@ def _changed(record: Record, path: Path, other: Path, known: str, now: str | Non
 
 def again(stage: str) -> str:
     """What to do about a result that no longer follows."""
-    command = {"textbook": "fit", "gits": "fit", "score": "evaluate", "scoring": "download"}.get(stage, stage)
+    command = {"textbook": "fit", "gits": "fit", "even": "fit", "score": "evaluate", "scoring": "download"}.get(
+        stage, stage
+    )
     return f"run `s4s {command}` again, or remove it and run snakemake"

@@ -36,6 +36,7 @@ _SCHEDULES = {
     "uniform": "time-uniform",
     "quadratic": "time-quadratic",
     "dmn": "DMN",
+    "even": "even",
     "gits": "GITS",
     "ays": "AYS",
 }

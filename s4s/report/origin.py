@@ -14,7 +14,14 @@ from s4s.report.data import Record
 from s4s.report.labels import method_label, start_label
 from s4s.report.protocol import flatten
 
-COMMANDS = {"textbook": "fit", "gits": "fit", "score": "evaluate", "scoring": "download", "config": "run"}
+COMMANDS = {
+    "textbook": "fit",
+    "gits": "fit",
+    "even": "fit",
+    "score": "evaluate",
+    "scoring": "download",
+    "config": "run",
+}
 
 
 @dataclass(frozen=True)

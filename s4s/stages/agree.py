@@ -14,7 +14,7 @@ from s4s.stages.cells import cells, compares_by, distances
 from s4s.stages.passes import Pass
 
 Config = Mapping[str, Any]
-SEARCHED = ("gits", "dmn")  # grids that take a network, or seconds; they end where others of the process do
+SEARCHED = ("gits", "even", "dmn")  # grids that take a network, or seconds; they end where others of the process do
 
 
 def require_seen(config: Config, found: Sequence[Pass], extractor: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from s4s import classical, search
 from s4s.errors import Error
+from s4s.even import SAMPLES, Even, even_of
 from s4s.grid import grid
 from s4s.learn.teacher import BATCH
 from s4s.models import digits_model, load_model
@@ -66,7 +67,7 @@ class Bench:
         found = self.chain.read(*self.network_files, *paths)
         held = {name: found[name] for name in network_files(self.config)}
         if held != self._held:
-            for name in ("model", "process", "_gits"):
+            for name in ("model", "process", "_gits", "_even"):
                 self.__dict__.pop(name, None)
         self._held = held
         return found
@@ -121,28 +122,53 @@ class Bench:
         if schedule == "gits":
             levels, cost = self._gits
             return levels[search.gits_path(cost, intervals)]
+        if schedule == "even":
+            return self._even.levels(intervals)
         if schedule == "ays":
             return grid("ays", self.process, intervals, model="sd15")
         return grid(schedule, self.process, intervals)
 
     def searched(self, cell: Cell) -> list[Path]:
-        """The file of costs that a cell's grid was found with, if it was; made if need be."""
-        return [self._gits_file] if cell.schedule == "gits" and self._gits else []
+        """The file of what a cell's grid was found from, if it was found; made if need be."""
+        if cell.schedule not in ("gits", "even"):
+            return []
+        self.grid(cell.schedule, 1)  # makes it
+        return [self._kept(cell.schedule)]
 
-    @property
-    def _gits_file(self) -> Path:
-        return self.folder.root / "models" / f"gits-{digest(made_from(self.config, 'textbook'))[:12]}.json"
+    def _kept(self, schedule: str) -> Path:
+        return self.folder.root / "models" / f"{schedule}-{digest(made_from(self.config, 'textbook'))[:12]}.json"
+
+    def _found(self, schedule: str, search: Callable[[Denoise, int], dict[str, Any]]) -> dict[str, Any]:
+        """What grids are found from, kept in a file; ``search`` finds it, given the network and its rows."""
+        path = self._kept(schedule)
+        if not self.chain.follows(path):
+            reads, rows = self.reads(), min(self.batch, 64)
+            made = search(self.denoiser(range(rows)), rows)
+            if not self.chain.follows(path):  # another job was faster
+                write_json(path, made)
+                self.chain.note(path, schedule, reads)
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
 
     @cached_property
     def _gits(self) -> tuple[Tensor, Tensor]:
-        """Candidate levels and costs of GITS; kept in a file, for they take as long as a few thousand samples."""
-        path, levels = self._gits_file, search.step_levels(teacher := search.gits_teacher(self.process))
-        if not self.chain.follows(path):
-            reads, rows = self.reads(), min(self.batch, 64)
-            denoise = self.denoiser(range(rows))
+        """Candidate levels and costs of GITS, which take as long as a few thousand samples."""
+        teacher = search.gits_teacher(self.process)
+
+        def costs(denoise: Denoise, rows: int) -> dict[str, Any]:
             cost = search.mean_gits_cost(teacher, denoise, self.model.shape, WARMUP - WARMUP % rows, GITS_SEED, "dev",
                                          batch=rows, device=self.device)  # fmt: skip
-            if not self.chain.follows(path):  # another job was faster
-                write_json(path, {"cost": cost.tolist()})
-                self.chain.note(path, "gits", reads)
-        return levels, torch.tensor(json.loads(path.read_text(encoding="utf-8"))["cost"], dtype=torch.float64)
+            return {"cost": cost.tolist()}
+
+        return search.step_levels(teacher), torch.tensor(self._found("gits", costs)["cost"], dtype=torch.float64)
+
+    @cached_property
+    def _even(self) -> Even:
+        """How even levels are spread."""
+
+        def spread(denoise: Denoise, rows: int) -> dict[str, Any]:
+            found = even_of(self.process, denoise, self.model.shape, min(SAMPLES, rows), GITS_SEED, self.device)
+            return {"sigma": found.sigma.tolist(), "share": found.share.tolist()}
+
+        kept = self._found("even", spread)
+        return Even(*(torch.tensor(kept[key], dtype=torch.float64) for key in ("sigma", "share")))

@@ -27,7 +27,7 @@ OF_TABLES, STEPS = ("ldm", "stable-diffusion"), 1000  # models with a table of s
 LEAST = {"fid": 2, "kid": 2, "precision-recall": 4, "classes": 20, "teacher": 2}  # samples that a metric needs
 FITTED = (*METHODS, TOGETHER)  # methods that are built in
 OF_FILE = re.compile(r"[a-z][a-z0-9_]*")  # names of methods of one's own
-GITS_SEED, GITS_STEPS = 0, 60  # of the noises that GITS searches its grid on; steps of the path it chooses from
+GITS_SEED, GITS_STEPS = 0, 60  # of the noises that grids are searched on; steps of the path it chooses from
 
 
 def require_possible(config: Config) -> None:
@@ -293,5 +293,8 @@ def _require_apart(config: Config) -> None:
     if seed == teacher:
         raise Error(f"sample.seed: {seed} is teacher.seed too, so solvers would be scored on the noises that they were "
                     "fitted on; choose another")  # fmt: skip
-    if seed == GITS_SEED and any(cell.schedule == "gits" for cell in cells(config)):
-        raise Error(f"sample.seed: {seed} is the seed of the noises that gits searches its grid on; choose another")
+    for schedule in sorted({cell.schedule for cell in cells(config)} & {"gits", "even"}):
+        if seed == GITS_SEED:
+            raise Error(
+                f"sample.seed: {seed} is the seed of the noises that {schedule} searches its grid on; choose another"
+            )

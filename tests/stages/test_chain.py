@@ -211,14 +211,15 @@ def test_pictures_are_of_what_was_scored(made: Bench) -> None:
     assert samples_file(features, cell.name) == new
 
 
-def test_gits_costs_of_an_older_network_are_searched_anew(made: Bench) -> None:
-    searched = bench(classical={"schedules": ["gits"]})
+@pytest.mark.parametrize("schedule", ["gits", "even"])
+def test_grids_of_an_older_network_are_searched_anew(made: Bench, schedule: str) -> None:
+    searched = bench(classical={"schedules": [schedule]})
     cell = textbook(searched)
     before = s4s.load_solver(fit_cell(searched, cell)).sigma
     (costs,) = searched.searched(cell)
     old = costs.read_bytes()
     other = retrained(made)
-    again = bench(classical={"schedules": ["gits"]})
+    again = bench(classical={"schedules": [schedule]})
     with pytest.raises(s4s.Error, match=rf"{costs.name}: made from .*denoiser.safetensors"):
         evaluate_cell(again, cell)
     fit_cell(again, cell)
