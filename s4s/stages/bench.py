@@ -138,11 +138,11 @@ class Bench:
     def _kept(self, schedule: str) -> Path:
         return self.folder.root / "models" / f"{schedule}-{digest(made_from(self.config, 'textbook'))[:12]}.json"
 
-    def _found(self, schedule: str, search: Callable[[Denoise, int], dict[str, Any]]) -> dict[str, Any]:
+    def _found(self, schedule: str, most: int, search: Callable[[Denoise, int], dict[str, Any]]) -> dict[str, Any]:
         """What grids are found from, kept in a file; ``search`` finds it, given the network and its rows."""
         path = self._kept(schedule)
         if not self.chain.follows(path):
-            reads, rows = self.reads(), min(self.batch, 64)
+            reads, rows = self.reads(), min(self.batch, most)
             made = search(self.denoiser(range(rows)), rows)
             if not self.chain.follows(path):  # another job was faster
                 write_json(path, made)
@@ -160,15 +160,15 @@ class Bench:
                                          batch=rows, device=self.device)  # fmt: skip
             return {"cost": cost.tolist()}
 
-        return search.step_levels(teacher), torch.tensor(self._found("gits", costs)["cost"], dtype=torch.float64)
+        return search.step_levels(teacher), torch.tensor(self._found("gits", 64, costs)["cost"], dtype=torch.float64)
 
     @cached_property
     def _even(self) -> Even:
         """How even levels are spread."""
 
         def spread(denoise: Denoise, rows: int) -> dict[str, Any]:
-            found = even_of(self.process, denoise, self.model.shape, min(SAMPLES, rows), GITS_SEED, self.device)
+            found = even_of(self.process, denoise, self.model.shape, rows, GITS_SEED, self.device)
             return {"sigma": found.sigma.tolist(), "share": found.share.tolist()}
 
-        kept = self._found("even", spread)
+        kept = self._found("even", SAMPLES, spread)
         return Even(*(torch.tensor(kept[key], dtype=torch.float64) for key in ("sigma", "share")))

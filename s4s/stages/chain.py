@@ -26,12 +26,8 @@ from s4s.stages.cells import LATER, Cell, cells, code_of, curves, made_from
 Config = Mapping[str, Any]
 MAKERS = {"models": "download", "teacher": "teacher", "solvers": "fit", "fits": "fit", "curves": "fit",
           "paths.json": "paths", "samples": "sample", "features": "features", "metrics": "evaluate"}  # fmt: skip
-CONFIG_OF = {
-    "download": "train",
-    "gits": "textbook",
-    "even": "textbook",
-    "transfer": "score",
-}  # the part of the config each depends on
+CONFIG_OF = {"download": "train", "gits": "textbook", "even": "textbook", "transfer": "score"}
+"""The part of the config that a stage depends on, where it is not its own."""
 
 
 class Chain:
