@@ -10,11 +10,11 @@ from s4s.errors import Error
 from s4s.grid import grid
 from s4s.process import EDM, Process
 from s4s.score.features import require_channels
-from s4s.stages.cells import cells, compares_by, distances
+from s4s.stages.cells import BY_NETWORK, cells, compares_by, distances
 from s4s.stages.passes import Pass
 
 Config = Mapping[str, Any]
-SEARCHED = ("gits", "even", "dmn")  # grids that take a network, or seconds; they end where others of the process do
+SEARCHED = (*BY_NETWORK, "dmn")  # grids that take a network, or seconds; they end where others of the process do
 
 
 def require_seen(config: Config, found: Sequence[Pass], extractor: str) -> None:

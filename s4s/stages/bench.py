@@ -20,7 +20,7 @@ from s4s.models import digits_model, load_model
 from s4s.models.model import Model
 from s4s.process import EDM
 from s4s.solver import Denoise, Solver
-from s4s.stages.cells import Cell, made_from, network_files
+from s4s.stages.cells import BY_NETWORK, Cell, made_from, network_files
 from s4s.stages.chain import Chain
 from s4s.stages.config import digest
 from s4s.stages.files import Config, Folder, write_json
@@ -130,7 +130,7 @@ class Bench:
 
     def searched(self, cell: Cell) -> list[Path]:
         """The file of what a cell's grid was found from, if it was found; made if need be."""
-        if cell.schedule not in ("gits", "even"):
+        if cell.schedule not in BY_NETWORK:
             return []
         self.grid(cell.schedule, 1)  # makes it
         return [self._kept(cell.schedule)]

@@ -22,6 +22,7 @@ PROTOCOLS: dict[str, tuple[str, tuple[str, ...]]] = {  # rounding rule and data 
     "digits": ("edm", ("digits",)),
 }
 
+BY_NETWORK = ("gits", "even")  # schedules that are found by asking the network
 OF_SAMPLES = ("fid", "teacher")  # metrics that need no image of the reference
 CODE = {"train": 1, "textbook": 1, "teacher": 1, "fit": 2, "curve": 2, "sample": 1, "features": 1, "score": 2}
 """Of each stage; one more with a change of the code that changes its results, so that older ones are made again."""

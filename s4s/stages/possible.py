@@ -14,7 +14,7 @@ from s4s.errors import Error, choose
 from s4s.learn.methods import APART, METHODS, TOGETHER, family_of, moves_grid
 from s4s.stages.any_nfe import require_curve, require_of_curves
 from s4s.stages.cell import BUILT_IN, SETTINGS, Cell
-from s4s.stages.cells import OF_SAMPLES, PROTOCOLS, cells, distances, guided, teacher_of, uint8_rule
+from s4s.stages.cells import BY_NETWORK, OF_SAMPLES, PROTOCOLS, cells, distances, guided, teacher_of, uint8_rule
 from s4s.stages.options import OPTIONS as OPTIONS
 from s4s.stages.options import evaluations_of, named_solvers, order_of, require_held, require_options
 
@@ -293,7 +293,7 @@ def _require_apart(config: Config) -> None:
     if seed == teacher:
         raise Error(f"sample.seed: {seed} is teacher.seed too, so solvers would be scored on the noises that they were "
                     "fitted on; choose another")  # fmt: skip
-    for schedule in sorted({cell.schedule for cell in cells(config)} & {"gits", "even"}):
+    for schedule in sorted({cell.schedule for cell in cells(config)} & {*BY_NETWORK}):
         if seed == GITS_SEED:
             raise Error(
                 f"sample.seed: {seed} is the seed of the noises that {schedule} searches its grid on; choose another"

@@ -34,7 +34,7 @@ CELLS = {cell.name: cell for cell in asked.cells(CONFIG)}
 JOBS, SCORED = asked.jobs(CONFIG), asked.jobs(CONFIG, per_nfe=asked.needs_features(CONFIG))
 OWN_FIXED = [str(cell.file) for cell in CELLS.values() if cell.file and not cell.learned]  # files of one's own
 FIXED = [name for name, cell in CELLS.items() if not cell.learned]
-SEARCHED = any(CELLS[name].schedule in ("gits", "even") for name in FIXED)  # grids that need the network
+SEARCHED = any(CELLS[name].schedule in asked.BY_NETWORK for name in FIXED)
 LEARNED = [name for name, cell in CELLS.items() if cell.learned and not cell.together]
 CURVES = asked.curves(CONFIG)
 TARGETS = [cell.name for cell in asked.teachers(CONFIG) if "teacher" in CONFIG["score"]["metrics"]]  # compared with
