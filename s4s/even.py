@@ -6,6 +6,7 @@ that all steps miss the same share of the state x, levels lie as densely as the 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,18 +36,21 @@ class Even:
     share: Tensor
 
     @classmethod
-    def of(cls, sigma: Tensor, states: Tensor, outputs: Tensor) -> Even:
-        """From states and the network's outputs [N, B, ...] at all levels [N+1] but the last."""
+    def of(cls, sigma: Tensor, speed: Tensor) -> Even:
+        """From ``|dD/dlam| / |x|`` [N-1] on the steps of a path; the last, of unknown speed, is like the one before."""
         h = -sigma.log().diff()
-        moved, size = (
-            each.double().flatten(2).norm(dim=2).mean(1).cpu() for each in (outputs.diff(dim=0), states[:-1])
-        )
-        speed = moved / size / h[:-1]
         density = torch.cat([speed, speed[-1:]]).sqrt()
         if not (density.isfinite().all() and density.any()):  # it says nothing, so all levels are as good
             density = torch.ones_like(h)
         steps = (density.clamp(min=LEAST * density.max().item()) * h).cumsum(0)
         return cls(sigma, torch.cat([steps.new_zeros(1), steps / steps[-1]]))
+
+    @classmethod
+    def along(cls, path: Solver, parts: Iterable[tuple[Denoise, Tensor]]) -> Even:
+        """From the network itself, over the mean of some runs of a path: a denoiser and its x_T [B, ...] a part."""
+        found = zip(*(_moved(path, denoise, x_T) for denoise, x_T in parts), strict=True)
+        moved, size = (torch.cat(each, 1).mean(1) for each in found)
+        return cls.of(path.sigma, moved / size / -path.sigma.log().diff()[:-1])
 
     def levels(self, intervals: int) -> Tensor:
         """[intervals + 1] levels between the path's ends."""
@@ -60,22 +64,26 @@ def path_of(process: Any) -> Solver:
     return solver("dpmpp", logsnr(torch.linspace(0, 1, STEPS + 1, dtype=torch.float64), process), order=3)
 
 
-def _length(each: Tensor) -> Tensor:
-    """[N] mean norm of [N, B, ...]."""
-    return each.double().flatten(2).norm(dim=2).mean(1).cpu()
-
-
 @torch.no_grad()
-def along(path: Solver, denoise: Denoise, x_T: Tensor) -> tuple[Tensor, Tensor]:
-    """States and outputs of the network, [N, B, ...] each, at every level of a path but the last."""
-    states, outputs = list[Tensor](), list[Tensor]()
+def _moved(path: Solver, denoise: Denoise, x_T: Tensor) -> tuple[Tensor, Tensor]:
+    """[N-1, B] norms of what the output moves by in each step of a path, and of the states that the steps begin at."""
+    moved, size = list[Tensor](), list[Tensor]()
+    last: Tensor | None = None
 
     def keep(n: int, x: Tensor, D: Tensor) -> None:
-        states.append(x)
-        outputs.append(D)
+        nonlocal last
+        if last is not None:
+            moved.append(_norm(D - last))
+        size.append(_norm(x))
+        last = D
 
     sample(path, denoise, x_T, check=False, callback=keep)
-    return torch.stack(states), torch.stack(outputs)
+    return torch.stack(moved), torch.stack(size[:-1])
+
+
+def _norm(each: Tensor) -> Tensor:
+    """[B] of [B, ...]."""
+    return each.double().flatten(1).norm(dim=1).cpu()
 
 
 def even(
@@ -115,4 +123,4 @@ def even_of(
         raise Error(f"grid 'even': warmup = {warmup} must be at least 1")
     path = path_of(process)
     x_T = path.x_T(noise(seed, range(warmup), shape).to(device, dtype))
-    return Even.of(path.sigma, *along(path, denoise, x_T))
+    return Even.along(path, [(denoise, x_T)])

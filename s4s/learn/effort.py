@@ -15,6 +15,7 @@ from torch import Tensor
 
 from s4s.classical import solver
 from s4s.errors import Error
+from s4s.even import SAMPLES, STEPS
 from s4s.grid import grid
 from s4s.learn.fit import fit
 from s4s.learn.sketch import differentiable
@@ -190,6 +191,8 @@ def costs(effort: Effort, nfes: Sequence[int], candidates: Mapping[int, int], re
     """
     pairs = effort.samples + effort.held_out
     made = {"teacher": Cost(pairs * effort.teacher, pairs * effort.teacher)}
+    paths = min(SAMPLES, effort.samples) * STEPS
+    made["even levels"] = Cost(paths, paths)
     for nfe in nfes:
         looked = nfe * effort.tried * candidates[nfe]
         made[f"textbook {nfe}"] = Cost(looked, looked)
@@ -262,7 +265,7 @@ def lines(effort: Effort, candidates: Mapping[int, int], takes: Mapping[str, flo
     """What will be done, and about how long it takes."""
     nfes = ", ".join(map(str, candidates))
     fits = sum(each for name, each in takes.items() if name.startswith("fit"))
-    looks = sum(each for name, each in takes.items() if name.startswith("textbook"))
+    looks = takes["even levels"] + sum(each for name, each in takes.items() if name.startswith("textbook"))
     said = [
         (takes["teacher"], "teacher", f"{effort.samples} samples to learn from and {effort.held_out} held out, by a "
                                       f"textbook solver with {effort.teacher} evaluations"),

@@ -29,7 +29,7 @@ from s4s.learn.modes import with_derivatives
 from s4s.learn.objective import Objective, Tried
 from s4s.learn.run import Plan, Run
 from s4s.learn.skip import budget, fewer_calls
-from s4s.learn.starts import even_levels, known, races_others
+from s4s.learn.starts import even_levels, known, label, races_others
 from s4s.learn.stream import Terms
 from s4s.learn.teacher import TeacherSet
 from s4s.learn.unfinished import Unfinished, content
@@ -134,7 +134,8 @@ def fit(
     settings = {"radius": radius, "moments": moments, "seed": seed} | ({} if kept is None else {"calls": kept})
     settings |= {} if decoupled else {"decoupled": False}
     record = _record(plan, objective, teacher, {"method": method} | settings) | {"start_loss": start_loss}
-    identity = record | {"rounds": rounds, "patience": patience, "perturbation": perturbation}
+    identity = record | {"rounds": rounds, "patience": patience, "perturbation": perturbation,
+                         "starts": list(map(label, plan.starts))}  # fmt: skip
     unfinished = Unfinished(resume, {} if resume is None else identity | _contents(given, teacher))
     run = Run(plan, objective, given[0], start_loss, unfinished)
     run(rounds, patience, progress)

@@ -16,6 +16,7 @@ from torch import Tensor
 from s4s import classical
 from s4s.bundle import Bundle
 from s4s.errors import Error, Notice
+from s4s.even import SAMPLES, Even, path_of
 from s4s.grid import grid
 from s4s.learn.distance import Distance
 from s4s.learn.distances import distance
@@ -121,7 +122,7 @@ def learn(
     nfes = _checked(nfe, time, samples, batch)
     grids = {n: _grids(process, n, levels) for n in nfes}
     candidates = {n: _textbook(grids[n]) for n in nfes}
-    counts = {n: len(found) for n, found in candidates.items()}
+    counts = {n: len(_textbook(grids[n] | {"even": grids[n]["logsnr"]})) for n in nfes}  # even levels are not yet known
     found = pace(lambda at: task.under(condition, at), process, task.shape, dtype, device, batch)
     work, d = Work(resume), _distance(distance)
     asked = {"version": __version__, "shape": task.shape, "levels": process.levels, "nfe": nfes, "time": time,
@@ -163,10 +164,11 @@ class _Learning:
         self.meter.enter("teacher", done=self.work.has(f"textbook{min(candidates)}.json"))
         teacher = self.pairs(strong, "teacher", effort.samples, task.rows)
         held_out = self.pairs(strong, "held-out", effort.held_out, task.held_out)
+        even = self.even(teacher)
         textbook: dict[int, Solver] = {}
         learned: dict[int, Solver] = {}
-        for solvers in candidates.values():
-            self.one(solvers, teacher, textbook, learned)
+        for nfe, solvers in candidates.items():
+            self.one([*_textbook({"even": even.levels(nfe)}), *solvers], teacher, textbook, learned)
         self.meter.enter("held-out")
         outputs = {name: {nfe: self.outputs(solver, held_out) for nfe, solver in found.items()}
                    for name, found in (("textbook", textbook), ("learned", learned))}  # fmt: skip
@@ -189,6 +191,18 @@ class _Learning:
         given = None if rows is None else rows(range(n))
         record = {"name": strong.name, "nfe": strong.nfe} | dict(strong.provenance)
         return TeacherSet(y, seed, strong.sigma[0].item(), provenance=record, condition=given)
+
+    def even(self, teacher: TeacherSet) -> Even:
+        """How levels are spread on which the network's steps err alike, from paths of the teacher's first noises."""
+        self.meter.enter("even levels", done=self.work.has("even.safetensors"))
+        task, path = self.task, path_of(self.task.process)
+        x_T = teacher.part(0, min(SAMPLES, len(teacher))).x_T
+        cut = [range(len(x_T))[k : k + self.effort.batch] for k in range(0, len(x_T), self.effort.batch)]
+
+        def share() -> Tensor:
+            return Even.along(path, ((task.under(task.rows, at), x_T[at.start : at.stop]) for at in cut)).share
+
+        return Even(path.sigma, self.work.tensor("even", share))
 
     def one(
         self, solvers: Sequence[Solver], teacher: TeacherSet, textbook: dict[int, Solver], learned: dict[int, Solver]

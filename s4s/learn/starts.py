@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from s4s import classical
 from s4s.errors import Error
-from s4s.even import SAMPLES, Even, along, path_of
+from s4s.even import SAMPLES, Even, path_of
 from s4s.grid import grid
 from s4s.learn.family import family, is_textbook
 from s4s.learn.methods import Method, moves_grid
@@ -37,12 +34,10 @@ def races_others(start: Solver, phases: Sequence[Method]) -> bool:
 
 def even_levels(start: Solver, objective: Objective) -> Even:
     """Even levels between the ends of a start, from the paths of a few training noises."""
-    path, found = path_of(EDM(start.sigma[-1].item(), start.sigma[0].item())), list[tuple[Tensor, Tensor]]()
-    for part in objective.train.at(slice(SAMPLES)).parts(objective.network.microbatch or SAMPLES):
-        denoise = after(part.first, objective.network.under(part.condition))
-        objective.evaluations += (path.nfe - 1) * len(part)  # the first output of a noise is known
-        found.append(along(path, denoise, part.x_T))
-    return Even.of(path.sigma, *(torch.cat(parts, 1) for parts in zip(*found, strict=True)))
+    path = path_of(EDM(start.sigma[-1].item(), start.sigma[0].item()))
+    parts = list(objective.train.at(slice(SAMPLES)).parts(objective.network.microbatch or SAMPLES))
+    objective.evaluations += (path.nfe - 1) * sum(map(len, parts))  # the first output of a noise is known
+    return Even.along(path, ((after(each.first, objective.network.under(each.condition)), each.x_T) for each in parts))
 
 
 def known(start: Solver, phases: Sequence[Method], options: Mapping[str, Any], even: Even) -> list[Solver]:

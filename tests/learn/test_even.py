@@ -22,10 +22,7 @@ PROCESS = s4s.EDM(0.1, 10.0)
 def test_levels_lie_as_densely_as_the_root_of_the_speed(slope: float) -> None:
     """With ``|dD/dlam| / |x| = exp(slope lam)`` the levels are even in ``exp(slope lam / 2)``."""
     sigma = s4s.grid("logsnr", PROCESS, 2000)
-    lam = -sigma[:-1].log()
-    outputs = ((slope + 1) * lam).exp()[:, None, None].expand(-1, 3, 2) / (slope + 1)
-    states = lam.exp()[:, None, None].expand(-1, 3, 2)
-    found = Even.of(sigma, states, outputs).levels(5)
+    found = Even.of(sigma, (-slope * sigma[:-2].log()).exp()).levels(5)
     assert found[0] == 10.0 and found[-1] == 0.1
     steps = (-slope / 2 * found.log()).exp().diff()
     assert torch.allclose(steps / steps[0], torch.ones(5).double(), atol=5e-3)
@@ -33,8 +30,7 @@ def test_levels_lie_as_densely_as_the_root_of_the_speed(slope: float) -> None:
 
 @pytest.mark.parametrize("output", [0.0, math.nan])
 def test_where_outputs_say_nothing_levels_are_uniform_in_log(output: float) -> None:
-    sigma = s4s.grid("logsnr", PROCESS, 8)
-    found = Even.of(sigma, torch.ones(8, 3, 2), torch.full((8, 3, 2), output)).levels(4)
+    found = s4s.grid("even", PROCESS, 4, denoise=lambda x, sigma: torch.full_like(x, output), shape=(2,))
     assert torch.allclose(found, s4s.grid("logsnr", PROCESS, 4))
 
 

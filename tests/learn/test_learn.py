@@ -141,7 +141,9 @@ def test_conditions_and_levels_of_the_sampler_at_hand() -> None:
         held_out=lambda at: torch.full((len(at),), 5.0).double(), levels=own.get, **SMALL,
     )  # fmt: skip
     assert seen == {0.0, 1.0, 5.0} and found.teacher.y.mean() > 3
-    assert all(each.provenance["grid"] in ("logsnr", "edm", "uniform", "own") for each in found.textbook.values())
+    assert all(
+        each.provenance["grid"] in ("logsnr", "edm", "uniform", "even", "own") for each in found.textbook.values()
+    )
 
 
 @pytest.mark.parametrize(("time", "level"), [(60.0, 0), (1e4, 4), (1e9, len(LADDER) - 1), (None, 0)])

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import s4s
 from s4s.errors import Notice
-from s4s.learn import run, stream
+from s4s.learn import run, starts, stream
 
 PROCESS = s4s.EDM(0.01, 20.0)
 DENOISE = TwoPoints().denoise
@@ -108,7 +108,7 @@ def test_seconds_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(("change", "reason"), [
     ({"radius": 0.1}, "radius"),
     ({"seed": 6}, "seed"),
-    ({"method": "s4s"}, "method, source"),
+    ({"method": "s4s"}, "method, source, starts"),
     ({"rounds": 7, "patience": 6}, "patience, rounds"),
     ({"distance": "l1"}, "distance"),
     ({"teacher": teacher(seed=4)}, "teacher set"),
@@ -126,8 +126,16 @@ def test_another_fit_starts_anew(change: dict[str, Any], reason: str, tmp_path: 
 def test_another_start_starts_anew(tmp_path: Path) -> None:
     path = left(tmp_path / "a")
     other = s4s.solver("ipndm", s4s.grid("logsnr", PROCESS, 4), order=3)
-    with pytest.warns(Notice, match="start numbers; this fit starts anew"):
+    with pytest.warns(Notice, match="start numbers, starts; this fit starts anew"):
         s4s.fit(other, killing(10**9), teacher(), "s4s-alt", rounds=6, seed=5, resume=path)
+
+
+def test_a_build_that_races_other_starts_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams are kept by their start's place among all: in another list they would be another start's."""
+    path = left(tmp_path / "a")
+    monkeypatch.setattr(starts, "GRIDS", ("logsnr", "edm"))
+    with pytest.warns(Notice, match="another starts; this fit starts anew"):
+        assert fit(resume=path).history == fit().history
 
 
 def test_the_microbatch_may_change(tmp_path: Path) -> None:
