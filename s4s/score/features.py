@@ -20,7 +20,7 @@ from s4s.download import cache_dir, download
 from s4s.errors import Error, choose, extra
 from s4s.files import sha256
 from s4s.models import checkpoint
-from s4s.score.registered import UNPICKLED, registered
+from s4s.score.registered import OURS, UNPICKLED, registered
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -141,7 +141,7 @@ def pixels(image: Image.Image) -> Tensor:
 
 @dataclass(frozen=True)
 class Extractor:
-    """A feature extractor from torch-fidelity's registry, and what identifies it.
+    """A feature extractor and what identifies it.
 
     Args:
         network: on its device; images are moved there, features come back.
@@ -173,27 +173,24 @@ def extractor(name: str, weights: Path | None = None, layer: str | None = None, 
 
     Weights that torch-fidelity would unpickle are read here, as plain tensors; it gets those and never sees the file.
     """
-    with extra("benchmark"):
-        from torch_fidelity.utils import create_feature_extractor
-
-    layer = check_extractor(name, weights, layer)
+    layer, made = check_extractor(name, weights, layer)
     source, digest = open_weights(name, weights)
-    options = {"feature_extractor_weights_path": source, "verbose": False}
     try:
-        network = create_feature_extractor(name, [layer], cuda=torch.cuda.is_available(), **options)
+        network = made(name, [layer], feature_extractor_weights_path=source, verbose=False).requires_grad_(False).eval()
     except RuntimeError as error:  # tensors of another network
         raise Error(f"{weights or name}: not weights of {name!r} ({str(error).splitlines()[0][:200]})") from error
     identity = {"extractor": name, "layer": layer, "weights_sha256": digest}
+    network = network.cuda() if torch.cuda.is_available() else network
     return Extractor(network, layer, identity, getattr(network, "image_dtype", torch.uint8), chunk)
 
 
-def check_extractor(name: str, weights: object, layer: str | None = None) -> str:
-    """The layer of an extractor, by default the registry's, before anything is read or built.
+def check_extractor(name: str, weights: object, layer: str | None = None) -> tuple[str, Any]:
+    """The layer of an extractor, by default the registry's, and its class, before anything is read or built.
 
     Raises:
         Error: unknown name or layer, no ``weights`` where a file is needed, or a loader that runs code from elsewhere.
     """
-    registry = registered()
+    registry = OURS if name in OURS else registered()
     theirs = {key for key, made in registry.items() if made.__module__.startswith("torch_fidelity.")}
     usable = registry.keys() - (theirs - set(UNPICKLED))
     if name in registry and name not in usable:
@@ -209,7 +206,8 @@ def check_extractor(name: str, weights: object, layer: str | None = None) -> str
     layers = registry[name].get_provided_features_list()
     if layer is not None and layer not in layers:
         raise choose(f"layer of the feature extractor {name!r}", layer, layers)
-    return layer or str(registry[name].get_default_feature_layer_for_metric("fid"))
+    made = registry[name]
+    return layer or str(made.get_default_feature_layer_for_metric("fid")), made
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from torch import Tensor
 from s4s.download import cache_dir, download, parse_sha256
 from s4s.errors import Error, Notice, choose, extra
 from s4s.files import at_home, replacing
+from s4s.models.digits import digits
 from s4s.score.features import Extractor, Resize, opened, pixels, to_uint8
 from s4s.score.metrics import Moments
 
@@ -268,26 +269,26 @@ def _folder_images(source: Source) -> Iterator[tuple[str, Tensor]]:
 
 
 def _dataset_images(source: Source, offline: bool) -> Iterator[tuple[str, Tensor]]:
-    """Images of a data set registered with torch-fidelity."""
-    with extra("benchmark"):
-        from torch_fidelity.registry import DATASETS_REGISTRY as registry
-        from torch_fidelity.registry import register_dataset
-
-    from s4s.models.digits import digits
-
-    if "digits" not in registry:
-        register_dataset("digits", lambda root, download: to_uint8(digits()[0], "edm"))
-    if source.where not in registry:
-        raise choose("data set", source.where, registry)
-    root = cache_dir() / "datasets"
-    try:
-        with suppress(OSError):  # a cache that cannot be written may hold the data set, or it may need no files
-            root.mkdir(parents=True, exist_ok=True)
-        dataset = registry[source.where](str(root), not offline)
-    except (OSError, RuntimeError) as error:
-        raise Error(f"data set {source.where!r}: cannot get it into {root} ({error})") from error
+    """Images of the digits, or of a data set registered with torch-fidelity."""
+    dataset = to_uint8(digits()[0], "edm") if source.where == "digits" else _registered(source.where, offline)
     for index in range(len(dataset)):
         image = dataset[index]
         if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.ndim != 3:
             raise Error(f"data set {source.where!r}: item {index} is not a uint8 tensor [C, H, W]")
         yield f"{source.where}[{index}]", image
+
+
+def _registered(name: str, offline: bool) -> Any:
+    """A data set of torch-fidelity's registry."""
+    with extra("benchmark"):
+        from torch_fidelity.registry import DATASETS_REGISTRY as registry
+
+    if name not in registry:
+        raise choose("data set", name, {*registry, "digits"})
+    root = cache_dir() / "datasets"
+    try:
+        with suppress(OSError):  # a cache that cannot be written may hold the data set, or it may need no files
+            root.mkdir(parents=True, exist_ok=True)
+        return registry[name](str(root), not offline)
+    except (OSError, RuntimeError) as error:
+        raise Error(f"data set {name!r}: cannot get it into {root} ({error})") from error

@@ -7,12 +7,38 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from s4s.errors import Error, extra
+from s4s.models.digits import Classifier
+from s4s.models.weights import load
 
 PYTORCH_FID = "inception-v3-pytorch-fid"
 UNPICKLED = ("inception-v3-compat", PYTORCH_FID, "vgg16")  # torch-fidelity reads their weights as a pickle
+
+
+class Digits(nn.Module):
+    """The digits' own classifier, built as torch-fidelity builds an extractor, but without it: it is slow to import."""
+
+    def __init__(self, name: str, layers: list[str], feature_extractor_weights_path: str | None = None, **_: Any):
+        super().__init__()
+        if feature_extractor_weights_path is None:
+            raise Error("the feature extractor 'digits' needs the weights that `s4s train` wrote")
+        self.classifier = load(Path(feature_extractor_weights_path), Classifier)
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        return ("64",)
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        return "64"
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        return (self.classifier.features(images.float() / 127.5 - 1),)
+
+
+OURS = {"digits": Digits}
 
 
 def registered() -> dict[str, Any]:
@@ -20,45 +46,8 @@ def registered() -> dict[str, Any]:
     with extra("benchmark"):
         from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY as registry
 
-    _register_digits()
     _register_pytorch_fid()
-    found: dict[str, Any] = registry
-    return found
-
-
-def _register_digits() -> None:
-    """Register the digits classifier with torch-fidelity, once a process."""
-    with extra("benchmark"):
-        from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-        from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
-
-    from s4s.models.digits import Classifier
-    from s4s.models.weights import load
-
-    if "digits" in FEATURE_EXTRACTORS_REGISTRY:
-        return
-
-    class DigitsExtractor(FeatureExtractorBase):  # type: ignore[misc]
-        def __init__(
-            self, name: str, features_list: list[str], feature_extractor_weights_path: str | None = None, **_: Any
-        ):
-            super().__init__(name, features_list)
-            if feature_extractor_weights_path is None:
-                raise Error("the feature extractor 'digits' needs the weights that `s4s train` wrote")
-            self.classifier = load(Path(feature_extractor_weights_path), Classifier)
-
-        @staticmethod
-        def get_provided_features_list() -> tuple[str, ...]:
-            return ("64",)
-
-        @staticmethod
-        def get_default_feature_layer_for_metric(metric: str) -> str:
-            return "64"
-
-        def forward(self, images: Tensor) -> tuple[Tensor]:
-            return (self.classifier.features(images.float() / 127.5 - 1),)
-
-    register_feature_extractor("digits", DigitsExtractor)
+    return {**registry, **OURS}
 
 
 def _register_pytorch_fid() -> None:

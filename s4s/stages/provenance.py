@@ -12,19 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from s4s.errors import extra
 from s4s.stages.bench import Bench
 from s4s.stages.cells import Cell
 from s4s.stages.config import digest
+from s4s.stages.present import version
 from s4s.version import __version__
 
 
 def provenance(bench: Bench, cell: Cell, model: Mapping[str, Any], device: str) -> dict[str, Any]:
     """What produced a number; ``model`` and ``device`` are those of the samples."""
-    with extra("benchmark"):
-        import torch_fidelity
-        import torchvision
-
     config = bench.config
     commit, dirty = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
     return {
@@ -36,8 +32,8 @@ def provenance(bench: Bench, cell: Cell, model: Mapping[str, Any], device: str) 
             "s4s": __version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "torch_fidelity": torch_fidelity.__version__,
+            "torchvision": version("torchvision"),
+            "torch_fidelity": version("torch-fidelity"),
             "numpy": np.__version__,
         },
         "device": device,
