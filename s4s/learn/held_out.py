@@ -37,8 +37,12 @@ class HeldOut:
         """
         self.last, more = self.objective.distances_and_gap(solver, self.objective.held_out, self.moments)
         self.tolerance = tolerance_of(self.last) if self.tolerance is None else self.tolerance
-        plain, near = self.last.mean().item() + more, robust(self.last, self.tolerance).mean().item() + more
-        return plain if plain == plain else math.inf, near
+        plain = self.last.mean().item() + more
+        return plain if plain == plain else math.inf, self.near(self.last, more)
+
+    def near(self, distances: Tensor, more: float) -> float:
+        """Robust mean of what was found of a solver, after the first look."""
+        return robust(distances, math.inf if self.tolerance is None else self.tolerance).mean().item() + more
 
     def glance(self, solver: Solver) -> float:
         """A guess of the mean, from the samples that ruled it at the last look; moments are of all, so they say 0."""

@@ -29,7 +29,7 @@ CAUTION = 36.0  # by which damping rises then
 GAP, SURE = 1.2, 3.0  # of held-out to training distance, and standard errors: beyond both more samples would help
 GAIN, GAIN_OF_BOTH = 0.97, 0.96  # of the robust held-out loss that counted last: what the next must reach, and where
 # weights and grid both move, which gain most in their first rounds
-KEPT = ("lanes", "racing", "heat", "base", "round", "mark", "guess", "raced", "history")
+KEPT = ("lanes", "racing", "heat", "base", "round", "mark", "guess", "ahead", "raced", "history")
 """What a file keeps of a run, beside its tensors and its streams."""
 
 
@@ -79,7 +79,9 @@ class Run:
 
     Args:
         lanes: index of the start of every stream that is still in the race; ``racing``: whether it goes on.
-        best, best_loss: the best solver on held-out samples so far; ``safe``: its parameters in the last stream.
+        start, found: the solver to begin at, its distances [n] on held-out samples and what moments add.
+        best, best_loss: the best solver there so far; ``ahead``: whether it is no longer the start; ``safe``: its
+            parameters in the last stream.
         heat, base, round: heats run; batches of the last stream before its rounds; rounds run.
         mark: the round that last gained enough, and its robust loss.
         likely, guess: of a round's parameters, those whose loss is guessed lowest, and that guess.
@@ -87,8 +89,8 @@ class Run:
 
     plan: Plan
     objective: Objective
-    best: Solver
-    best_loss: float
+    start: Solver
+    found: tuple[Tensor, float]
     unfinished: Unfinished
     streams: dict[int, Stream] = field(default_factory=dict)
     lanes: dict[int, int] = field(default_factory=dict)
@@ -100,12 +102,14 @@ class Run:
     base: int = 0
     likely: Tensor = field(default_factory=lambda: torch.empty(0))
     guess: float = math.inf
+    ahead: bool = False
     raced: list[dict[str, Any]] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     started: float = field(default_factory=lambda: time.perf_counter())
 
     def __post_init__(self) -> None:
-        self.start, self.start_loss = self.best, self.best_loss
+        self.best, self.start_loss = self.start, self.found[0].mean().item() + self.found[1]
+        self.best_loss = self.start_loss
         self.held_out = HeldOut(self.objective, self.plan.terms.moments)
 
     def __call__(self, rounds: int, patience: int, progress: str | None) -> None:
@@ -162,8 +166,8 @@ class Run:
         loss, near = self.held_out.look(stream.solver)
         if loss > (1.0 if plan.terms.moments else DIVERGED) * self.start_loss:
             stream, self.base = plan.stream(self.start, last, lane), 0
-        elif loss < self.best_loss:
-            self.best, self.best_loss = stream.solver.detach(), loss
+        elif self.better(loss, near):
+            self.best, self.best_loss, self.ahead = stream.solver.detach(), loss, True
         self.streams, self.safe = {lane: stream}, stream.theta
         self.racing, self.mark = False, (0, near)
         self.save()
@@ -180,7 +184,7 @@ class Run:
             self.turn(stream, k)
             (batch, loss), likely = stream.last, solver_at(stream.family, self.likely)
             val, near = self.held_out.look(likely)
-            self.judge(stream, likely, val)
+            self.judge(stream, likely, val, near)
             if near < self.plan.gain * self.mark[1]:
                 self.mark = (k + 1, near)
             self.history.append({"round": len(self.history), "batch": batch, "loss": loss, "val_loss": val,
@@ -207,10 +211,18 @@ class Run:
         if anew or not guess > self.guess:
             self.likely, self.guess = stream.theta, guess
 
-    def judge(self, stream: Stream, likely: Solver, val: float) -> None:
+    def better(self, loss: float, near: float) -> bool:
+        """Whether a solver of such a mean and robust mean is better than the best so far, by the mean.
+
+        Than the start by the robust mean too: of few samples it may happen to send none elsewhere.
+        """
+        lucky = not self.ahead and loss <= DIVERGED * self.start_loss
+        return loss < self.best_loss or (lucky and near < self.plan.gain * self.held_out.near(*self.found))
+
+    def judge(self, stream: Stream, likely: Solver, val: float, near: float) -> None:
         """Keep the best; from where the loss has run away, go back to it."""
-        if val < self.best_loss:
-            self.best, self.best_loss, self.safe = likely.detach(), val, self.likely
+        if self.better(val, near):
+            self.best, self.best_loss, self.safe, self.ahead = likely.detach(), val, self.likely, True
         elif not val <= DIVERGED * self.start_loss:
             stream.theta, stream.memory, stream.before = self.safe, Memory.of(len(self.safe)), None
             stream.damping = min(CAUTION * stream.damping, MOST)
@@ -224,6 +236,9 @@ class Run:
     def notes(self) -> list[str]:
         """What would have helped: more rounds, more samples."""
         found, objective = [], self.objective
+        if self.best_loss > self.start_loss:
+            found.append(f"a few of {len(objective.held_out)} held-out samples that end elsewhere put the mean distance"
+                         " above the start's, and the others are nearer; more of them would help")  # fmt: skip
         if self.round and self.mark[0] == self.round:
             found.append(f"the held-out loss still fell in round {len(self.history)}, the last; more rounds would help")
         few = slice(min(NOTED, len(objective.train), len(objective.held_out)))
