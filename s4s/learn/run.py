@@ -236,7 +236,7 @@ class Run:
     def notes(self) -> list[str]:
         """What would have helped: more rounds, more samples."""
         found, objective = [], self.objective
-        if self.best_loss > self.start_loss:
+        if self.ahead and self.best_loss > self.found[0].mean().item() + self.found[1]:
             found.append(f"a few of {len(objective.held_out)} held-out samples that end elsewhere put the mean distance"
                          " above the start's, and the others are nearer; more of them would help")  # fmt: skip
         if self.round and self.mark[0] == self.round:
