@@ -47,7 +47,7 @@ print("a text folder", missing(lambda: s4s.load_model({{"type": "stable-diffusio
 print("ldm", missing(lambda: ldm.networks(ldm.LDMConfig())), sep=":")
 print("digits", missing(digits.digits), sep=":")
 print("opened", missing(lambda: features.opened("x.png")), sep=":")
-print("fid", missing(lambda: features.extractor("digits")), sep=":")
+print("fid", missing(lambda: features.extractor("vgg16")), sep=":")
 print("check", missing(lambda: config.check({{}})), sep=":")
 """
 
