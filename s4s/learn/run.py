@@ -108,8 +108,7 @@ class Run:
     started: float = field(default_factory=lambda: time.perf_counter())
 
     def __post_init__(self) -> None:
-        self.best, self.start_loss = self.start, self.found[0].mean().item() + self.found[1]
-        self.best_loss = self.start_loss
+        self.best, self.start_loss, self.best_loss = self.start, self.begun, self.begun
         self.held_out = HeldOut(self.objective, self.plan.terms.moments)
 
     def __call__(self, rounds: int, patience: int, progress: str | None) -> None:
@@ -211,6 +210,11 @@ class Run:
         if anew or not guess > self.guess:
             self.likely, self.guess = stream.theta, guess
 
+    @property
+    def begun(self) -> float:
+        """Mean distance of the start, with what moments add."""
+        return self.found[0].mean().item() + self.found[1]
+
     def better(self, loss: float, near: float) -> bool:
         """Whether a solver of such a mean and robust mean is better than the best so far, by the mean.
 
@@ -236,7 +240,7 @@ class Run:
     def notes(self) -> list[str]:
         """What would have helped: more rounds, more samples."""
         found, objective = [], self.objective
-        if self.ahead and self.best_loss > self.found[0].mean().item() + self.found[1]:
+        if self.ahead and self.best_loss > self.begun:
             found.append(f"a few of {len(objective.held_out)} held-out samples that end elsewhere put the mean distance"
                          " above the start's, and the others are nearer; more of them would help")  # fmt: skip
         if self.round and self.mark[0] == self.round:

@@ -1,4 +1,4 @@
-"""What we add to torch-fidelity's registry of extractors, and which of its own are built from a file of tensors."""
+"""Our own extractors beside torch-fidelity's registry, and which of its are built from a file of tensors."""
 
 from __future__ import annotations
 
