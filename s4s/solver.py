@@ -185,6 +185,7 @@ def sample(
     *,
     check: bool = True,
     callback: Callable[[int, Tensor, Tensor], None] | None = None,
+    outputs: list[Tensor] | None = None,
 ) -> Tensor:
     """Run a solver. The only loop over steps in the package; differentiable in the arrays, the levels and ``x_T``.
 
@@ -195,6 +196,8 @@ def sample(
         x_T: [B, ...] starting noise in EDM coordinates, ``x_T ~ N(0, sigma[0]^2)``. Device and dtype follow it.
         check: test the outputs for NaN and infinity, once, after the loop (no host synchronisation inside it).
         callback: called with ``(n, x[n], D[n])`` after every evaluation, 0 to N-1; D is that with the condition.
+        outputs: those of the first evaluations, of a solver without ``null``, where they are known; the others are
+            appended.
 
     Returns:
         [B, ...] the last node, in data units.
@@ -209,10 +212,10 @@ def sample(
     sigma_eval, start, weight = (
         a.to(x_T.device, non_blocking=True) for a in (solver.sigma_eval, solver.start, in_order(solver))
     )
-    outputs: list[Tensor] = []
-    finite: list[Tensor] = []
-    x = x_T
-    for n in range(solver.nfe):
+    outputs, finite = [] if outputs is None else outputs, list[Tensor]()
+    known = len(outputs)
+    x = node(start[known], weight[known], x_T, outputs) if known else x_T
+    for n in range(known, solver.nfe):
         with dtype_in_words(x):
             made = ask(denoise, x, sigma_eval[n], solver.asks[n] if solver.asks else None)
         if made[0].shape != x_T.shape:
@@ -224,7 +227,7 @@ def sample(
         outputs += made
         x = node(start[n + 1], weight[n + 1], x_T, outputs)
     if check:
-        _require_finite(finite, solver)
+        _require_finite(finite, known, solver)
     return x
 
 
@@ -283,8 +286,8 @@ def _check(solver: Solver) -> None:
         raise Error("not an explicit solver: needs start[0] == 1 and weight[n, j] == 0 for every j >= n")
 
 
-def _require_finite(finite: list[Tensor], solver: Solver) -> None:
-    if not torch.stack(finite).all():
-        n = [bool(ok) for ok in finite].index(False)
+def _require_finite(finite: list[Tensor], first: int, solver: Solver) -> None:
+    if finite and not torch.stack(finite).all():
+        n = first + [bool(ok) for ok in finite].index(False)
         level = solver.sigma_eval[n].item()
         raise Error(f"the denoiser returned NaN or infinity at step {n} of {solver.nfe}, level sigma = {level:.6g}")

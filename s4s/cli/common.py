@@ -74,21 +74,21 @@ def on_cells(stage: Callable[..., Path], config: Path, names: Sequence[str], res
 
 
 def on_shards(
-    stage: Callable[..., Path],
+    stage: Callable[..., list[Path]],
     config: Path,
     names: Sequence[str],
     first: int | None,
     last: int | None,
     results: Path,
 ) -> None:
-    """Run one stage on some cells, on a range of sample indices or on all shards of the config."""
+    """Run one stage on some cells together, on a range of sample indices or on all shards of the config."""
     loaded = load(config)
     ranges = shards(loaded) if first is last is None else [(first or 0, last or loaded["sample"]["n"])]
     chosen = [find_cell(loaded, name) for name in names]
     bench = open_model(loaded, results)
-    for cell in chosen:
-        for a, b in ranges:
-            click.echo(stage(bench, cell, a, b))
+    for a, b in ranges:
+        for path in stage(bench, chosen, a, b):
+            click.echo(path)
 
 
 def shard_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -20,9 +20,9 @@ def sample(**asked: Any) -> None:
 
     Example: s4s sample config/digits.yaml classical_ddim_edm_nfe4 --first 0 --last 5000
     """
-    from s4s.stages.sample import sample_cell
+    from s4s.stages.sample import sample_cells
 
-    on_shards(sample_cell, **asked)
+    on_shards(sample_cells, **asked)
 
 
 @click.command()

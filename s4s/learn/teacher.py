@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from s4s.alike import in_turn
 from s4s.errors import Error
 from s4s.noise import Numbers, Start, noise
 from s4s.solver import Denoise, Solver, sample
@@ -96,8 +97,13 @@ def teacher_set(
     return TeacherSet(y, seed, solver.sigma[0].item(), provenance=record, condition=given, noise=solver.noise)
 
 
-def generate(
-    solver: Solver,
+def generate(solver: Solver, *where: Any, **options: Any) -> Tensor:
+    """Samples of consecutive indices, [len(indices), *shape]; arguments are those of ``generate_each``."""
+    return torch.cat([made for (made,) in generate_each([solver], *where, **options)])
+
+
+def generate_each(
+    solvers: Sequence[Solver],
     denoiser: Callable[[range], Denoise],
     indices: range,
     shape: tuple[int, ...],
@@ -107,23 +113,30 @@ def generate(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     progress: str | None = None,
-) -> Tensor:
-    """Samples of consecutive indices, [len(indices), *shape].
+) -> Iterator[list[Tensor]]:
+    """Samples of consecutive indices by several solvers, which share evaluations where they begin alike.
 
     ``denoiser`` gives the network under the conditions of some indices. It always sees whole batches of ``batch`` whose
     first index is a multiple of it (surplus samples are made and dropped), so a sample has the same bits whichever
-    range, shard or machine asks for it.
+    range, shard or machine asks for it, and whichever other solvers are run beside.
+
+    Yields:
+        A batch of every solver, [rows, *shape] each; together they are the indices.
     """
     if indices.step != 1 or len(indices) < 1 or indices.start < 0:
         raise Error(f"samples are made for a rising range of indices from 0 on, got {indices}")
     first = indices.start - indices.start % whole(batch, "batch")
-    made = []
+    turns = list(in_turn(solvers, dtype))
     for start in tqdm(range(first, indices.stop, batch), desc=progress, disable=progress is None, mininterval=2):
         rows = range(start, start + batch)
-        x_T = started(solver, noise(seed, rows, shape), dtype, device)
-        with torch.no_grad():
-            made.append(sample(solver, denoiser(rows), x_T))
-    return torch.cat(made)[indices.start - first :][: len(indices)]
+        normal, denoise, outputs = noise(seed, rows, shape), denoiser(rows), list[Tensor]()
+        made: dict[int, Tensor] = {}
+        for k, known in turns:
+            x_T, outputs = started(solvers[k], normal, dtype, device), outputs[:known]
+            with torch.no_grad():
+                made[k] = sample(solvers[k], denoise, x_T, outputs=outputs)
+        asked = slice(max(indices.start - start, 0), indices.stop - start)
+        yield [made[k][asked] for k in range(len(solvers))]
 
 
 def started(solver: Solver, normal: Tensor, dtype: torch.dtype, device: str | torch.device) -> Tensor:

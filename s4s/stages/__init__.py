@@ -15,7 +15,7 @@ _HOME = {
     "download_model": "download",
     "make_teacher": "teacher",
     "fit_cell": "fit",
-    "sample_cell": "sample",
+    "sample_cells": "sample",
     "make_features": "features",
     "evaluate_cell": "evaluate",
     "evaluate_solver": "transfer",

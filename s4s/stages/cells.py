@@ -163,6 +163,11 @@ def needs_features(config: Mapping[str, Any]) -> bool:
     return bool(config["score"]["bootstrap"]) or config["score"]["metrics"] != ["fid"]
 
 
+def quick_features(config: Mapping[str, Any]) -> bool:
+    """Whether features take less than a job's start: those of kept 8x8 images."""
+    return bool(config["model"]["type"] == "digits" and config["sample"]["keep_images"])
+
+
 def network_files(config: Mapping[str, Any]) -> list[str]:
     """What the stages need of the network, below the folder of results: trained weights, or the record of a fetch."""
     weights, record = "models/denoiser.safetensors", "models/weights.json"

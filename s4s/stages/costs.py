@@ -5,13 +5,15 @@ What cannot be counted is assumed and stated: a throughput, and one damping tria
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any
 
+from s4s import classical
+from s4s.learn.methods import APART, METHODS
 from s4s.learn.objective import CALL
 from s4s.learn.teacher import BATCH
-from s4s.stages.cells import cells, curves, guided, needs_features, shards, taught, uint8_rule
+from s4s.stages.cells import Cell, cells, curves, guided, needs_features, shards, taught, uint8_rule
 from s4s.stages.fit_costs import curve_evaluations, fit_evaluations
 from s4s.stages.passes import Pass
 
@@ -23,7 +25,7 @@ DECODE_BATCH = 8  # of s4s.models.hub, whose import takes seconds
 
 
 def evaluations(config: Config) -> dict[str, int]:
-    """Network evaluations of all cells (samples times NFE, guidance counting one), by stage."""
+    """Network evaluations of all cells (guidance counting one), by stage."""
     spec = config["teacher"]
     all_cells = cells(config)
     pairs = spec["train"] + spec["validation"]
@@ -31,8 +33,24 @@ def evaluations(config: Config) -> dict[str, int]:
         "teacher": sum(cell.nfe * pairs for cell in taught(config)),
         "fits": sum(fit_evaluations(config, cell) for cell in all_cells if cell.learned and not cell.together)
         + sum(curve_evaluations(config, members) for members in curves(config).values()),
-        "samples": sum(cell.nfe * config["sample"]["n"] for cell in all_cells),
+        "samples": len({call for cell in all_cells for call in _calls(cell)}) * config["sample"]["n"],
     }
+
+
+def _calls(cell: Cell) -> Iterator[tuple[Any, ...]]:
+    """Names of a sample's evaluations: cells that a job samples together share one of the same name.
+
+    They are those that ``s4s.alike`` finds, but for what two solvers happen to share.
+    """
+    textbook, spec = not cell.learned and cell.file is None, METHODS.get(cell.method)
+    one_a_step = textbook and classical.intervals(cell.solver, cell.nfe, **cell.options) == cell.nfe
+    for n in range(cell.nfe):
+        if n == 0 and (textbook or (spec is not None and spec.family not in APART)):
+            yield cell.kind, cell.nfe, "from the noise"
+        elif n == 1 and one_a_step:
+            yield cell.kind, cell.nfe, "after Euler's step", cell.schedule
+        else:
+            yield cell.name, n
 
 
 def flops(config: Config, found: list[Pass]) -> dict[str, float]:

@@ -6,6 +6,7 @@ Sums are float64 and merge exactly: shards may be made in any order and on any m
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +27,7 @@ from s4s.stages.cells import Cell, needs_features, shards, uint8_rule
 from s4s.stages.chain import outside
 from s4s.stages.files import Config
 from s4s.stages.fit import solver_of
-from s4s.stages.sample import SHOWN, Samples, make_samples, read_samples, sample_cell
+from s4s.stages.sample import SHOWN, Samples, make_samples, read_samples, sample_cells
 
 
 @dataclass(frozen=True)
@@ -104,12 +105,24 @@ def _pixels(bench: Bench, samples: Tensor) -> Tensor:
         return chosen.images(bench.model.decode(samples.to(bench.device))).cpu()
 
 
-def make_features(bench: Bench, cell: Cell, first: int, last: int) -> Path:
-    """Features of samples ``first`` to ``last - 1`` of a cell: of the kept ones, or of samples made for them alone."""
-    (trained, elsewhere), kept = extractor_files(bench), _kept(bench, cell, first, last)
-    reads = bench.reads(*trained, *(kept or [bench.folder.solver(cell)]))
-    samples = read_samples(bench, cell, first, last) if kept else make_samples(bench, cell, first, last)
-    shard = shard_of(bench, samples, first)
+def make_features(bench: Bench, cells: Sequence[Cell], first: int, last: int) -> list[Path]:
+    """Features of samples ``first`` to ``last - 1`` of some cells: of kept ones, or of samples made for them alone."""
+    (trained, elsewhere), kept = extractor_files(bench), _kept(bench, cells, first, last)
+    reads = [bench.reads(*trained, path or bench.folder.solver(cell)) for cell, path in zip(cells, kept, strict=True)]
+    anew = [cell for cell, path in zip(cells, kept, strict=True) if path is None]
+    made, paths = iter(make_samples(bench, anew, first, last) if anew else ()), []
+    for cell, from_file, read in zip(cells, kept, reads, strict=True):
+        samples = read_samples(bench, cell, first, last) if from_file else next(made)
+        path = bench.folder.features(cell, first, last)
+        _write(path, shard_of(bench, samples, first), samples, extractor_of(bench))
+        bench.chain.note(path, "features", read, outside(*elsewhere))
+        _tidy(bench, cell, path.parent)
+        paths.append(path)
+    return paths
+
+
+def _write(path: Path, shard: Shard, samples: Samples, extractor: Extractor) -> None:
+    """What ``read_shard`` reads."""
     arrays: dict[str, Any] = {
         "count": np.int64(shard.moments.count),
         "total": shard.moments.total.numpy(),
@@ -119,20 +132,18 @@ def make_features(bench: Bench, cell: Cell, first: int, last: int) -> Path:
     }
     if shard.features is not None:
         arrays["features"] = _smallest(shard.features).numpy()
-    facts = samples.facts | {"extractor": extractor_of(bench).identity}
-    with replacing(path := bench.folder.features(cell, first, last)) as temporary:
+    facts = samples.facts | {"extractor": extractor.identity}
+    with replacing(path) as temporary:
         np.savez(temporary, **arrays, record=json.dumps(facts))
-    bench.chain.note(path, "features", reads, outside(*elsewhere))
-    _tidy(bench, cell, path.parent)
-    return path
 
 
-def _kept(bench: Bench, cell: Cell, first: int, last: int) -> list[Path]:
-    """The file of the samples, if they are to be kept, or happen to be there as they would be made; else nothing."""
-    path = bench.folder.samples(cell, first, last)
-    if bench.config["sample"]["keep_images"] and not path.exists():
-        sample_cell(bench, cell, first, last)
-    return [path] if bench.config["sample"]["keep_images"] or bench.chain.follows(path) else []
+def _kept(bench: Bench, cells: Sequence[Cell], first: int, last: int) -> list[Path | None]:
+    """The files of the samples that are to be kept, or happen to be there as they would be made; None for others."""
+    keep, paths = bench.config["sample"]["keep_images"], [bench.folder.samples(cell, first, last) for cell in cells]
+    missing = [cell for cell, path in zip(cells, paths, strict=True) if keep and not path.exists()]
+    if missing:
+        sample_cells(bench, missing, first, last)
+    return [path if keep or bench.chain.follows(path) else None for path in paths]
 
 
 def _tidy(bench: Bench, cell: Cell, folder: Path) -> None:
@@ -172,7 +183,7 @@ def _present(bench: Bench, cell: Cell, first: int, last: int) -> Path:
             raise Error(asked)
         if not faults and read_shard(path).moments.count == last - first:
             return path
-    return make_features(bench, cell, first, last)
+    return make_features(bench, [cell], first, last)[0]
 
 
 def read_shard(path: Path) -> Shard:

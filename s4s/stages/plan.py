@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from s4s.stages.cells import cells, compares_by, curves, needs_features, shards, taught, teacher_files
+from s4s.stages.cells import cells, compares_by, curves, needs_features, quick_features, shards, taught, teacher_files
 from s4s.words import duration
 
 Config = Mapping[str, Any]
@@ -20,15 +20,15 @@ def job_counts(config: Config) -> dict[str, int]:
     all_cells = cells(config)
     learned = [cell for cell in all_cells if cell.learned]
     kinds, at = {cell.kind for cell in all_cells}, {(cell.kind, cell.nfe) for cell in all_cells}
-    sampling = len(at) * len(shards(config))
+    parts = len(shards(config))
     trained = config["model"]["type"] == "digits"
     counts = {
         "train" if trained else "download": 2 + (trained and compares_by(config, "feature")),
         "teacher": sum(len(teacher_files(config, cell)) for cell in taught(config)),
         "textbook": 1,
         "fit": sum(not cell.together for cell in learned) + len(curves(config)),
-        "sample": sampling * config["sample"]["keep_images"],
-        "features": sampling,
+        "sample": len(at) * parts * config["sample"]["keep_images"],
+        "features": len(kinds if quick_features(config) else at) * parts,
         "evaluate": len(at if needs_features(config) else kinds),
         "paths": int(bool(learned)),
         "table": 1,

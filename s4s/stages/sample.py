@@ -1,10 +1,11 @@
-"""The sample stage: images of a cell, in shards."""
+"""The sample stage: images of cells, in shards."""
 
 from __future__ import annotations
 
 import json
 import time
 import zipfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from s4s.errors import Error
 from s4s.files import replacing
-from s4s.learn.teacher import generate
+from s4s.learn.teacher import generate_each
 from s4s.score.features import to_uint8
 from s4s.solver import Solver
 from s4s.stages import own
@@ -35,7 +36,7 @@ class Samples:
     Args:
         images: [n, ...] uint8; only the first few where the protocol wants floats.
         states: [n, ...] float32, last states that scoring decodes; None where it takes the images.
-        facts: JSON-able: what they are of, and the seconds they took.
+        facts: JSON-able: what they are of, and their share of the seconds that those made together took.
     """
 
     images: Tensor
@@ -48,54 +49,66 @@ class Samples:
         return self.images if self.states is None else self.states
 
 
-def draw(bench: Bench, solver: Solver | Sampler, first: int, last: int, progress: str) -> tuple[Tensor, Tensor | None]:
-    """Images and states, as in ``Samples``, that a solver makes of noises ``first`` to ``last - 1``."""
-    rule = uint8_rule(bench.config)
+def draw(
+    bench: Bench, solvers: Sequence[Solver | Sampler], first: int, last: int, progress: str
+) -> list[tuple[Tensor, Tensor | None]]:
+    """Images and states, as in ``Samples``, that each solver makes of noises ``first`` to ``last - 1``."""
     where: dict[str, Any] = {"batch": bench.batch, "device": bench.device, "progress": progress}
     what = range(first, last), bench.model.shape, bench.config["sample"]["seed"]
-    if isinstance(solver, Sampler):
-        x = own.generate(solver, bench.denoiser, bench.process, *what, **where)
-    else:
-        x = generate(solver, bench.denoiser, *what, **where)
-    if rule == "none":
-        return _images(bench, x[:SHOWN], "edm"), x.float().cpu()
-    return _images(bench, x, rule), None
+    ours = [solver for solver in solvers if isinstance(solver, Solver)]
+    made = iter(_joined(bench, generate_each(ours, bench.denoiser, *what, **where)) if ours else ())
+
+    def of_its_own(sampler: Sampler) -> tuple[Tensor, Tensor | None]:
+        x = own.generate(sampler, bench.denoiser, bench.process, *what, **where)
+        return _joined(bench, ([part] for part in x.split(bench.batch)))[0]
+
+    return [next(made) if isinstance(solver, Solver) else of_its_own(solver) for solver in solvers]
 
 
-def make_samples(bench: Bench, cell: Cell, first: int, last: int) -> Samples:
-    """Samples ``first`` to ``last - 1`` of a cell, in memory."""
-    started = time.perf_counter()
-    images, states = draw(bench, solver_of(bench, cell), first, last, cell.name)
-    facts = {
-        "seconds": time.perf_counter() - started,
-        "model": dict(bench.model.facts),
-        "device": bench.device_name,
-        "sigma_range": [bench.process.sigma_max, bench.process.sigma_min],
-    }
-    return Samples(images, states, facts)
+def _joined(bench: Bench, batches: Iterable[list[Tensor]]) -> list[tuple[Tensor, Tensor | None]]:
+    """Images and states of each solver, from its batches."""
+    rule = uint8_rule(bench.config)
+    if rule != "none":
+        images = ([_images(bench, x, rule) for x in each] for each in batches)
+        return [(torch.cat(parts), None) for parts in zip(*images, strict=True)]
+    floats = ([x.float().cpu() for x in each] for each in batches)
+    states = [torch.cat(parts) for parts in zip(*floats, strict=True)]
+    return [(torch.cat([_images(bench, part, "edm") for part in x[:SHOWN].split(bench.batch)]), x) for x in states]
 
 
 def _images(bench: Bench, x: Tensor, rule: str) -> Tensor:
-    """Last states -> 8-bit images, a network call's worth at a time."""
+    """Last states -> 8-bit images."""
     with torch.no_grad():
-        return torch.cat([to_uint8(bench.model.decode(part), rule).cpu() for part in x.split(bench.batch)])
+        return to_uint8(bench.model.decode(x.to(bench.device)), rule).cpu()
 
 
-def sample_cell(bench: Bench, cell: Cell, first: int, last: int) -> Path:
-    """Keep samples ``first`` to ``last - 1`` of a cell: 8-bit images, or last states if the protocol wants floats."""
-    reads = bench.reads(bench.folder.solver(cell))
-    samples = make_samples(bench, cell, first, last)
-    arrays: dict[str, Any] = {"images": samples.images.numpy()}
-    if samples.states is not None:
-        arrays["states"] = samples.states.numpy()
-    with replacing(path := bench.folder.samples(cell, first, last)) as temporary:
-        np.savez(temporary, **arrays, record=json.dumps(samples.facts))
-    bench.chain.note(path, "sample", reads)
-    return path
+def make_samples(bench: Bench, cells: Sequence[Cell], first: int, last: int) -> list[Samples]:
+    """Samples ``first`` to ``last - 1`` of some cells, in memory."""
+    started = time.perf_counter()
+    name = cells[0].name if len(cells) == 1 else f"{cells[0].name} and {len(cells) - 1} more"
+    drawn = draw(bench, [solver_of(bench, cell) for cell in cells], first, last, name)
+    seconds = (time.perf_counter() - started) / sum(cell.nfe for cell in cells)
+    facts = {"model": dict(bench.model.facts), "device": bench.device_name,
+             "sigma_range": [bench.process.sigma_max, bench.process.sigma_min]}  # fmt: skip
+    return [Samples(*made, {"seconds": seconds * cell.nfe} | facts) for cell, made in zip(cells, drawn, strict=True)]
+
+
+def sample_cells(bench: Bench, cells: Sequence[Cell], first: int, last: int) -> list[Path]:
+    """Keep samples ``first`` to ``last - 1`` of some cells: 8-bit images, or last states where scoring takes floats."""
+    reads, paths = [bench.reads(bench.folder.solver(cell)) for cell in cells], []
+    for cell, samples, read in zip(cells, make_samples(bench, cells, first, last), reads, strict=True):
+        arrays: dict[str, Any] = {"images": samples.images.numpy()}
+        if samples.states is not None:
+            arrays["states"] = samples.states.numpy()
+        with replacing(path := bench.folder.samples(cell, first, last)) as temporary:
+            np.savez(temporary, **arrays, record=json.dumps(samples.facts))
+        bench.chain.note(path, "sample", read)
+        paths.append(path)
+    return paths
 
 
 def read_samples(bench: Bench, cell: Cell, first: int, last: int) -> Samples:
-    """The samples that ``sample_cell`` kept.
+    """The samples that ``sample_cells`` kept.
 
     Raises:
         Error: the file is missing, damaged, or of another config, network or solver.

@@ -116,7 +116,7 @@ def _require_levels(bench: Bench, solver: Solver, path: Path) -> None:
 
 def _shards(bench: Bench, solver: Solver) -> list[Shard]:
     """What the features stage would write."""
-    parts = ((first, draw(bench, solver, first, last, f"{solver.name} {first}-{last}"))
+    parts = ((first, draw(bench, [solver], first, last, f"{solver.name} {first}-{last}")[0])
              for first, last in shards(bench.config))  # fmt: skip
     facts = {"model": dict(bench.model.facts)}
     return [shard_of(bench, Samples(*drawn, facts), first) for first, drawn in parts]

@@ -32,6 +32,7 @@ except Error as error:
 
 CELLS = {cell.name: cell for cell in asked.cells(CONFIG)}
 JOBS, SCORED = asked.jobs(CONFIG), asked.jobs(CONFIG, per_nfe=asked.needs_features(CONFIG))
+FEATURED = asked.jobs(CONFIG, per_nfe=not asked.quick_features(CONFIG))
 OWN_FIXED = [str(cell.file) for cell in CELLS.values() if cell.file and not cell.learned]  # files of one's own
 FIXED = [name for name, cell in CELLS.items() if not cell.learned]
 SEARCHED = any(CELLS[name].schedule in asked.BY_NETWORK for name in FIXED)

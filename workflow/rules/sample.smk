@@ -31,6 +31,10 @@ for of, (patterns, kinds) in JOBS.items():
             shell:
                 "s4s sample {params.config} {params.cells} {params.range} > {log} 2>&1"
 
+
+# Those of the digits take less than a job's start: one job takes them at all NFE.
+for of, (patterns, kinds) in FEATURED.items():
+
     rule:
         """The features of a part of the images of the cells of a method."""
         name:
