@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +82,16 @@ def on_shards(
     last: int | None,
     results: Path,
 ) -> None:
-    """Run one stage on some cells together, on a range of sample indices or on all shards of the config."""
+    """Run one stage on some cells, those of a method and NFE together, on a range of indices or on all shards."""
     loaded = load(config)
     ranges = shards(loaded) if first is last is None else [(first or 0, last or loaded["sample"]["n"])]
     chosen = [find_cell(loaded, name) for name in names]
     bench = open_model(loaded, results)
-    for a, b in ranges:
-        for path in stage(bench, chosen, a, b):
-            click.echo(path)
+    for _, together in groupby(chosen, key=lambda cell: (cell.kind, cell.nfe)):
+        cells = list(together)
+        for a, b in ranges:
+            for path in stage(bench, cells, a, b):
+                click.echo(path)
 
 
 def shard_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -137,6 +137,31 @@ def test_images_are_kept_when_asked_and_change_nothing(made: dict[str, Any]) -> 
     assert same(arrays(*make_features(bench, [chosen], 15, 30)), without), "which keeps none, and needs none"
 
 
+@pytest.mark.parametrize(("stage", "uint8"), [(make_features, "edm"), (sample_cells, "edm"), (sample_cells, "none")])
+def test_cells_made_together_are_as_each_alone(
+    made: dict[str, Any], stage: Any, uint8: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their features, images or last states; evaluations that they share are asked for once."""
+    bench = bench_of(made, sample={"uint8": uint8})
+    chosen = [c for c in cells(bench.config) if c.method == "classical" and c.nfe == first(bench).nfe]
+    for each in chosen:
+        fit_cell(bench, each)
+    asked, denoiser = list[int](), bench.denoiser
+
+    def counted(rows: range) -> Any:
+        def network(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+            asked.append(len(x))
+            return denoiser(rows)(x, sigma)
+
+        return network
+
+    monkeypatch.setattr(bench, "denoiser", counted)
+    together = [arrays(path) for path in stage(bench, chosen, 5, 25)]
+    calls = len(asked)
+    assert all(same(arrays(*stage(bench, [each], 5, 25)), found) for each, found in zip(chosen, together, strict=True))
+    assert len(chosen) > 2 and calls < len(asked) - calls
+
+
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
 def test_damaged_and_missing_shards_are_made_anew(made: dict[str, Any], share: float) -> None:
     bench = bench_of(made)
