@@ -6,6 +6,7 @@ python benchmarks/pipeline.py logs/digits
 from __future__ import annotations
 
 import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,10 +31,16 @@ def stages(logs: Path) -> dict[str, tuple[int, float]]:
 
 
 def start_seconds() -> float:
-    """CPU time of an interpreter that imports what a job imports and does nothing."""
-    program = "import s4s.stages.evaluate, time; print(time.process_time())"
-    runs = [subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True) for _ in "ab"]
-    return min(float(run.stdout) for run in runs)
+    """CPU time of an interpreter that imports what a job imports, does nothing and ends."""
+    program = "from s4s.cli.main import seek_less_garbage; seek_less_garbage(); import s4s.stages.evaluate"
+
+    def spent() -> float:
+        before = os.times()
+        subprocess.run([sys.executable, "-c", program], check=True)
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    return min(spent(), spent())
 
 
 def share(found: dict[str, tuple[int, float]], start: float) -> float:
