@@ -204,7 +204,7 @@ def sample(
 
     Raises:
         Error: a network output has the wrong shape, or is not finite, or the solver evaluates outside the levels that
-            ``denoise`` says it knows; names the step and the level.
+            ``denoise`` says it knows; names the step and the level. Outputs that cannot be the solver's first.
     """
     require_floats(x_T, "x_T")
     if check:
@@ -213,7 +213,7 @@ def sample(
         a.to(x_T.device, non_blocking=True) for a in (solver.sigma_eval, solver.start, in_order(solver))
     )
     outputs, finite = [] if outputs is None else outputs, list[Tensor]()
-    known = len(outputs)
+    known = _known(outputs, solver, x_T)
     x = node(start[known], weight[known], x_T, outputs) if known else x_T
     for n in range(known, solver.nfe):
         with dtype_in_words(x):
@@ -284,6 +284,17 @@ def _check(solver: Solver) -> None:
     tables = [solver.weight] if solver.null is None else [solver.weight, solver.null]
     if solver.start[0] != 1 or any(table.detach().triu().any() for table in tables):
         raise Error("not an explicit solver: needs start[0] == 1 and weight[n, j] == 0 for every j >= n")
+
+
+def _known(outputs: list[Tensor], solver: Solver, x_T: Tensor) -> int:
+    """How many evaluations are known, once their outputs can be the solver's."""
+    if outputs and solver.null is not None:
+        raise Error("outputs are known for solvers without null alone: here they are of two kinds")
+    if len(outputs) > solver.nfe or any(D.shape != x_T.shape for D in outputs):
+        shapes = ", ".join(str(list(D.shape)) for D in outputs)
+        raise Error(f"outputs of shapes {shapes} for states {list(x_T.shape)} and nfe {solver.nfe}: give those of its "
+                    "first evaluations on the same states")  # fmt: skip
+    return len(outputs)
 
 
 def _require_finite(finite: list[Tensor], first: int, solver: Solver) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ import click
 
 from s4s.errors import Error
 from s4s.files import at_home, require_place
+from s4s.stages.cells import Cell, shards
 from s4s.stages.cells import cell as find_cell
-from s4s.stages.cells import shards
 from s4s.stages.config import load
 
 
@@ -87,8 +86,10 @@ def on_shards(
     ranges = shards(loaded) if first is last is None else [(first or 0, last or loaded["sample"]["n"])]
     chosen = [find_cell(loaded, name) for name in names]
     bench = open_model(loaded, results)
-    for _, together in groupby(chosen, key=lambda cell: (cell.kind, cell.nfe)):
-        cells = list(together)
+    together: dict[tuple[str, int], list[Cell]] = {}
+    for cell in chosen:
+        together.setdefault((cell.kind, cell.nfe), []).append(cell)
+    for cells in together.values():
         for a, b in ranges:
             for path in stage(bench, cells, a, b):
                 click.echo(path)

@@ -16,9 +16,10 @@ from s4s.stages.config import load
 @click.command()
 @shard_options
 def sample(**asked: Any) -> None:
-    """Make and keep the images of some cells, all of them or a range of sample indices.
+    """Make and keep the images of some cells, all of them or a range of sample indices. Cells of a method and NFE are
+    sampled together and share evaluations where they begin alike.
 
-    Example: s4s sample config/digits.yaml classical_ddim_edm_nfe4 --first 0 --last 5000
+    Example: s4s sample config/digits.yaml classical_ddim_edm_nfe4 classical_ipndm3_edm_nfe4 --first 0 --last 5000
     """
     from s4s.stages.sample import sample_cells
 

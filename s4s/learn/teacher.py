@@ -123,11 +123,8 @@ def generate_each(
     Yields:
         A batch of every solver, [rows, *shape] each; together they are the indices.
     """
-    if indices.step != 1 or len(indices) < 1 or indices.start < 0:
-        raise Error(f"samples are made for a rising range of indices from 0 on, got {indices}")
-    first = indices.start - indices.start % whole(batch, "batch")
-    turns = list(in_turn(solvers, dtype))
-    for start in tqdm(range(first, indices.stop, batch), desc=progress, disable=progress is None, mininterval=2):
+    turns, begins = list(in_turn(solvers, dtype)), batches(indices, batch)
+    for start in tqdm(begins, desc=progress, disable=progress is None, mininterval=2):
         rows = range(start, start + batch)
         normal, denoise, outputs = noise(seed, rows, shape), denoiser(rows), list[Tensor]()
         made: dict[int, Tensor] = {}
@@ -137,6 +134,13 @@ def generate_each(
                 made[k] = sample(solvers[k], denoise, x_T, outputs=outputs)
         asked = slice(max(indices.start - start, 0), indices.stop - start)
         yield [made[k][asked] for k in range(len(solvers))]
+
+
+def batches(indices: range, batch: int) -> range:
+    """First indices of the whole batches that hold some indices."""
+    if indices.step != 1 or len(indices) < 1 or indices.start < 0:
+        raise Error(f"samples are made for a rising range of indices from 0 on, got {indices}")
+    return range(indices.start - indices.start % whole(batch, "batch"), indices.stop, batch)
 
 
 def started(solver: Solver, normal: Tensor, dtype: torch.dtype, device: str | torch.device) -> Tensor:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from s4s.errors import Error
 from s4s.files import sha256
+from s4s.learn.teacher import batches
 from s4s.noise import noise
 from s4s.solver import Denoise, Solver, load_solver
 
@@ -191,13 +192,13 @@ def generate(
     seed: int, *, batch: int, device: str, progress: str,
 ) -> Tensor:  # fmt: skip
     """As ``s4s.learn.teacher.generate``: whole batches aligned to the index, so shards change no bits."""
-    first, made = indices.start - indices.start % batch, []
-    for start in tqdm(range(first, indices.stop, batch), desc=progress, mininterval=2):
+    begins, made = batches(indices, batch), []
+    for start in tqdm(begins, desc=progress, mininterval=2):
         rows = range(start, start + batch)
         x_T = (noise(seed, rows, shape) * process.sigma_max).float().to(device)
         with torch.no_grad():
             made.append(samples(sampler, denoiser(rows), x_T, process))
-    return torch.cat(made)[indices.start - first :][: len(indices)]
+    return torch.cat(made)[indices.start - begins.start :][: len(indices)]
 
 
 def pointer(method: Method, nfe: int) -> dict[str, Any]:

@@ -233,3 +233,25 @@ def test_a_file_may_be_named_by_the_home_folder(tmp_path: Path, monkeypatch: pyt
     s4s.Bundle({3: made}).save("~/b.json")
     assert (tmp_path / "s.json").exists() and (tmp_path / "b.json").exists()
     assert torch.equal(s4s.load_solver("~/s.json").weight, made.weight) and list(s4s.load_bundle("~/b.json")) == [3]
+
+
+def test_a_run_goes_on_after_known_outputs() -> None:
+    made: list[Tensor] = []
+    end = s4s.sample(SOLVER, denoise, X_T, outputs=made)
+    asked: list[int] = []
+    for known in range(5):
+        outputs = made[:known]
+        asked.clear()
+        again = s4s.sample(SOLVER, denoise, X_T, outputs=outputs, callback=lambda n, x, D: asked.append(n))
+        assert torch.equal(again, end) and asked == [*range(known, 4)]
+        assert all(torch.equal(a, b) for a, b in zip(outputs, made, strict=True))
+
+
+@pytest.mark.parametrize(("solver", "outputs", "words"), [
+    (SOLVER.replace(null=SOLVER.weight), [X_T], "solvers without null alone"),
+    (SOLVER, [X_T] * 5, r"nfe 4: give those of its first evaluations"),
+    (SOLVER, [X_T[:1]], r"outputs of shapes \[1, 2\] for states \[2, 2\]"),
+])  # fmt: skip
+def test_outputs_that_cannot_be_its_first_are_refused(solver: s4s.Solver, outputs: list[Tensor], words: str) -> None:
+    with pytest.raises(s4s.Error, match=words):
+        s4s.sample(solver, denoise, X_T, outputs=outputs)

@@ -13,6 +13,7 @@ from published import scaled
 from published import world as world
 
 import s4s
+from s4s.cli.common import on_shards
 from s4s.models import weights
 from s4s.models.digits import Classifier
 from s4s.score import metrics
@@ -160,6 +161,17 @@ def test_cells_made_together_are_as_each_alone(
     calls = len(asked)
     assert all(same(arrays(*stage(bench, [each], 5, 25)), found) for each, found in zip(chosen, together, strict=True))
     assert len(chosen) > 2 and calls < len(asked) - calls
+
+
+def test_a_command_makes_those_of_a_method_and_nfe_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In whatever order they are named."""
+    asked: list[tuple[list[str], int, int]] = []
+    monkeypatch.setattr("s4s.cli.common.open_model", lambda *_: None)
+    names = [f"classical_{name}_nfe{nfe}" for name in ("ddim_edm", "ipndm3_edm") for nfe in (4, 6)]
+    path = Path(__file__).parents[2] / "config" / "digits.yaml"
+    stage = lambda _, some, a, b: asked.append(([each.name for each in some], a, b)) or []  # type: ignore[func-returns-value]
+    on_shards(stage, path, names, 0, 200, Path("results"))
+    assert asked == [(names[::2], 0, 200), (names[1::2], 0, 200)]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
