@@ -33,9 +33,9 @@ def features(**asked: Any) -> None:
 
     Example: s4s features config/digits.yaml classical_ddim_edm_nfe4 --first 0 --last 5000
     """
-    from s4s.stages.features import make_features
+    from s4s.stages.features import features_of_cells
 
-    on_shards(make_features, **asked)
+    on_shards(features_of_cells, **asked)
 
 
 @click.command()

@@ -15,8 +15,10 @@ _HOME = {
     "download_model": "download",
     "make_teacher": "teacher",
     "fit_cell": "fit",
+    "sample_cell": "sample",
     "sample_cells": "sample",
     "make_features": "features",
+    "features_of_cells": "features",
     "evaluate_cell": "evaluate",
     "evaluate_solver": "transfer",
 }

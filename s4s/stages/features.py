@@ -105,8 +105,13 @@ def _pixels(bench: Bench, samples: Tensor) -> Tensor:
         return chosen.images(bench.model.decode(samples.to(bench.device))).cpu()
 
 
-def make_features(bench: Bench, cells: Sequence[Cell], first: int, last: int) -> list[Path]:
-    """Features of samples ``first`` to ``last - 1`` of some cells: of kept ones, or of samples made for them alone."""
+def make_features(bench: Bench, cell: Cell, first: int, last: int) -> Path:
+    """Features of samples ``first`` to ``last - 1`` of a cell: of the kept ones, or of samples made for them alone."""
+    return features_of_cells(bench, [cell], first, last)[0]
+
+
+def features_of_cells(bench: Bench, cells: Sequence[Cell], first: int, last: int) -> list[Path]:
+    """``make_features`` of several cells, whose samples are made together."""
     (trained, elsewhere), kept = extractor_files(bench), _kept(bench, cells, first, last)
     reads = [bench.reads(*trained, path or bench.folder.solver(cell)) for cell, path in zip(cells, kept, strict=True)]
     anew = [cell for cell, path in zip(cells, kept, strict=True) if path is None]
@@ -183,7 +188,7 @@ def _present(bench: Bench, cell: Cell, first: int, last: int) -> Path:
             raise Error(asked)
         if not faults and read_shard(path).moments.count == last - first:
             return path
-    return make_features(bench, [cell], first, last)[0]
+    return make_features(bench, cell, first, last)
 
 
 def read_shard(path: Path) -> Shard:

@@ -93,8 +93,13 @@ def make_samples(bench: Bench, cells: Sequence[Cell], first: int, last: int) -> 
     return [Samples(*made, {"seconds": seconds * cell.nfe} | facts) for cell, made in zip(cells, drawn, strict=True)]
 
 
+def sample_cell(bench: Bench, cell: Cell, first: int, last: int) -> Path:
+    """Keep samples ``first`` to ``last - 1`` of a cell: 8-bit images, or last states if the protocol wants floats."""
+    return sample_cells(bench, [cell], first, last)[0]
+
+
 def sample_cells(bench: Bench, cells: Sequence[Cell], first: int, last: int) -> list[Path]:
-    """Keep samples ``first`` to ``last - 1`` of some cells: 8-bit images, or last states where scoring takes floats."""
+    """``sample_cell`` of several cells, which share evaluations where their solvers begin alike."""
     reads, paths = [bench.reads(bench.folder.solver(cell)) for cell in cells], []
     for cell, samples, read in zip(cells, make_samples(bench, cells, first, last), reads, strict=True):
         arrays: dict[str, Any] = {"images": samples.images.numpy()}
@@ -108,7 +113,7 @@ def sample_cells(bench: Bench, cells: Sequence[Cell], first: int, last: int) -> 
 
 
 def read_samples(bench: Bench, cell: Cell, first: int, last: int) -> Samples:
-    """The samples that ``sample_cells`` kept.
+    """The samples that ``sample_cell`` kept.
 
     Raises:
         Error: the file is missing, damaged, or of another config, network or solver.

@@ -25,7 +25,7 @@ from s4s.stages.bench import Bench
 from s4s.stages.download import download_model
 from s4s.stages.evaluate import evaluate_cell
 from s4s.stages.fit import fit_cell
-from s4s.stages.sample import sample_cells
+from s4s.stages.sample import sample_cell
 from s4s.stages.teacher import make_teacher
 
 ROOT = Path(__file__).parents[2]
@@ -87,7 +87,7 @@ def test_stages_measure_the_relaxed_loss(world: tuple[Path, str]) -> None:
     assert spent[1]["relaxed_loss"] < spent[1]["val_loss"]
     assert json.loads(bench.folder.solver(learned[1]).read_text())["provenance"]["radius"] == 0.05
     for first, last in asked.shards(bench.config):
-        sample_cells(bench, [learned[1]], first, last)
+        sample_cell(bench, learned[1], first, last)
     record = json.loads(evaluate_cell(bench, learned[1]).read_text())
     assert record["radius"] == 0.05 and record["relaxed_loss"] == spent[1]["relaxed_loss"]
 

@@ -26,7 +26,7 @@ from s4s.stages.features import make_features
 from s4s.stages.fit import fit_cell
 from s4s.stages.networks import train_network
 from s4s.stages.paths import write_paths
-from s4s.stages.sample import sample_cells
+from s4s.stages.sample import sample_cell
 from s4s.stages.verify import report
 
 
@@ -110,8 +110,8 @@ def retrained(made: Bench) -> Bench:
     return bench()
 
 
-@pytest.mark.parametrize("stage", [fit_cell, evaluate_cell, lambda b, c: sample_cells(b, [c], 0, 100),
-                                   lambda b, c: make_features(b, [c], 0, 100)])  # fmt: skip
+@pytest.mark.parametrize("stage", [fit_cell, evaluate_cell, lambda b, c: sample_cell(b, c, 0, 100),
+                                   lambda b, c: make_features(b, c, 0, 100)])  # fmt: skip
 def test_no_stage_uses_what_another_network_made(made: Bench, stage: Callable[..., Path]) -> None:
     other = retrained(made)
     with pytest.raises(
@@ -144,16 +144,16 @@ def test_a_bench_lets_go_of_a_network_that_was_replaced(made: Bench) -> None:
 
 
 @pytest.mark.parametrize(("victim", "reader"), [
-    ("models/denoiser.safetensors", sample_cells), ("models/features.safetensors", make_features),
+    ("models/denoiser.safetensors", sample_cell), ("models/features.safetensors", make_features),
     ("models/perceptual.safetensors", fit_cell), ("teacher/pairs.safetensors", fit_cell),
     ("solvers/{cell}.json", make_features), ("fits/{cell}.json", evaluate_cell),
 ])  # fmt: skip
-def test_what_changed_after_it_was_made_is_not_read(made: Bench, victim: str, reader: Callable[..., object]) -> None:
+def test_what_changed_after_it_was_made_is_not_read(made: Bench, victim: str, reader: Callable[..., Path]) -> None:
     cell = learned(made)
     path = made.folder.root / victim.format(cell=cell.name)
     change(path)
     with pytest.raises(s4s.Error, match=rf"{path.name}: has changed since it was made: SHA-256 \w+ then, \w+ now"):
-        reader(made, [cell], 0, 100) if reader in (sample_cells, make_features) else reader(made, cell)
+        reader(made, cell, 0, 100) if reader in (sample_cell, make_features) else reader(made, cell)
 
 
 @pytest.mark.parametrize(("changes", "words"), [
@@ -203,7 +203,7 @@ def test_pictures_are_of_what_was_scored(made: Bench) -> None:
     cell, features = textbook(made), made.folder.root / "features"
     other = bench(model={"steps": 2}, sample={"n": 120})
     train(other)
-    (new,) = make_features(other, [cell], 0, 120)
+    new = make_features(other, cell, 0, 120)
     assert samples_file(features, cell.name) != shard(made, cell) or not shard(made, cell).exists()
     fit_cell(other, cell)
     evaluate_cell(other, cell)

@@ -24,7 +24,7 @@ from s4s.stages.chain import given
 from s4s.stages.download import download_model
 from s4s.stages.evaluate import evaluate_cell
 from s4s.stages.fit import fit_cell
-from s4s.stages.sample import sample_cells
+from s4s.stages.sample import sample_cell
 from s4s.stages.verify import report
 
 MINE: dict[str, Any] = {
@@ -109,7 +109,7 @@ def test_a_model_that_changed_in_place(mine: Bench, change: Callable[[], None]) 
     change()
     assert given(mine.config, "train") != before, "which Snakemake sees when it starts"
     named = r"weights.json: made from .*mine/.*(json|safetensors) with SHA-256 .*, which now has"
-    for stage in (fit_cell, evaluate_cell, lambda b, c: sample_cells(b, [c], 0, 20)):
+    for stage in (fit_cell, evaluate_cell, lambda b, c: sample_cell(b, c, 0, 20)):
         for made in (mine, bench()):
             with pytest.raises(s4s.Error, match=named):
                 stage(made, cell)

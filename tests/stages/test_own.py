@@ -22,7 +22,7 @@ from s4s.stages.cells import cells
 from s4s.stages.evaluate import evaluate_cell
 from s4s.stages.fit import fit_cell
 from s4s.stages.own import Sampler, load_method, samples
-from s4s.stages.sample import sample_cells
+from s4s.stages.sample import sample_cell
 from s4s.stages.verify import report as verify
 
 EULER = '''"""Euler, written out."""
@@ -78,7 +78,7 @@ def test_files_of_every_kind_go_through_every_stage(here: Path) -> None:
     report.draw_samples(choice, made.folder.root / "features", here / "samples")
     assert verify(made.folder.root)[1]
     with pytest.raises(s4s.Error, match=r"a rising range of indices from 0 on, got range\(9, 9\)"):
-        sample_cells(made, [cells(made.config)[2]], 9, 9)
+        sample_cell(made, cells(made.config)[2], 9, 9)
     Path("methods/euler.py").write_text(EULER + "\n")
     lines, follows = verify(made.folder.root)
     assert (

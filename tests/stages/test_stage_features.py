@@ -23,9 +23,9 @@ from s4s.stages.bench import Bench
 from s4s.stages.cells import Cell, cell, cells, shards, teachers
 from s4s.stages.download import download_model
 from s4s.stages.evaluate import evaluate_cell
-from s4s.stages.features import extract, extractor_of, feature_files, make_features, read_shard
+from s4s.stages.features import extract, extractor_of, feature_files, features_of_cells, make_features, read_shard
 from s4s.stages.fit import fit_cell
-from s4s.stages.sample import sample_cells
+from s4s.stages.sample import sample_cell, sample_cells
 
 
 @pytest.fixture
@@ -77,11 +77,11 @@ def test_any_order_and_any_cut_give_the_same_statistics(made: dict[str, Any]) ->
     bench = bench_of(made)
     chosen, files = first(bench), []
     for a, b in reversed(shards(bench.config)):
-        make_features(bench, [chosen], a, b)
+        make_features(bench, chosen, a, b)
     for a, b in shards(bench.config):
         path = bench.folder.features(chosen, a, b)
         before = arrays(path)
-        make_features(bench, [chosen], a, b)
+        make_features(bench, chosen, a, b)
         assert same(arrays(path), before)
         files.append(before)
     parts = [read_shard(path) for path in feature_files(bench, chosen)]
@@ -91,7 +91,7 @@ def test_any_order_and_any_cut_give_the_same_statistics(made: dict[str, Any]) ->
     torch.testing.assert_close(merged.covariance, whole.covariance, rtol=1e-13, atol=0)
     torch.testing.assert_close(merged.mean, whole.mean, rtol=1e-14, atol=0)
     one = bench_of(made, sample={"shard_size": 40})
-    make_features(one, [chosen], 0, 40)
+    make_features(one, chosen, 0, 40)
     assert np.array_equal(arrays(one.folder.features(chosen, 0, 40))["features"],
                           np.concatenate([file["features"] for file in files]))  # fmt: skip
     record = [json.loads(evaluate_cell(b, chosen).read_text()) for b in (bench, one)]
@@ -101,12 +101,12 @@ def test_any_order_and_any_cut_give_the_same_statistics(made: dict[str, Any]) ->
 
 
 def test_features_are_kept_for_the_metrics_that_need_them(made: dict[str, Any]) -> None:
-    (path,) = make_features(bench := bench_of(made), [chosen := first(bench)], 0, 15)
+    path = make_features(bench := bench_of(made), chosen := first(bench), 0, 15)
     assert arrays(path)["features"].dtype == np.float32 and arrays(path)["images"].shape[0] == 15
     only = bench_of(made, score={"metrics": ["fid"], "bootstrap": 0})
     with pytest.raises(s4s.Error, match=r"made from another config \(kept = True there, False in this one\)"):
         feature_files(only, chosen)
-    assert arrays(*make_features(only, [chosen], 0, 15)).keys() == {"count", "total", "shift", "outer", "images"}
+    assert arrays(make_features(only, chosen, 0, 15)).keys() == {"count", "total", "shift", "outer", "images"}
 
 
 def test_an_older_file_of_sums_about_0_is_read(made: dict[str, Any]) -> None:
@@ -126,19 +126,21 @@ def test_an_older_file_of_sums_about_0_is_read(made: dict[str, Any]) -> None:
 
 def test_images_are_kept_when_asked_and_change_nothing(made: dict[str, Any]) -> None:
     bench = bench_of(made)
-    without = arrays(*make_features(bench, [chosen := first(bench)], 15, 30))
+    without = arrays(make_features(bench, chosen := first(bench), 15, 30))
     assert not list(Path("results").rglob("samples"))
     keep = bench_of(made, sample={"keep_images": True})
-    assert same(arrays(*make_features(keep, [chosen], 15, 30)), without)
+    assert same(arrays(make_features(keep, chosen, 15, 30)), without)
     kept = keep.folder.samples(chosen, 15, 30)
     assert np.array_equal(arrays(kept)["images"], without["images"])
     kept.write_bytes(kept.read_bytes()[:-100])
     with pytest.raises(s4s.Error, match="has changed since it was made"):
-        make_features(keep, [chosen], 15, 30)
-    assert same(arrays(*make_features(bench, [chosen], 15, 30)), without), "which keeps none, and needs none"
+        make_features(keep, chosen, 15, 30)
+    assert same(arrays(make_features(bench, chosen, 15, 30)), without), "which keeps none, and needs none"
 
 
-@pytest.mark.parametrize(("stage", "uint8"), [(make_features, "edm"), (sample_cells, "edm"), (sample_cells, "none")])
+@pytest.mark.parametrize(("stage", "uint8"), [
+    (features_of_cells, "edm"), (sample_cells, "edm"), (sample_cells, "none"),
+])  # fmt: skip
 def test_cells_made_together_are_as_each_alone(
     made: dict[str, Any], stage: Any, uint8: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +203,6 @@ def test_features_of_another_solver_are_not_used(made: dict[str, Any]) -> None:
     bench.chain.note(path, "textbook", bench.reads())
     assert json.loads(evaluate_cell(bench, chosen).read_text())["fid"] != old["fid"]
     assert len(teachers(bench.config)) == 1 and cell(bench.config, chosen.name) == chosen
-    sample_cells(bench, [chosen], 0, 15)
+    sample_cell(bench, chosen, 0, 15)
     fit_cell(bench, chosen)
     assert json.loads(evaluate_cell(bench, chosen).read_text())["fid"] == old["fid"], "old images are passed over"

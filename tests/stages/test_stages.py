@@ -24,7 +24,7 @@ from s4s.stages.download import download_model
 from s4s.stages.evaluate import evaluate_cell
 from s4s.stages.fit import distance_of, fit_cell
 from s4s.stages.networks import train_network
-from s4s.stages.sample import sample_cells
+from s4s.stages.sample import sample_cell
 from s4s.stages.teacher import make_teacher, teacher_pairs
 
 diffusers = pytest.importorskip("diffusers")
@@ -192,7 +192,7 @@ def test_a_diffusers_model_of_your_own(world: tuple[Path, str]) -> None:
     chosen = next(c for c in cells(bench.config) if c.method == "s4s-alt" and c.nfe == 4)
     fit_cell(bench, chosen)
     for first, last in ((0, 15), (15, 30), (30, 40)):
-        sample_cells(bench, [chosen], first, last)
+        sample_cell(bench, chosen, first, last)
     record = json.loads(evaluate_cell(bench, chosen).read_text())
     assert record["protocol"]["classes"] == {"plan": "random", "seed": 0, "count": 6}
     assert record["provenance"]["model"]["files_sha256"] and record["protocol"]["uint8"] == "ldm"

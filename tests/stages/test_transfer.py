@@ -18,7 +18,7 @@ from s4s.stages.cells import cells
 from s4s.stages.download import download_model
 from s4s.stages.evaluate import evaluate_cell
 from s4s.stages.fit import fit_cell
-from s4s.stages.sample import sample_cells
+from s4s.stages.sample import sample_cell
 from s4s.stages.transfer import evaluate_solver
 
 
@@ -35,7 +35,7 @@ def test_a_solver_file_scores_as_its_own_cell_does(world: tuple[Path, str], name
     chosen = next(cell for cell in cells(bench.config) if cell.method == "classical")
     fit_cell(bench, chosen)
     for first, last in ((0, 15), (15, 30), (30, 40)):
-        sample_cells(bench, [chosen], first, last)
+        sample_cell(bench, chosen, first, last)
     own = json.loads(evaluate_cell(bench, chosen).read_text())
     moved = Path("elsewhere.json")
     moved.write_bytes(bench.folder.solver(chosen).read_bytes())
