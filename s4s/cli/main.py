@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def seek_less_garbage() -> None:
     """Loading torch makes 300,000 objects, none of them garbage, which end with the process: to look through them takes
-    a third of the CPU time of a short command."""
+    a quarter of the CPU time of a short command."""
     gc.set_threshold(20_000)
     atexit.register(gc.freeze)
 

@@ -42,10 +42,11 @@ def _calls(cell: Cell) -> Iterator[tuple[Any, ...]]:
 
     They are those that ``s4s.alike`` finds, but for what two solvers happen to share.
     """
-    textbook, spec = not cell.learned and cell.file is None, METHODS.get(cell.method)
-    one_a_step = textbook and classical.intervals(cell.solver, cell.nfe, **cell.options) == cell.nfe
+    ours, spec = cell.file is None, METHODS.get(cell.method)
+    family = cell.family or (spec.family if spec else None)
+    one_a_step = ours and not cell.learned and classical.intervals(cell.solver, cell.nfe, **cell.options) == cell.nfe
     for n in range(cell.nfe):
-        if n == 0 and (textbook or (spec is not None and spec.family not in APART)):
+        if n == 0 and ours and family not in APART:
             yield cell.kind, cell.nfe, "from the noise"
         elif n == 1 and one_a_step:
             yield cell.kind, cell.nfe, "after Euler's step", cell.schedule
