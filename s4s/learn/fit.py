@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -111,6 +112,7 @@ def fit(
     Raises:
         Error: unknown method, family or distance, or a start, levels or settings that do not fit each other.
     """
+    started = time.perf_counter()
     given = [solver] if isinstance(solver, Solver) else list(solver)
     rounds, patience = whole(rounds, "rounds"), whole(patience, "patience")
     _check(given, teacher, radius, moments, microbatch)
@@ -138,7 +140,7 @@ def fit(
     identity = record | {"rounds": rounds, "patience": patience, "perturbation": perturbation,
                          "starts": list(map(label, plan.starts))}  # fmt: skip
     unfinished = Unfinished(resume, {} if resume is None else identity | _contents(given, teacher))
-    run = Run(plan, objective, given[0], found, unfinished)
+    run = Run(plan, objective, given[0], found, unfinished, started)
     run(rounds, patience, progress)
     if kept is not None:
         run = _left_out(run, kept)
@@ -194,7 +196,7 @@ def _left_out(run: Run, calls: int) -> Run:
     ways = [way.replace(**named) for way in fewer_calls(whole_one, calls, run.objective, scaled)]
     after = replace(plan, phases=plan.phases[-1:], given=ways, known=[], seed=plan.seed + 1)
     found = run.objective.distances_and_gap(ways[0], run.objective.held_out, plan.terms.moments)
-    made = Run(after, run.objective, ways[0], found, run.unfinished.beside("calls"), started=run.started)
+    made = Run(after, run.objective, ways[0], found, run.unfinished.beside("calls"), run.started)
     made.start_loss, made.raced, made.history = run.start_loss, [*run.raced], [*run.history]
     return made
 

@@ -80,6 +80,7 @@ class Run:
     Args:
         lanes: index of the start of every stream that is still in the race; ``racing``: whether it goes on.
         start, found: the solver to begin at, its distances [n] on held-out samples and what moments add.
+        started: when the fit began, on ``time.perf_counter``; earlier for one that goes on.
         best, best_loss: the best solver there so far; ``ahead``: whether it is no longer the start; ``safe``: its
             parameters in the last stream.
         heat, base, round: heats run; batches of the last stream before its rounds; rounds run.
@@ -92,6 +93,7 @@ class Run:
     start: Solver
     found: tuple[Tensor, float]
     unfinished: Unfinished
+    started: float
     streams: dict[int, Stream] = field(default_factory=dict)
     lanes: dict[int, int] = field(default_factory=dict)
     safe: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -105,7 +107,6 @@ class Run:
     ahead: bool = False
     raced: list[dict[str, Any]] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
-    started: float = field(default_factory=lambda: time.perf_counter())
 
     def __post_init__(self) -> None:
         self.best, self.start_loss, self.best_loss = self.start, self.begun, self.begun

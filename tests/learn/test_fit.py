@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 
 import pytest
@@ -327,3 +328,16 @@ def test_a_start_is_not_kept_because_few_held_out_samples_happen_to_end_well_fro
     assert found.val_loss > found.start_loss
     learned, begun = ((s4s.sample(each, blobs, many.x_T) - many.y).square().mean(1) for each in (found.solver, start))
     assert learned.median() < 1e-3 * begun.median() and learned.mean() < begun.mean()
+
+
+def test_seconds_are_of_the_whole_fit(teacher: s4s.TeacherSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+
+    def counted(x: Tensor, sigma: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return denoise(x, sigma)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: float(calls))
+    start = s4s.solver("ddim", s4s.grid("edm", PROCESS, 3))
+    assert s4s.fit(start, counted, teacher, "ld3", rounds=1).seconds == calls > 0
