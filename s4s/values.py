@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import operator
 import re
 from collections.abc import Iterator
@@ -34,14 +35,27 @@ def doubles(value: Any, what: str) -> Tensor:
         raise Error(f"{what} is not a rectangular array of numbers ({error})") from error
 
 
-def whole(value: Any, what: str, least: int = 1) -> int:
+def whole(value: Any, what: str, least: int | None = 1) -> int:
     """A whole number of Python, numpy or torch as an ``int``; ``Error`` for anything else, and below ``least``."""
     try:
         number = None if isinstance(value, bool) else operator.index(value)
     except (TypeError, RuntimeError):
         number = None
-    if number is None or number < least:
-        raise Error(f"{what} = {value!r} must be a whole number of at least {least}")
+    if number is None or (least is not None and number < least):
+        raise Error(f"{what} = {value!r} must be a whole number" + ("" if least is None else f" of at least {least}"))
+    return number
+
+
+def amount(value: Any, what: str) -> float:
+    """A number of Python, numpy or torch that is 0 or more as a ``float``; ``Error`` for anything else."""
+    try:
+        number = math.nan if isinstance(value, bool | str) else float(value)
+    except (TypeError, ValueError, RuntimeError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise Error(f"{what} = {value!r} must be a finite number")
+    if number < 0:
+        raise Error(f"{what} = {value!r} must not be negative")
     return number
 
 

@@ -19,7 +19,6 @@ from s4s.curve import curve as through
 from s4s.errors import Error, Notice
 from s4s.learn.distance import Distance
 from s4s.learn.distances import distance as distance_named
-from s4s.learn.fit import _held_out
 from s4s.learn.frozen import Frozen
 from s4s.learn.held_out import HeldOut
 from s4s.learn.jacobian import PERTURBATION
@@ -35,6 +34,7 @@ from s4s.learn.teacher import TeacherSet
 from s4s.learn.unfinished import State, Unfinished, content
 from s4s.learn.visits import TINY, Descent, advance, rows_at
 from s4s.solver import Denoise
+from s4s.values import whole
 from s4s.version import __version__
 
 
@@ -91,7 +91,7 @@ def fit_curve(
     began = time.perf_counter()
     begin = start if isinstance(start, Curve) else through(start)
     numbers, others = _numbers(nfes, unseen)
-    held_out = _held_out(validation, len(teacher))
+    held_out, seed = teacher.held_out(validation), whole(seed, "seed", None)
     _require_noise(begin, teacher)
     sweeps = sweeps or (POLISH if begin.theta.any() and len(numbers) == 1 else SWEEPS)
     network = Frozen(row_levels(denoise, teacher), microbatch, perturbation)

@@ -105,9 +105,9 @@ def decoded(d: Distance, decode: Callable[[Tensor], Tensor]) -> Distance:
 
 
 def total(*parts: tuple[float, Distance]) -> Distance:
-    """Weighted sum of distances, weights >= 0."""
-    if not parts or any(share < 0 for share, _ in parts):
-        raise Error("a sum of distances needs at least one part and no negative weight")
+    """Weighted sum of distances, weights >= 0, one at least above."""
+    if not any(share > 0 for share, _ in parts) or any(share < 0 for share, _ in parts):
+        raise Error("a sum of distances needs a positive weight and no negative one")
     sizes: list[int] = []  # features of each part; penalty and weight come after features
 
     def features(x: Tensor) -> Tensor:

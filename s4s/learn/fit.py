@@ -11,7 +11,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from s4s.learn.distances import distance
 from s4s.learn.family import family, is_textbook
 from s4s.learn.frozen import Frozen
 from s4s.learn.jacobian import PERTURBATION
-from s4s.learn.levels import row_levels
+from s4s.learn.levels import row_levels, under
 from s4s.learn.methods import APART, Method, moves_levels, phases
 from s4s.learn.modes import with_derivatives
 from s4s.learn.objective import Objective, Tried
@@ -36,7 +36,7 @@ from s4s.learn.teacher import TeacherSet
 from s4s.learn.unfinished import Unfinished, content
 from s4s.noise import Start
 from s4s.solver import Denoise, Solver
-from s4s.values import whole
+from s4s.values import amount, whole
 from s4s.version import __version__
 
 
@@ -79,9 +79,10 @@ def fit(
     """Learn a few-step solver that imitates a teacher, starting from ``solver``.
 
     Args:
-        solver: where to start; the result keeps its number of evaluations. A method that may move the grid races the
-            start beside textbook solvers on known grids, unless the starts to race are said: a list of one or more,
-            for example with a host's own levels. S4S races streams from its start alone.
+        solver: where to start; the result keeps its number of evaluations. A method that may move the grid races a
+            textbook start beside others on known grids, unless the starts to race are said: a list of one or more,
+            for example with a host's own levels. S4S, and any method from a learned solver, races streams from its
+            start alone.
         denoise: the frozen network; for a teacher set with conditions, the function of their rows that gives it. One
             that takes a single level a call is called level by level.
         teacher: noises and teacher outputs; the last ``validation`` (default a quarter, at most 512) are held out.
@@ -91,7 +92,7 @@ def fit(
         moments: weight of the gap between the batch's moments, see ``s4s.learn.moments``; the paper has none. Moved
             noises, and a phase before the last, follow the distance alone.
         family: of solvers, see ``s4s.learn.family``: ``lms`` (default), ``pc``, ``ss``, ``guided`` or ``full``, for
-            S4S, S4S-Alt and joint; the others have their own.
+            S4S, S4S-Alt and joint; ``cfg`` or ``columns`` for those that learn guidance. The others have their own.
         order: outputs a step may use (``lms``, the predictor of ``pc``) or stages of a step (``ss``); by default what
             the start uses.
         convert: with decoupled times, where a noise prediction becomes data, ``eval`` or ``grid``.
@@ -101,9 +102,9 @@ def fit(
         patience: stop after this many rounds without a gain of 3% of the robust loss on the held-out samples, or of 4%
             where weights and grid both move.
         microbatch: rows of a network call, for networks that leave no memory for whole batches.
-        perturbation: of the network's input in derivatives, see ``gauss_newton``.
-        checkpoint: with radius > 0, whether the backward pass computes each evaluation again instead of keeping its
-            activations; None does so for those that do not fit into half of the free memory.
+        perturbation: of the network's input in derivatives, where they are differences, see ``gauss_newton``.
+        checkpoint: whether the backward pass computes each evaluation again instead of keeping its activations; None
+            does so for those that do not fit into half of the free memory.
         calls: network calls a sample that ``s4s-cfg-skip`` leaves; by default at most three quarters of two an
             evaluation.
         resume: a file that holds the fit while it runs. A killed fit goes on from it when called again, to the result
@@ -113,12 +114,12 @@ def fit(
         Error: unknown method, family or distance, or a start, levels or settings that do not fit each other.
     """
     started = time.perf_counter()
-    given = [solver] if isinstance(solver, Solver) else list(solver)
-    rounds, patience = whole(rounds, "rounds"), whole(patience, "patience")
+    given = _starts(solver)
+    seed, rounds, patience = whole(seed, "seed", None), whole(rounds, "rounds"), whole(patience, "patience")
     _check(given, teacher, radius, moments, microbatch)
     specs = phases(method, all(map(is_textbook, given)), family, decoupled)
-    held_out = _held_out(validation, len(teacher))
-    options: dict[str, Any] = {"order": order, "convert": convert or given[0].provenance.get("convert", "eval")}
+    held_out = teacher.held_out(validation)
+    options: dict[str, Any] = {"order": order, "convert": convert or _said_by_all(given)}
     apart, kept = specs[-1].family in APART, _budget(specs[-1], given[0].nfe, calls)
     options |= {"guidance": _guidance(denoise, teacher, method)} if apart else {}
     for start in given:
@@ -128,6 +129,8 @@ def fit(
     objective = Objective(network, _distance(distance), teacher, held_out, tried)
     if apart and not objective.reverse:
         raise Error(f"method {method!r} needs a network that reverse mode can differentiate, and this one it cannot")
+    if radius:
+        objective.require_slopes(tried.level)
     found = _start_distances(objective, given[0], moments)
     others: list[Solver] = []
     if isinstance(solver, Solver) and races_others(solver, specs):
@@ -153,16 +156,28 @@ def fit(
     return result
 
 
-def _check(given: Sequence[Solver], teacher: TeacherSet, radius: float, moments: float, microbatch: int | None) -> None:
-    """Raise where a start does not fit the teacher, or settings do not fit each other."""
+def _starts(solver: Any) -> list[Solver]:
+    """The starts that were given, one or several."""
+    given = [*solver] if isinstance(solver, Iterable) else [solver]
+    for start in given:
+        if not isinstance(start, Solver):
+            raise Error(f"a fit starts at a solver or a list of them, not at a {type(start).__name__}: make one with "
+                        "s4s.solver, or read one with s4s.load_solver")  # fmt: skip
+    return given
+
+
+def _said_by_all(given: Sequence[Solver]) -> str | None:
+    """Where a noise prediction becomes data; None where the starts differ in it, and each keeps its own."""
+    said = {start.provenance.get("convert", "eval") for start in given}
+    return said.pop() if len(said) == 1 else None
+
+
+def _check(given: Sequence[Solver], teacher: TeacherSet, radius: Any, moments: Any, microbatch: Any) -> None:
+    """Raise where a start does not fit the teacher, or settings are no amounts or do not fit each other."""
     if not given or len({solver.nfe for solver in given}) > 1:
         raise Error("a fit needs one start or more, all with the same number of evaluations")
-    for name, value in {"radius": radius, "moments": moments}.items():
-        if not value >= 0:
-            raise Error(f"{name} = {value} must not be negative")
-    if microbatch is not None and microbatch < 1:
-        raise Error(f"microbatch = {microbatch} must be at least 1")
-    if moments and microbatch is not None:
+    amount(radius, "radius")
+    if amount(moments, "moments") and microbatch is not None:
         raise Error("moments are of whole batches: leave out microbatch, or moments")
     for solver in given:
         first = solver.sigma[0].item()
@@ -174,7 +189,7 @@ def _check(given: Sequence[Solver], teacher: TeacherSet, radius: float, moments:
 
 def _guidance(denoise: Any, teacher: TeacherSet, method: str) -> float:
     """The constant scale at which a denoiser mixes the two outputs that it tells apart."""
-    first = denoise if teacher.condition is None else denoise(teacher.condition[:1])
+    first = under(denoise, teacher.part(0, 1).condition)
     if not hasattr(first, "columns"):
         raise Error(f"method {method!r} learns guidance, and the denoiser has none that it tells apart: load a model "
                     "with a guidance other than 1, or make a denoiser of two with s4s.guided")  # fmt: skip
@@ -199,14 +214,6 @@ def _left_out(run: Run, calls: int) -> Run:
     made = Run(after, run.objective, ways[0], found, run.unfinished.beside("calls"), run.started)
     made.start_loss, made.raced, made.history = run.start_loss, [*run.raced], [*run.history]
     return made
-
-
-def _held_out(validation: int | None, samples: int) -> int:
-    """Samples of the teacher that are held out."""
-    held_out = min(samples // 4, 512) if validation is None else validation
-    if not 1 <= held_out < samples:
-        raise Error(f"validation = {held_out} must leave some of the teacher's {samples} samples to train on")
-    return held_out
 
 
 def _start_distances(objective: Objective, start: Solver, moments: float) -> tuple[Tensor, float]:
@@ -234,6 +241,7 @@ def _result(run: Run, record: dict[str, Any], noise: Start | None) -> FitResult:
                              "evaluations": objective.evaluations}  # fmt: skip
     record |= {"start": start.name, "start_provenance": dict(start.provenance), "raced": run.raced, "notes": notes,
                "derivatives": "reverse mode" if objective.reverse else "forward differences"} | found  # fmt: skip
+    record |= {"convert": record["convert"] or start.provenance.get("convert", "eval")}
     fitted = run.best.replace(name=f"{record['method']}({start.name})", provenance=record, noise=noise)
     return FitResult(fitted.detach(), **found, seconds=run.seconds, history=run.history, raced=run.raced, notes=notes)
 

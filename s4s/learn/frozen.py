@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from s4s.errors import Error
 from s4s.guidance import apart
 from s4s.learn.jacobian import PERTURBATION
 from s4s.learn.memory import recompute
 from s4s.solver import Denoise
+from s4s.values import amount, whole
 
 Batch = tuple[Tensor, Tensor, Tensor | None]
 """Starting noises, teacher outputs and, for a conditional network, conditions: a row of each for every sample."""
@@ -19,12 +21,24 @@ Batch = tuple[Tensor, Tensor, Tensor | None]
 
 @dataclass(frozen=True)
 class Frozen:
-    """A network, rows it sees at a time, how far its input moves in derivatives, and recomputation."""
+    """A network, rows it sees at a time, how far its input moves in derivatives, and recomputation.
+
+    Raises:
+        Error: one of them is of another type, or not positive.
+    """
 
     denoise: Any
     microbatch: int | None = None
     perturbation: float = PERTURBATION
     checkpoint: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.microbatch is not None:
+            whole(self.microbatch, "microbatch")
+        if not amount(self.perturbation, "perturbation"):
+            raise Error("perturbation = 0 must be positive: differences are taken over it")
+        if self.checkpoint not in (None, True, False):
+            raise Error(f"checkpoint = {self.checkpoint!r} must be True, False or None")
 
     def under(self, condition: Tensor | None) -> Denoise:
         return self.denoise if condition is None else self.denoise(condition)

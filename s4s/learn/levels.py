@@ -35,36 +35,57 @@ def row_levels(
         Error: the denoiser fails on a single row at a single level.
     """
     few = teacher.part(0, min(ROWS, len(teacher)))
-    first = denoise if few.condition is None else denoise(few.condition)  # type: ignore[call-arg]
+    first = under(denoise, few.condition)
     if getattr(first, "any_levels", False) or _takes_rows(denoise, first, few):
         return denoise
     warnings.warn(ADAPTED, Notice, stacklevel=3)
     if few.condition is None:
         return level_by_level(lambda _: denoise)  # type: ignore[arg-type,return-value]
 
-    def under(condition: Tensor) -> Denoise:  # of one batch, or of several copies of it
+    def adapted(condition: Tensor) -> Denoise:  # of one batch, or of several copies of it
         return level_by_level(lambda rows: denoise(condition[rows % len(condition)]))  # type: ignore[arg-type,call-arg,return-value]
 
-    return under
+    return adapted
 
 
-def level_by_level(under: Callable[[Tensor], Denoise]) -> Denoise:
+def under(denoise: Any, condition: Tensor | None) -> Any:
+    """The denoiser of a few rows of conditions, or that of none.
+
+    Raises:
+        Error: there are conditions, and ``denoise`` is not a function of them that gives a denoiser.
+    """
+    if condition is None:
+        return denoise
+    try:
+        first = denoise(condition)
+    except TypeError as error:
+        first, text = None, f" ({error})"
+    else:
+        text = f", not a {type(first).__name__}"
+    if not callable(first):
+        raise Error(
+            f"the teacher set has conditions, so denoise is a function of their rows that gives a denoiser{text}"
+        )
+    return first
+
+
+def level_by_level(of_rows: Callable[[Tensor], Denoise]) -> Denoise:
     """Denoisers of one level a call as one that takes a level for each row.
 
     The gradient by the level of a row is a difference of two calls, so it also passes where a level becomes a number.
 
     Args:
-        under: indices of rows -> the denoiser under their conditions.
+        of_rows: indices of rows -> the denoiser under their conditions.
     """
 
     def by_rows(x: Tensor, sigma: Tensor) -> Tensor:
         every = torch.arange(len(x), device=x.device)
         if sigma.ndim == 0:
-            return under(every)(x, sigma)
+            return of_rows(every)(x, sigma)
         out, levels = torch.empty_like(x), sigma.detach()
         for level in levels.unique():
             rows = every[levels == level]
-            out = out.index_copy(0, rows, _at_one_level(under(rows), x[rows], level, sigma[rows]).to(out))
+            out = out.index_copy(0, rows, _at_one_level(of_rows(rows), x[rows], level, sigma[rows]).to(out))
         return out
 
     return by_rows
@@ -94,6 +115,8 @@ def _takes_rows(denoise: Any, first: Any, few: TeacherSet) -> bool:
             together = first(x, levels)
         except (RuntimeError, ValueError, TypeError, IndexError):
             return False
+    if not all(isinstance(D, Tensor) for D in [*alone, together]):
+        raise Error(f"denoise returns a {type(together).__name__}, not a tensor in the shape of x")
     expected = torch.cat(alone)
     if together.shape != expected.shape:
         return False

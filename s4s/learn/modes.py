@@ -11,36 +11,21 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from s4s.errors import Error
 from s4s.learn.teacher import TeacherSet
 from s4s.solver import Solver
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-NO_GRADIENT = (
-    "the network's weights were made under torch.inference_mode, and radius > 0 needs gradients through them: "
-    "load the network outside of it, or leave the radius out"
-)
-
 
 def with_derivatives(function: Callable[P, T]) -> Callable[P, T]:
-    """``function`` with gradients on, and with solvers and teacher sets that were made without as ordinary tensors.
-
-    Raises:
-        Error: weights of the network were made under ``inference_mode``, and a gradient has to go through them.
-    """
+    """``function`` with gradients on, and with solvers and teacher sets that were made without as ordinary tensors."""
 
     @wraps(function)
     def run(*args: P.args, **options: P.kwargs) -> T:
         with torch.inference_mode(False), torch.enable_grad():
             _load_forward_mode()
-            try:
-                return function(*map(_ordinary, args), **{k: _ordinary(v) for k, v in options.items()})
-            except RuntimeError as error:
-                if "Inference tensors cannot be saved for backward" not in str(error):
-                    raise
-                raise Error(NO_GRADIENT) from error
+            return function(*map(_ordinary, args), **{k: _ordinary(v) for k, v in options.items()})
 
     return run
 

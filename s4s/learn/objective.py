@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s4s.errors import Notice
+from s4s.errors import Error, Notice
 from s4s.learn.distance import Distance
 from s4s.learn.frozen import Frozen
 from s4s.learn.jacobian import ROWS, gauss_newton
@@ -111,6 +111,9 @@ class Objective:
 
     def __init__(self, network: Frozen, d: Distance, teacher: TeacherSet, held_out: int, tried: Tried) -> None:
         self.network, self.d, self.evaluations, self.sigma_max = network, d, 0, teacher.sigma_max
+        if (bad := ~teacher.y.flatten(1).isfinite().all(1)).any():
+            raise Error(f"{int(bad.sum())} of the teacher's {len(bad)} samples are not finite, the first is number "
+                        f"{int(bad.int().argmax())}: check the network, or take another teacher")  # fmt: skip
         every = Samples(teacher.x_T, teacher.y, teacher.condition, None)
         first = torch.cat([self._first(part, teacher.sigma_max) for part in every.parts(self._rows(CALL))])
         every = Samples(every.x_T, every.y, every.condition, first)
@@ -152,12 +155,6 @@ class Objective:
             found.append(self.d.between(*pair))
             kept += [pair] if moments else []
         return _finite(torch.cat(found)), Whole.of(kept, seed) if moments else None
-
-    def loss(self, solver: Solver, samples: Samples, moments: float = 0.0) -> float:
-        """Mean distance, and what the moments' gap adds; infinite where the solver breaks down."""
-        distances, more = self.distances_and_gap(solver, samples, moments)
-        value = distances.mean().item() + more
-        return value if value == value else math.inf
 
     def distances_of_each(self, solvers: Sequence[Solver], samples: Sequence[Samples]) -> list[Tensor]:
         """``distances`` of every solver on samples of its own; where they are few, the network sees them together."""
@@ -208,16 +205,27 @@ class Objective:
         return mean(parts)
 
     def _differentiable(self, tried: Tried) -> bool:
-        """Whether reverse mode can differentiate the network, tried on a few noised outputs at one level."""
-        few = self.train.at(slice(TRIED))
-        sigma = torch.full((len(few),), tried.level).to(few.y)
-        x = few.y + few.x_T * (tried.level / self.sigma_max)
-        reason, taken = differentiable(self.network.with_gradient(few.condition), x, sigma, tried.moves)
-        self.evaluations += taken * len(few)
+        """Whether reverse mode can differentiate the network, tried on a few noised outputs at one level, and the
+        features of the distance, tried on the outputs themselves."""
+        reason = self._refuses(tried.level, tried.moves)
         if reason:
             text = f"derivatives are differences of network calls, which takes more of them than reverse mode: {reason}"
             warnings.warn(text, Notice, stacklevel=2)
         return not reason
+
+    def _refuses(self, level: float, moves: bool) -> str:
+        """Why it cannot; empty where it can."""
+        few = self.train.at(slice(TRIED))
+        sigma = torch.full((len(few),), level).to(few.y)
+        x = few.y + few.x_T * (level / self.sigma_max)
+        reason, taken = differentiable(self.network.with_gradient(few.condition), x, sigma, moves)
+        self.evaluations += taken * len(few)
+        return reason or differentiable(lambda y, _: self.d.features(y), few.y, sigma, False, "the distance")[0]
+
+    def require_slopes(self, level: float) -> None:
+        """Raise unless noises can move down a gradient by the states, whatever that by levels is."""
+        if not self.reverse and (reason := self._refuses(level, False)):
+            raise Error(f"radius > 0 needs gradients by the noises, and {reason}; leave the radius out")
 
     def _gradient_rows(self) -> int:
         """Rows of a call with a gradient whose activations take at most ``ROOM``; the same on every machine."""

@@ -165,7 +165,7 @@ class Run:
         stream = plan.stream(stream.solver, last, lane) if last else stream
         loss, near = self.held_out.look(stream.solver)
         if loss > (1.0 if plan.terms.moments else DIVERGED) * self.start_loss:
-            stream, self.base = plan.stream(self.start, last, lane), 0
+            stream, self.base, self.lanes[lane] = plan.stream(self.start, last, lane), 0, 0
         elif self.better(loss, near):
             self.best, self.best_loss, self.ahead = stream.solver.detach(), loss, True
         self.streams, self.safe = {lane: stream}, stream.theta
@@ -234,7 +234,7 @@ class Run:
 
     @property
     def winner(self) -> Solver:
-        """The start of the stream that won the race."""
+        """Where the last stream began: what won the race, or the first start."""
         (lane,) = self.streams
         return self.plan.starts[self.lanes[lane]]
 
@@ -246,12 +246,12 @@ class Run:
                          " above the start's, and the others are nearer; more of them would help")  # fmt: skip
         if self.round and self.mark[0] == self.round:
             found.append(f"the held-out loss still fell in round {len(self.history)}, the last; more rounds would help")
-        few = slice(min(NOTED, len(objective.train), len(objective.held_out)))
-        trained, held_out = (objective.distances(self.best, part.at(few)).log()
+        few = min(NOTED, len(objective.train), len(objective.held_out))
+        trained, held_out = (objective.distances(self.best, part.at(slice(few))).log()
                              for part in (objective.train, objective.held_out))  # fmt: skip
         gap = (held_out.mean() - trained.mean()).item()
-        error = math.sqrt((held_out.var() + trained.var()).item() / len(trained))
-        if gap > max(math.log(GAP), SURE * error):
+        error = math.sqrt((held_out.var() + trained.var()).item() / few) if few > 1 else math.inf
+        if math.isfinite(gap) and gap > max(math.log(GAP), SURE * error):
             found.append(f"held-out samples lie {math.exp(gap):.1f} times as far from the teacher as the "
                          f"{len(objective.train)} training samples; more of those would help")  # fmt: skip
         return found

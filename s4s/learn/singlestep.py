@@ -60,8 +60,9 @@ def _own_outputs(start: Solver, base: Tensor, convert: str) -> tuple[str, Tensor
         earlier = torch.arange(start.nfe) < base[:, None]
         if table.isfinite().all() and not (table.abs() > 1e-10)[earlier].any():
             return form, table
+    hint = "" if "solver" in start.provenance else ", or give order=, the number of stages"
     raise Error(f"ss cannot hold {start.name}: its steps use outputs of earlier steps; start from ddim, heun or dpmpp "
-                "with singlestep=True, or give order=, the number of stages")  # fmt: skip
+                f"with singlestep=True{hint}")  # fmt: skip
 
 
 def _closing(start: Solver, first: int, end: int) -> bool:

@@ -83,7 +83,8 @@ def sketch(
             part.curvature += s.T @ s / (len(s) * features[0].numel() * projections)
     for k in range(MOMENT_PULLS if moments else 0):
         gaps = [part.gap for part in parts]
-        ways = [_signs([part.seeds[0] if whole is None else whole.seed] * 2, -1 - k, gaps[0]) for part in parts]
+        seeds = [part.seeds[0] if whole is None else whole.seed for part in parts]
+        ways = [_signs([2 * seed, 2 * seed + 1], -1 - k, gaps[0]) for seed in seeds]  # of means and of deviations
         (slope,) = torch.autograd.grad(gaps, features, ways, retain_graph=True)
         for part, row in zip(parts, _pull(parts, features, slope, each=False), strict=True):
             part.rows.append((moments / features.shape[1] / MOMENT_PULLS) ** 0.5 * row)
@@ -158,7 +159,7 @@ def last_node(own: Sequence[Tensor], denoise: Denoise, x_T: Tensor) -> Tensor:
         return v.reshape(-1, *[1] * (x_T.ndim - 1))
 
     for n in range(sigma_eval.shape[1]):
-        made = ask(denoise, x, sigma_eval[:, n], None if both is None else both[n])
+        made = ask(denoise, x.to(x_T.dtype), sigma_eval[:, n], None if both is None else both[n])
         outputs, of = outputs + made, of + [(k, n) for k in range(len(made))]
         x = column(start[:, n + 1]) * x_T
         for (k, j), D in zip(of, outputs, strict=True):
@@ -175,8 +176,10 @@ def _signs(seeds: Sequence[int], k: int, like: Tensor) -> Tensor:
     return torch.stack(rows).to(like)
 
 
-def differentiable(denoise: Denoise, x: Tensor, sigma: Tensor, levels: bool = True) -> tuple[str, int]:
-    """Why reverse mode does not tell how the network's output moves with its input and, with ``levels``, its level.
+def differentiable(
+    denoise: Denoise, x: Tensor, sigma: Tensor, levels: bool = True, what: str = "the network"
+) -> tuple[str, int]:
+    """Why reverse mode does not tell how an output moves with its input and, with ``levels``, its level.
 
     It cannot where the network's time is rounded or looked up in a table, or a part of it is cut from the graph. A
     difference of two calls is the measure, for each of the arguments. In half precision or tf32 a small difference
@@ -184,6 +187,7 @@ def differentiable(denoise: Denoise, x: Tensor, sigma: Tensor, levels: bool = Tr
 
     Args:
         x, sigma: [B, ...] states and [B] their levels.
+        what: gives the output, in words.
 
     Returns:
         The reason, empty where it does, and the network evaluations a sample that it took.
@@ -192,26 +196,28 @@ def differentiable(denoise: Denoise, x: Tensor, sigma: Tensor, levels: bool = Tr
     way = torch.randn(x.shape, generator=draw).to(x) * sigma.reshape(-1, *[1] * (x.ndim - 1))
     taken, names = 0, ("input", "level")
     for k, move in enumerate((way, sigma)[: 1 + levels]):
-        given = [x.detach().clone(), sigma.detach().clone()]
-        given[k].requires_grad_(True)
-        agreed = False
+        given = [x.detach().clone().requires_grad_(True), sigma.detach().clone().requires_grad_(k == 1)]
+        agreed, blind = False, True
         for size in MOVES:
             try:
                 D = denoise(*given)
                 if not D.requires_grad:
-                    return "the network's output is cut from the graph", taken
+                    return f"the output of {what} is cut from the graph", taken
                 with torch.no_grad():
                     moved = denoise(*(z + size * move if z is given[k] else z for z in given)) - D
                 (slope,) = torch.autograd.grad(D, given[k], moved, allow_unused=True)
             except torch.OutOfMemoryError:
-                return "its activations do not fit into memory", taken
+                return f"the activations of {what} do not fit into memory", taken
             except (RuntimeError, Error) as error:
-                return (str(error).splitlines() or [type(error).__name__])[0], taken
+                text = (str(error).splitlines() or [type(error).__name__])[0]
+                made = f"the weights of {what} were made under torch.inference_mode: load it outside of that"
+                return made if text.startswith("Inference tensors cannot") else text, taken
             taken += 3
             told = 0.0 if slope is None else size * (slope * move).sum().item()
             square = moved.square().sum().item()
+            blind = blind and square == told == 0
             if agreed := TRUSTED * square < told < square / TRUSTED:
                 break
-        if not agreed:
-            return f"gradients by the {names[k]} are not what differences of outputs say", taken
+        if not (agreed or blind):
+            return f"gradients of {what} by the {names[k]} are not what differences of its outputs say", taken
     return "", taken

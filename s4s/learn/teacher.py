@@ -56,6 +56,13 @@ class TeacherSet:
         rows = None if self.condition is None else self.condition[first:last]
         return replace(self, y=self.y[first:last], first=self.first + first, condition=rows)
 
+    def held_out(self, validation: int | None = None) -> int:
+        """How many samples a fit holds out, the last ones: ``validation``; by default a quarter, at most 512."""
+        count = min(max(len(self) // 4, 1), 512) if validation is None else whole(validation, "validation", None)
+        if not 1 <= count < len(self):
+            raise Error(f"validation = {count} must leave some of the teacher's {len(self)} samples to train on")
+        return count
+
 
 def teacher_set(
     solver: Solver,

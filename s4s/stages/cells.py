@@ -27,8 +27,9 @@ OF_SAMPLES = ("fid", "teacher")  # metrics that need no image of the reference
 CODE = {"train": 1, "textbook": 1, "teacher": 1, "fit": 2, "curve": 2, "sample": 1, "features": 1, "score": 2}
 """Of each stage; one more with a change of the code that changes its results, so that older ones are made again."""
 
-LATER = {"relaxed": 2, "curve": 2, "skips": 3, "grid": 2}
-"""The same of fits with a radius, of curves and their polish, of fits that leave calls out, and that move the grid."""
+LATER = {"relaxed": 2, "curve": 2, "skips": 3, "grid": 2, "moments": 2}
+"""The same of fits with a radius, of curves and their polish, of fits that leave calls out, that move the grid, and
+that count moments."""
 
 
 def cells(config: Mapping[str, Any]) -> list[Cell]:
@@ -232,7 +233,8 @@ def code_of(config: Mapping[str, Any], cell: Cell) -> dict[str, int]:
     """The state of the code of a fit, where that is more than every fit's."""
     spec = METHODS.get(cell.method)
     kinds = {"relaxed": radius_of(config, cell) > 0, "curve": bool(cell.fitted),
-             "skips": spec is not None and spec.skips, "grid": spec is not None and moves_grid(spec)}  # fmt: skip
+             "skips": spec is not None and spec.skips, "grid": spec is not None and moves_grid(spec),
+             "moments": cell.learned and cell.file is None and learned_as(config, cell)["moments"] > 0}  # fmt: skip
     return {f"code_{kind}": LATER[kind] for kind, is_one in kinds.items() if is_one}
 
 

@@ -85,7 +85,7 @@ def test_reverse_mode_is_left_where_it_cannot_go(teacher: s4s.TeacherSet) -> Non
 def test_differences_are_announced_once(teacher: s4s.TeacherSet) -> None:
     start = s4s.solver("ipndm", s4s.grid("edm", PROCESS, 4))
     with pytest.warns(
-        Notice, match="derivatives are differences of network calls.*: the network's output is cut"
+        Notice, match="derivatives are differences of network calls.*: the output of the network is cut"
     ) as said:
         s4s.fit([start], lambda x, sigma: denoise(x.detach(), sigma), teacher, "s4s", rounds=1)
     assert sum("derivatives" in str(one.message) for one in said) == 1
@@ -93,7 +93,60 @@ def test_differences_are_announced_once(teacher: s4s.TeacherSet) -> None:
     def full(x: Tensor, sigma: Tensor) -> Tensor:
         raise torch.OutOfMemoryError("full")
 
-    assert differentiable(full, teacher.x_T, torch.ones(len(teacher)))[0] == "its activations do not fit into memory"
+    assert (
+        differentiable(full, teacher.x_T, torch.ones(len(teacher)))[0]
+        == "the activations of the network do not fit into memory"
+    )
+
+
+def test_the_curvature_of_moments_is_right_in_the_mean(teacher: s4s.TeacherSet) -> None:
+    """That of means and that of deviations have signs of their own."""
+    made, d = family(s4s.solver("ipndm", s4s.grid("edm", PROCESS, 4)), "lms"), distance("l2")
+    asked: Any = (made.arrays, made.theta, denoise, d, teacher.x_T[:32], teacher.y[:32])
+    exact = gauss_newton(*asked, moments=1.0).curvature - gauss_newton(*asked).curvature
+    points = [Point(made.arrays, made.theta, *asked[4:], range(999 * k, 999 * k + 32)) for k in range(150)]
+    sketches = zip(sketch(points, denoise, d, moments=1.0), sketch(points, denoise, d), strict=True)
+    found = torch.stack([with_moments.curvature - without.curvature for with_moments, without in sketches]).mean(0)
+    assert (found - exact).norm() < 0.1 * exact.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_networks_of_half_precision_see_states_of_their_own(dtype: torch.dtype) -> None:
+    draw = torch.Generator().manual_seed(0)
+    into, out = (torch.randn(2, 2, generator=draw).to(dtype) / 4 for _ in range(2))
+
+    def network(x: Tensor, sigma: Tensor) -> Tensor:
+        return (x @ into).tanh() @ out  # which refuses states of another dtype
+
+    half = PROCESS.denoiser(network, prediction="eps")
+    data = s4s.teacher_set(s4s.solver("ddim", s4s.grid("logsnr", PROCESS, 30)), half, 96, (2,), dtype=dtype)
+    found = s4s.fit(s4s.solver("ipndm", s4s.grid("edm", PROCESS, 4)), half, data, "s4s", rounds=2)
+    assert found.solver.provenance["derivatives"] == "reverse mode" and found.val_loss < 0.9 * found.start_loss
+
+
+def test_a_distance_cut_from_the_graph_takes_differences(teacher: s4s.TeacherSet) -> None:
+    @torch.no_grad()
+    def decode(z: Tensor) -> Tensor:
+        return torch.cat([z, z**3], 1)
+
+    start, d = s4s.solver("ipndm", s4s.grid("edm", PROCESS, 4)), s4s.decoded(s4s.distance("l2"), decode)
+    with pytest.warns(Notice, match="differences of network calls.*: the output of the distance is cut from the graph"):
+        found = s4s.fit(start, denoise, teacher, "s4s", distance=d, rounds=2)
+    assert found.val_loss < 0.5 * found.start_loss
+
+
+def test_moved_noises_need_a_gradient_by_the_states(teacher: s4s.TeacherSet) -> None:
+    start = s4s.solver("ipndm", s4s.grid("edm", PROCESS, 4))
+    with (
+        pytest.warns(Notice, match="cut from the graph"),
+        pytest.raises(
+            s4s.Error, match="radius > 0 needs gradients by the noises, and the output of the network is cut"
+        ),
+    ):
+        s4s.fit(start, lambda x, sigma: denoise(x.detach(), sigma.detach()), teacher, "s4s", radius=0.01)
+    with pytest.warns(Notice, match="by the level"):  # which noises do not need
+        found = s4s.fit(start, lambda x, sigma: denoise(x, sigma.detach()), teacher, "ld3", radius=0.01, rounds=1)
+    assert found.val_loss < found.start_loss
 
 
 @pytest.mark.parametrize("moments", [0.0, 3.0])
@@ -228,8 +281,10 @@ def by_table(x: Tensor, sigma: Tensor) -> Tensor:
         (lambda x, sigma: denoise(x, (sigma * 50).round() / 50), False),
         (lambda x, sigma: denoise(x.detach(), sigma), False),
         (lambda x, sigma: denoise(x, sigma.detach()), False),
+        (lambda x, sigma: x.tanh(), True),
+        (lambda x, sigma: 0 * x + 0.5, True),
     ],
-    ids=["plain", "bfloat16", "tf32", "table", "rounded time", "input cut", "level cut"],
+    ids=["plain", "bfloat16", "tf32", "table", "rounded time", "input cut", "level cut", "blind to level", "constant"],
 )
 @pytest.mark.parametrize("level", [0.1, 1.0, 10.0])
 def test_reverse_mode_is_believed_where_it_is_right(network: Denoise, expected: bool, level: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -241,6 +242,14 @@ def test_noises_of_samples_that_are_drawn_but_once_move_too() -> None:
         ({"moments": -1.0}, "moments = -1.0 must not be negative"),
         ({"moments": 1.0, "microbatch": 8}, "moments are of whole batches: leave out microbatch, or moments"),
         ({"validation": 160}, "validation = 160"),
+        ({"validation": 2.5}, "validation = 2.5 must be a whole number"),
+        ({"seed": 1.5}, "seed = 1.5 must be a whole number"),
+        ({"microbatch": 2.5}, "microbatch = 2.5 must be a whole number of at least 1"),
+        ({"radius": "x"}, "radius = 'x' must be a finite number"),
+        ({"moments": math.inf}, "moments = inf must be a finite number"),
+        ({"perturbation": 0.0}, "perturbation = 0 must be positive"),
+        ({"checkpoint": "a"}, "checkpoint = 'a' must be True, False or None"),
+        ({"distance": {"l2": 0.0}}, "a sum of distances needs a positive weight"),
         ({"order": 2, "method": "s4s"}, "order 2 is below the 3 outputs"),
     ],
 )
@@ -249,6 +258,39 @@ def test_bad_input_is_one_line(change: dict[str, object], message: str, teacher:
     with pytest.raises(s4s.Error, match=message.replace("(", r"\(")) as caught:
         s4s.fit(start, denoise, teacher, **change)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("start", [None, "ipndm", ["ipndm"]])
+def test_what_is_no_start_is_refused(start: object, teacher: s4s.TeacherSet) -> None:
+    with pytest.raises(s4s.Error, match=r"a fit starts at a solver or a list of them, not at a (NoneType|str)"):
+        s4s.fit(start, denoise, teacher)  # type: ignore[arg-type]
+
+
+def test_samples_that_are_not_finite_are_refused(teacher: s4s.TeacherSet) -> None:
+    y = teacher.y.clone()
+    y[[3, 9], 0] = math.nan
+    start = s4s.solver("ipndm", s4s.grid("edm", PROCESS, 5))
+    with pytest.raises(s4s.Error, match="2 of the teacher's 160 samples are not finite, the first is number 3"):
+        s4s.fit(start, denoise, replace(teacher, y=y))
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_each_start_of_several_keeps_where_its_noise_becomes_data(first: int, teacher: s4s.TeacherSet) -> None:
+    sigma = s4s.grid("edm", PROCESS, 4)
+    times = sigma[:-1] * torch.tensor([1.0, 1.0, 1.05, 1.0], dtype=torch.float64)
+    both = [s4s.solver("dpmpp", sigma), s4s.solver("dpmpp", sigma, sigma_eval=times, convert="grid")]
+    found = s4s.fit([both[first], both[1 - first]], denoise, teacher, "ld3", rounds=1).solver
+    assert found.provenance["convert"] == ("grid" if "convert" in found.provenance["start_provenance"] else "eval")
+
+
+@pytest.mark.parametrize("n", [2, 4, 6])
+def test_few_samples_say_nothing_of_more(n: int, teacher: s4s.TeacherSet) -> None:
+    """A single one has no spread, and one that is met exactly is infinitely near."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.simplefilter("ignore", Notice)
+        found = s4s.fit(s4s.solver("ddim", s4s.grid("edm", PROCESS, 4)), denoise, teacher.part(0, n), "s4s", rounds=1)
+    assert not any("samples; more of those" in note for note in found.notes)
 
 
 def test_start_from_another_level_is_refused(teacher: s4s.TeacherSet) -> None:

@@ -123,7 +123,7 @@ def test_derivatives_that_are_nan_move_nothing(radius: float) -> None:
     start = s4s.solver("ipndm", s4s.grid("edm", PROCESS, 4))
 
     def brittle(x: Tensor, sigma: Tensor) -> Tensor:
-        known = (sigma.flatten()[:, None] / start.sigma_eval - 1).abs().amin(1).max() < 1e-9
+        known = (sigma.flatten()[:, None] / start.sigma_eval - 1).abs().amin(1).max() < 1e-6  # as float32 has them
         return torch.where(known, denoise(x, sigma), torch.nan)
 
     found = s4s.fit(start, brittle, teacher(), "joint", rounds=2, radius=radius)

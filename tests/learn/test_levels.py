@@ -51,6 +51,19 @@ def test_one_level_a_call_is_adapted_and_said(denoise: Denoise, width: int) -> N
     assert found.val_loss < found.start_loss and found.evaluations == expected.evaluations
 
 
+@pytest.mark.parametrize("denoise", [lambda x, sigma: (x, sigma), lambda x, sigma: None])
+def test_what_gives_no_tensor_is_refused(denoise: Denoise) -> None:
+    with pytest.raises(s4s.Error, match=r"denoise returns a (tuple|NoneType), not a tensor in the shape of x"):
+        s4s.fit(START, denoise, teacher(), "s4s")
+
+
+@pytest.mark.parametrize("denoise", [both, lambda condition: condition])
+@pytest.mark.parametrize("method", ["s4s", "s4s-cfg"])
+def test_conditions_need_a_function_of_them(denoise: Denoise, method: str) -> None:
+    with pytest.raises(s4s.Error, match="has conditions, so denoise is a function of their rows that gives a denoiser"):
+        s4s.fit(START, denoise, teacher(condition=torch.zeros(64, 1)), method)
+
+
 @pytest.mark.parametrize("denoise", [one_level, numbers_only])
 def test_levels_that_move_have_a_gradient_of_each_row(denoise: Denoise) -> None:
     """So that S4S-Alt is fitted by reverse mode, also where a level becomes a number."""

@@ -188,5 +188,5 @@ def test_sums() -> None:
     by_name = distance({"l2": 0.5, "l1": 2.0})
     assert by_name.name == "0.5*l2+2*l1"
     assert torch.equal(by_name(a, b), total((0.5, distance("l2")), (2.0, distance("l1")))(a, b))
-    with pytest.raises(Error, match="no negative weight"):
+    with pytest.raises(Error, match="a positive weight and no negative one"):
         total((-1.0, distance("l2")))

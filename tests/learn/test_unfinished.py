@@ -70,6 +70,30 @@ def test_killed_at_random_it_ends_the_same(options: dict[str, Any], tmp_path: Pa
     assert not path.exists(), "a fit that is done leaves nothing"
 
 
+def test_a_stream_that_begins_again_at_the_first_start_is_recorded_and_goes_on_there(tmp_path: Path) -> None:
+    """With moments, which the race does not see, its winner may be worse than that start."""
+    levels, path = s4s.grid("uniform", PROCESS, 2), tmp_path / "a.safetensors"
+    begin = [s4s.solver("ipndm", levels, order=2), s4s.solver("ddim", levels)]
+    calls = 0
+
+    def counted(x: Tensor, sigma: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return DENOISE(x, sigma.reshape(-1, 1))
+
+    def fitted(denoise: Any, resume: Path | None = None) -> s4s.FitResult:
+        steep = s4s.Distance("steep", lambda x: (6 * x).exp())
+        return s4s.fit(begin, denoise, teacher(n=40), "ld3", distance=steep, moments=100.0, seed=5, rounds=2,
+                       resume=resume)  # fmt: skip
+
+    whole = fitted(counted)
+    assert whole.raced[-1]["start"] == "ddim" and whole.solver.name == "ld3(ipndm2)"
+    with pytest.raises(Killed):
+        fitted(killing(calls - 10), path)
+    again = fitted(killing(10**9), path)
+    assert again.solver.to_dict() == whole.solver.to_dict() and again.history == whole.history
+
+
 def left(path: Path, **options: Any) -> Path:
     """What a fit leaves that is killed after some rounds."""
     with pytest.raises(Killed):

@@ -246,9 +246,10 @@ def test_fits_of_older_code_are_none_of_this(made: Bench, monkeypatch: pytest.Mo
     """Finished or begun; a counter beside that of all fits is of those that its change touches."""
     cell, chain = learned(made), made.chain
     assert cells.code_of(made.config, cell) == {}
-    others = ({"radius": 0.1}, {"fitted": (2, 3)}, {"method": "s4s-alt"}, {"method": "s4s-cfg-skip"})
+    others = ({"radius": 0.1}, {"fitted": (2, 3)}, {"method": "s4s-alt"}, {"method": "s4s-cfg-skip"},
+              {"settings": {"moments": 1.0}})  # fmt: skip
     counted = [[*cells.code_of(made.config, replace(cell, **changed))] for changed in others]
-    assert counted == [["code_relaxed"], ["code_curve"], ["code_grid"], ["code_skips", "code_grid"]]
+    assert counted == [["code_relaxed"], ["code_curve"], ["code_grid"], ["code_skips", "code_grid"], ["code_moments"]]
     left = made.folder.unfinished(cell)
     for code, kept in ((cells.CODE["fit"], True), (cells.CODE["fit"] + 1, False)):
         chain.go_on(left, "fit", {}, {})
