@@ -245,7 +245,8 @@ def running(network: Network, chosen: Mapping[str, Any]) -> Network:
 
     ``tf32`` lets convolutions and matrix products of float32 round their factors to TensorFloat-32 on GPUs that have
     it; ``float32`` forbids it, which PyTorch alone does not for convolutions. Backward passes are outside and round as
-    the process does. ``compile`` is ``torch.compile``.
+    the process does. ``compile`` is ``torch.compile``; it makes a program for every kind of stride of its arguments, so
+    that they are made alike: what a fit asks, with and without gradients, soon takes more programs than it keeps.
     """
     compiled: Network = torch.compile(network) if chosen["compile"] else network
     flags: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
@@ -255,7 +256,7 @@ def running(network: Network, chosen: Mapping[str, Any]) -> Network:
         try:
             for flag in flags:
                 flag.allow_tf32 = chosen["dtype"] == "tf32"
-            return compiled(x, model_time, condition)
+            return compiled(x, model_time.contiguous() if chosen["compile"] else model_time, condition)
         finally:
             for flag, value in zip(flags, before, strict=True):
                 flag.allow_tf32 = value

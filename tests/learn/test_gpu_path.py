@@ -124,3 +124,13 @@ def test_running_as_the_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.allclose(got, expected, rtol=1e-5, atol=1e-6)
     slopes = [torch.autograd.grad(D.square().sum(), images)[0] for D in (got, expected)]
     assert torch.allclose(*slopes, rtol=1e-4, atol=1e-5)
+
+
+def test_a_compiled_network_sees_times_of_one_stride(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is compiled anew for another one."""
+    seen = []
+    monkeypatch.setattr(torch, "compile", lambda network: network)
+    run = running(lambda x, time, condition: seen.append(time.stride()) or x, {**RUN, "compile": True})
+    for time in (torch.ones(4), torch.ones(()).expand(4), torch.ones(4, 3)[:, 1]):
+        run(torch.zeros(4, 2), time, None)
+    assert seen == [(1,)] * 3
