@@ -262,7 +262,7 @@ def node(start: Tensor, weight: Tensor, x_T: Tensor, outputs: list[Tensor]) -> T
     """One application of the rule: ``start * x_T + sum_j weight[j] * outputs[j]``, in the dtype of ``x_T``."""
     x = start * x_T
     for j, D in enumerate(outputs):
-        x = x + weight[j] * D
+        x = x + weight[j] * D.to(x_T.dtype)
     return x
 
 

@@ -144,8 +144,8 @@ def dpmpp(
     x, m = trace.x_T, list[Tensor]()
     for n, (s, s_next) in enumerate(pairwise(grid)):
         m.append(trace.output(x, s, prediction))
-        k = _order(n, steps, order, lower_order_final)
-        carry, phi = _transfer(s, s_next, prediction, k)
+        k = order_of_step(n, steps, order, lower_order_final)
+        carry, phi = transfer(s, s_next, prediction, k)
         x = carry * x - phi[0] * m[n]
         if k >= 2:
             h = torch.log(s / s_next)
@@ -181,17 +181,17 @@ def _singlestep(
     x = trace.x_T
     for (s, s_next), k in zip(pairwise(grid), orders, strict=True):
         stages = [s * (s_next / s) ** (i / k) if given is None else next(given) for i in range(1, k)]
-        carry, phi = _transfer(s, s_next, prediction, k)
+        carry, phi = transfer(s, s_next, prediction, k)
         m = trace.output(x, s, prediction)
         x_next = carry * x - phi[0] * m
         if k >= 2:
             r1, *r2 = (torch.log(s / stage) / torch.log(s / s_next) for stage in stages)
-            carry, psi = _transfer(s, stages[0], prediction, 1)
+            carry, psi = transfer(s, stages[0], prediction, 1)
             m1 = trace.output(carry * x - psi[0] * m, stages[0], prediction)
         if k == 2:
             x_next = x_next - (phi[0] / 2 if variant == "midpoint" else phi[1]) / r1 * (m1 - m)
         if k == 3:
-            carry, psi = _transfer(s, stages[1], prediction, 2)
+            carry, psi = transfer(s, stages[1], prediction, 2)
             m2 = trace.output(carry * x - psi[0] * m - r2[0] / r1 * psi[1] * (m1 - m), stages[1], prediction)
             x_next = x_next - phi[1] / r2[0] * (m2 - m)
         x = x_next
@@ -215,9 +215,9 @@ def unipc(
     x = trace.x_T
     m = [trace.output(x, grid[0], prediction)]
     for n, (s, s_next) in enumerate(pairwise(grid)):
-        k = _order(n, steps, order, lower_order_final)
+        k = order_of_step(n, steps, order, lower_order_final)
         last = n == steps - 1
-        carry, phi = _transfer(s, s_next, prediction, k if last else k + 1)
+        carry, phi = transfer(s, s_next, prediction, k if last else k + 1)
         x = base = carry * x - phi[0] * m[n]
         if last and k == 1:
             break  # before the logarithm, so that it can end at level 0
@@ -226,11 +226,11 @@ def unipc(
         r = [torch.log(s / grid[n - i]) / h for i in range(1, k)]
         D1 = [(m[n - i] - m[n]) / r[i - 1] for i in range(1, k)]
         if k > 1:
-            rho = [half] if k == 2 else _vandermonde(r, phi)
+            rho = [half] if k == 2 else vandermonde(r, phi)
             x = base - sum(p * d for p, d in zip(rho, D1, strict=True))
         if not last:
             m.append(trace.output(x, s_next, prediction))
-            rho = [half] if k == 1 else _vandermonde([*r, torch.ones_like(h)], phi)
+            rho = [half] if k == 1 else vandermonde([*r, torch.ones_like(h)], phi)
             x = base - sum(p * d for p, d in zip(rho, [*D1, m[n + 1] - m[n]], strict=True))
     return x
 
@@ -245,12 +245,12 @@ SOLVERS: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def _order(n: int, steps: int, order: int, lower_order_final: bool) -> int:
+def order_of_step(n: int, steps: int, order: int, lower_order_final: bool) -> int:
     """Order of step n: what the history allows, and what the steps left allow."""
     return min(order, n + 1, steps - n if lower_order_final else order)
 
 
-def _transfer(s: Tensor, s_next: Tensor, prediction: Prediction, order: int) -> tuple[Tensor | float, list[Tensor]]:
+def transfer(s: Tensor, s_next: Tensor, prediction: Prediction, order: int) -> tuple[Tensor | float, list[Tensor]]:
     """The exponential integrator's numbers: ``carry`` of x, and scale times the unnormalised phi_1 to phi_order.
 
     ``phi_1(z) = e^z - 1``, ``phi_{k+1} = phi_k / z - 1/k!``, with ``z = -h``, scale 1 for data and ``z = h``, scale
@@ -265,7 +265,7 @@ def _transfer(s: Tensor, s_next: Tensor, prediction: Prediction, order: int) -> 
     return carry, phi
 
 
-def _vandermonde(r: list[Tensor], phi: list[Tensor]) -> list[Tensor]:
+def vandermonde(r: list[Tensor], phi: list[Tensor]) -> list[Tensor]:
     """UniPC's weights (Zhao et al. 2023, Theorem 3.1), times B(h): ``sum_j r_j^(i-1) rho_j = i! phi_{i+1}``."""
     R = torch.stack([torch.stack(r) ** i for i in range(len(r))])
     b = torch.stack([math.factorial(i) * phi[i] for i in range(1, len(r) + 1)])

@@ -82,8 +82,8 @@ def fit_curve(
         nfes: numbers of evaluations to fit on, from 3 to 20. ``unseen``: more that are reported and never fitted.
         denoise, teacher, distance, validation, microbatch, perturbation, progress, resume: as ``s4s.fit`` takes them.
         seed: of the batches and their order.
-        sweeps: times that small and then larger batches visit all numbers; by default as many as a curve takes, or as a
-            polish does.
+        sweeps: times that small and then larger batches visit all numbers, whether the loss still falls or not; by
+            default as many as a curve takes, or as a polish does.
 
     Raises:
         Error: numbers that no curve has, a start that is no curve, or that does not fit the teacher.
@@ -110,6 +110,7 @@ def fit_curve(
     run(sweeps, progress)
     found, spent = run.better(begin, first), objective.evaluations
     losses = _report(found, objective, first, _require_finite(_judged(begin, objective, others), begin))
+    record |= {"sweeps": list(sweeps), "derivatives": objective.derivatives}
     record |= {"evaluations": spent, "val_loss": {str(nfe): loss["val_loss"] for nfe, loss in losses.items()}}
     name = f"{TOGETHER}({begin.textbook(NUMBERS[0]).name})"
     made = found.replace(name=name, provenance=record, noise=teacher.noise)

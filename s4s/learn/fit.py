@@ -20,8 +20,9 @@ from torch import Tensor
 from s4s.errors import Error, Notice
 from s4s.guidance import split_guidance
 from s4s.learn.distance import Distance
-from s4s.learn.distances import distance
-from s4s.learn.family import family, is_textbook
+from s4s.learn.distances import distance as distance_named
+from s4s.learn.family import family as family_around
+from s4s.learn.family import is_textbook
 from s4s.learn.frozen import Frozen
 from s4s.learn.jacobian import PERTURBATION
 from s4s.learn.levels import row_levels, under
@@ -50,8 +51,8 @@ class FitResult:
             and with ``moments`` their weighted gap. Of a few samples that end elsewhere the first may be the larger.
         evaluations: network-forward-equivalents spent (input-backward counts 1), validation included.
         seconds: wall time.
-        history: one record a round: round, and of its last step batch and loss on it, val_loss, evaluations, and the
-            learned weights, as the family has them.
+        history: one record a round: round, and of its last step batch and loss on it and the learned weights, as the
+            family has them; val_loss of the round's likely best, and evaluations.
         raced: one record a stream and heat of the race: start, lane, loss, batches, evaluations.
         notes: what would have helped: more rounds, more samples.
     """
@@ -123,10 +124,10 @@ def fit(
     apart, kept = specs[-1].family in APART, _budget(specs[-1], given[0].nfe, calls)
     options |= {"guidance": _guidance(denoise, teacher, method)} if apart else {}
     for start in given:
-        _family(start, specs[-1].family, **options)  # raises now, not after a race
+        family_around(start, specs[-1].family, **options)  # raises now, not after a race
     network = Frozen(row_levels(denoise, teacher), microbatch, perturbation, checkpoint)
     tried = Tried(given[0].sigma_eval[given[0].nfe // 2].item(), any(map(moves_levels, specs)))
-    objective = Objective(network, _distance(distance), teacher, held_out, tried)
+    objective = Objective(network, distance_named(distance), teacher, held_out, tried)
     if apart and not objective.reverse:
         raise Error(f"method {method!r} needs a network that reverse mode can differentiate, and this one it cannot")
     if radius:
@@ -240,7 +241,7 @@ def _result(run: Run, record: dict[str, Any], noise: Start | None) -> FitResult:
     found: dict[str, Any] = {"val_loss": run.best_loss, "start_loss": run.start_loss,
                              "evaluations": objective.evaluations}  # fmt: skip
     record |= {"start": start.name, "start_provenance": dict(start.provenance), "raced": run.raced, "notes": notes,
-               "derivatives": "reverse mode" if objective.reverse else "forward differences"} | found  # fmt: skip
+               "derivatives": objective.derivatives} | found  # fmt: skip
     record |= {"convert": record["convert"] or start.provenance.get("convert", "eval")}
     fitted = run.best.replace(name=f"{record['method']}({start.name})", provenance=record, noise=noise)
     return FitResult(fitted.detach(), **found, seconds=run.seconds, history=run.history, raced=run.raced, notes=notes)
@@ -252,6 +253,3 @@ def _contents(given: Sequence[Solver], teacher: TeacherSet) -> dict[str, Any]:
     samples = [teacher.seed, teacher.first, content(teacher.y, teacher.condition)]
     noise = {} if teacher.noise is None else {"noise": teacher.noise.to_dict()}
     return {"version": __version__, "start_numbers": numbers, "teacher_set": samples} | noise
-
-
-_distance, _family = distance, family

@@ -19,7 +19,7 @@ from torch import Tensor
 from s4s.errors import Error
 from s4s.solver import Solver
 from s4s.steps import history, increments, lags, lower, output, shortest, step, walk
-from s4s.textbook import Trace, _order, _transfer, _vandermonde
+from s4s.textbook import Trace, order_of_step, transfer, vandermonde
 
 Rows = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]
 """``(weight parameters, sigma, sigma_eval) -> start, weight``, and ``null`` where outputs are weighed apart."""
@@ -139,11 +139,11 @@ def _unipc_predictor(
     """[N, N] weights of UniPC's predictor (Zhao et al. 2023, Alg. 2); the rest of its table is the corrector's."""
     rows = []
     for n, (s, s_next) in enumerate(pairwise(start.sigma)):
-        k = _order(n, start.nfe, order, lower_order_final)
-        _, phi = _transfer(s, s_next, prediction, k + 1)
+        k = order_of_step(n, start.nfe, order, lower_order_final)
+        _, phi = transfer(s, s_next, prediction, k + 1)
         h = torch.log(s / s_next)
         r = [torch.log(s / start.sigma[n - i]) / h for i in range(1, k)]
-        rho = _vandermonde(r, phi) if k > 2 else []
+        rho = vandermonde(r, phi) if k > 2 else []
         if k == 2:
             rho = [(phi[0] if variant == "bh2" else -h if prediction == "x0" else s_next * h) / 2]
         older = [-p / a / -phi[0] for p, a in zip(rho, r, strict=True)]

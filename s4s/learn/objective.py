@@ -121,6 +121,11 @@ class Objective:
         self.reverse = self._differentiable(tried)
         self.gradient_rows = self._gradient_rows() if self.reverse else CALL
 
+    @property
+    def derivatives(self) -> str:
+        """How they are taken, in words."""
+        return "reverse mode" if self.reverse else "forward differences"
+
     def _rows(self, most: int) -> int:
         return min(most, self.network.microbatch or most)
 

@@ -19,7 +19,7 @@ from s4s.errors import Error, Notice
 from s4s.even import SAMPLES, Even, path_of
 from s4s.grid import grid
 from s4s.learn.distance import Distance
-from s4s.learn.distances import distance
+from s4s.learn.distances import distance as distance_named
 from s4s.learn.effort import METHOD, Effort, costs, lines, pace, seconds, suited
 from s4s.learn.fit import fit
 from s4s.learn.meter import Meter
@@ -124,7 +124,7 @@ def learn(
     candidates = {n: _textbook(grids[n]) for n in nfes}
     counts = {n: len(_textbook(grids[n] | {"even": grids[n]["logsnr"]})) for n in nfes}  # even levels are not yet known
     found = pace(lambda at: task.under(condition, at), process, task.shape, dtype, device, batch)
-    work, d = Work(resume), _distance(distance)
+    work, d = Work(resume), distance_named(distance)
     asked = {"version": __version__, "shape": task.shape, "levels": process.levels, "nfe": nfes, "time": time,
              "samples": samples, "seed": seed, "distance": d.name}  # fmt: skip
     planned = Effort(**work.plan(asked, found.means, lambda: suited(found, nfes, counts, time, samples).to_dict()))
@@ -304,6 +304,3 @@ def _on_the_grid_before(nfe: int, learned: Mapping[int, Solver]) -> list[Solver]
     if not learned or len(last := learned[max(learned)].sigma) < 3:
         return []
     return _textbook({"learned before": stretch(last, nfe)})
-
-
-_distance = distance

@@ -61,13 +61,13 @@ def test_every_option_has_its_order_measured() -> None:
 
 def test_third_order_multistep_lacks_half_its_curvature(monkeypatch: pytest.MonkeyPatch) -> None:
     """DPM-Solver++(3M) as published is of order 2; with ``2 phi_3`` instead of ``phi_3`` it is of order 3."""
-    transfer = textbook._transfer
+    transfer = textbook.transfer
 
     def doubled(*args: Any) -> tuple[Tensor | float, list[Tensor]]:
         carry, phi = transfer(*args)
         return carry, [*phi[:2], *(2 * p for p in phi[2:])]
 
-    monkeypatch.setattr(textbook, "_transfer", doubled)
+    monkeypatch.setattr(textbook, "transfer", doubled)
     order = slopes(Row("dpmpp", 3, 3, {"order": 3}), "graded")
     torch.testing.assert_close(order, torch.full_like(order, 3.0), rtol=0, atol=0.1)
 

@@ -204,7 +204,7 @@ def gas_step(
     """DPM-Solver++ of order up to 3, corrections ``a`` on the states and ``c`` on its terms and older outputs."""
     n = len(m) - 1
     (a, c), k = (value[:, n] for value in corrections), min(n + 1, order)
-    carry, phi = textbook._transfer(grid[n], grid[n + 1], "x0", 3)
+    carry, phi = textbook.transfer(grid[n], grid[n + 1], "x0", 3)
     x_next = carry * x[n] - (phi[0] + c[0]) * m[n] + sum(a[i] * alpha[n - i] * x[n - i] for i in range(k))
     if k == 1:
         return x_next

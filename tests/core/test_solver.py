@@ -94,6 +94,20 @@ def test_gradients_of_arrays_and_start() -> None:
     assert torch.autograd.gradcheck(run, (*arrays[1:], X_T.clone().requires_grad_()))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_outputs_of_another_dtype_are_weighed_in_that_of_x_T(dtype: torch.dtype) -> None:
+    seen = []
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        seen.append(x.dtype)
+        return torch.full_like(x, 0.5, dtype=dtype)
+
+    solver = s4s.solver("ipndm", s4s.grid("edm", s4s.EDM(), 5))
+    x = s4s.sample(solver, denoise, X_T.float())
+    assert {*seen, x.dtype} == {torch.float32}
+    assert torch.equal(x, s4s.sample(solver, lambda x, sigma: torch.full_like(x, 0.5), X_T.float()))
+
+
 @pytest.mark.parametrize("layer", [torch.nn.Linear(2, 2), torch.nn.Conv1d(1, 1, 1)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 def test_states_of_another_dtype_than_the_weights(layer: torch.nn.Module, dtype: torch.dtype) -> None:

@@ -58,6 +58,7 @@ def test_one_fit_brings_seen_and_unseen_numbers_near_the_teacher() -> None:
     distance = s4s.distance("l2")(made, TEACHER.y[150:]).double().mean().item()
     assert distance == pytest.approx(found.losses[7]["val_loss"], rel=1e-5)
     record = found.curve.at(7).provenance
+    assert found.curve.provenance["sweeps"] and found.curve.provenance["derivatives"] == "reverse mode"
     assert record["method"] == "s4s-any" and record["fitted"] == [3, 4, 5, 6, 8, 10] and record["distance"] == "l2"
 
 
