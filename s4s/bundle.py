@@ -15,7 +15,7 @@ from s4s.errors import Error
 from s4s.files import at_home, read_json, write_text
 from s4s.solver import SCHEMA as SOLVER_SCHEMA
 from s4s.solver import Solver, solver_from_dict
-from s4s.values import dumps
+from s4s.values import dumps, plain
 
 SCHEMA = "s4s-bundle"
 SCHEMA_VERSION = 1
@@ -23,7 +23,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, eq=False)
 class Bundle(Mapping[int, Solver]):
-    """Number of evaluations -> its solver, rising; ``bundle[6]``, or ``bundle.solver`` where there is one.
+    """Number of evaluations -> its solver, rising: ``bundle[6]``.
 
     Args:
         solvers: the solvers, each under its own number.
@@ -42,7 +42,7 @@ class Bundle(Mapping[int, Solver]):
         for nfe, solver in self.solvers.items():
             if solver.nfe != nfe:
                 raise Error(f"{solver.name} makes {solver.nfe} evaluations, but is in the bundle for {nfe}")
-        object.__setattr__(self, "solvers", {nfe: self.solvers[nfe] for nfe in sorted(self.solvers)})
+        object.__setattr__(self, "solvers", {int(nfe): self.solvers[nfe] for nfe in sorted(self.solvers)})
 
     def __getitem__(self, nfe: int) -> Solver:
         if nfe not in self.solvers:
@@ -77,7 +77,9 @@ class Bundle(Mapping[int, Solver]):
         """Write as JSON, one matrix row a line. The file appears whole or not at all."""
         data = self.to_dict()
         solvers = ",\n".join(indent(dumps(solver).rstrip(), "    ") for solver in data.pop("solvers"))
-        lines = [f"  {json.dumps(key)}: {json.dumps(value, sort_keys=True)}" for key, value in data.items()]
+        lines = [
+            f"  {json.dumps(key)}: {json.dumps(value, sort_keys=True, default=plain)}" for key, value in data.items()
+        ]
         lines.insert(-1, f'  "solvers": [\n{solvers}\n  ]')
         write_text(at_home(path), "{\n" + ",\n".join(lines) + "\n}\n")
 

@@ -12,7 +12,7 @@ TABLES = ("start", "weight", "null")
 
 
 def finished(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """With a last node that is the output at the node before, with the condition: ``x[N+1] = D[N]``."""
+    """With a last node that is the output at the node before, guided as the last one was: ``x[N+1] = D[N]``."""
     last, n = arrays["sigma"][-1:], len(arrays["sigma_eval"])
     made = {"sigma": torch.cat([arrays["sigma"], torch.zeros_like(last)])}
     made["sigma_eval"] = torch.cat([arrays["sigma_eval"], last])
@@ -22,7 +22,16 @@ def finished(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
             made[key] = torch.nn.functional.pad(arrays[key], (0, 1, 0, 1))
     end = torch.zeros_like(made["weight"])
     end[n + 1, n] = 1
-    return made | {"weight": made["weight"] + end}
+    if "null" not in made:
+        return made | {"weight": made["weight"] + end}
+    scale = _last_scale(arrays["weight"], arrays["null"])
+    return made | {"weight": made["weight"] + scale * end, "null": made["null"] + (1 - scale) * end}
+
+
+def _last_scale(weight: Tensor, null: Tensor) -> Tensor | float:
+    """Of guidance: ``g`` of the last output as the last node weighs it, ``w (g D + (1 - g) D_null)``."""
+    together = weight[-1, -1] + null[-1, -1]
+    return weight[-1, -1] / together if null[-1, -1] and together else 1.0
 
 
 def prolonged(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -99,8 +99,9 @@ class Solver:
         """The solver taken on to level 0, for hosts that leave no noise.
 
         Args:
-            evaluate: with one more evaluation, at the last level, whose output is the result. Or without: the line
-                through the last node and the last one above its level is followed to level 0.
+            evaluate: with one more evaluation, at the last level, whose output is the result; a solver with guidance of
+                its own guides it as the last. Or without: the line through the last node and the last one above its
+                level is followed to level 0.
 
         Raises:
             Error: it ends at level 0 already.

@@ -7,6 +7,7 @@ do (start in the middle, other times, latents changed between steps) is refused.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -201,7 +202,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         assert plan is not None and self._first is not None and x_t is not None
         output = _half(model_output, sample).to(x_t.dtype)
         D = PREDICTIONS[self._prediction](x_t, output, plan.alpha[n], plan.noise[n])  # type: ignore[arg-type]
-        self._outputs.append(D.clone() if D is model_output else D)  # a compiled network writes to its output again
+        self._outputs.append(D.clone() if _shares(D, model_output) else D)  # a compiled network writes there again
         x = start * self._first
         for w, output in zip(weight, self._outputs, strict=True):
             x.add_(output, alpha=w)
@@ -222,13 +223,18 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         alpha, sigma = (s.to(original_samples).reshape(-1, *[1] * (original_samples.ndim - 1)) for s in scales)
         return alpha * original_samples + sigma * noise
 
+    def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
+        """``add_noise`` as image-to-image pipelines of flows call it."""
+        return self.add_noise(sample, noise, timestep)
+
     def __len__(self) -> int:
         return int(self.config.num_train_timesteps)
 
     def _keep(self, done: int, state: Tensor, returned: Tensor) -> None:
         """For the next step; nothing is held between pictures."""
         if done < len(self._rows):
-            self._done, self._state, self._returned, self._version = done, state, returned, _version(returned)
+            kept = returned.clone() if returned.is_inference() else returned  # whose changes are not counted
+            self._done, self._state, self._returned, self._version = done, state, kept, _version(kept)
         else:
             self._forget()
             self._done = done
@@ -244,7 +250,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         n = self._done
         if n >= self._plan.nfe:
             raise Error(f"the solver's {self._plan.nfe} steps are done; call set_timesteps before another picture")
-        if isinstance(timestep, int | float) or timestep.device.type == "cpu":
+        if not isinstance(timestep, Tensor) or timestep.device.type == "cpu":
             found, own = float(torch.as_tensor(timestep).flatten()[0]), self._plan.times[n]
             if abs(found - own) > 1e-2 * abs(own) + 1e-2:
                 raise Error(f"step {n} is at time {own:.6g}, but was called at {found:.6g}: all steps, in their order")
@@ -258,7 +264,8 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def _process(self) -> Process:
         if self.config.trained_betas is not None:
             return VPDiscrete((1 - torch.tensor(self.config.trained_betas, dtype=torch.float64)).cumprod(0), t_max=1.0)
-        if self.config.prediction_type == NAMES["flow"]:
+        scales = [pair for each in self._plans.values() for pair in zip(each.alpha, each.noise, strict=True)]
+        if all(math.isclose(sum(pair), 1) for pair in scales):
             return Flow()
         raise Error("add_noise needs a table of training steps, which the solver's process has not")
 
@@ -285,6 +292,11 @@ def _half(output: Tensor, sample: Tensor) -> Tensor:
     if output.ndim > 1 and output.shape[1] == 2 * sample.shape[1] and output.shape[0] == sample.shape[0]:
         return output.chunk(2, 1)[0]
     raise Error(f"the network's output has shape {list(output.shape)}, the sample {list(sample.shape)}")
+
+
+def _shares(a: Tensor, b: Tensor) -> bool:
+    """Whether writing to one may change the other."""
+    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
 
 
 def _version(tensor: Tensor) -> int:

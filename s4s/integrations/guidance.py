@@ -29,7 +29,9 @@ def diffusers_callback(scales: Sequence[float]) -> Callable[..., dict[str, Any]]
     Raises:
         Error: a scale below 1, or a first of 1: diffusers' pipelines then do not guide at all.
     """
-    if low := [scale for scale in scales if scale < 1]:
+    if not scales:
+        raise Error("a scale is needed for every step, as s4s.merge_guidance gives them")
+    if low := [scale for scale in scales if not scale >= 1]:
         raise Error(f"a scale of {low[0]:.4g}: diffusers' pipelines take scales below 1 for no guidance; fit with more "
                     "evaluations, or sample with s4s.sample")  # fmt: skip
     if scales[0] <= 1:
@@ -51,17 +53,28 @@ def diffusers_callback(scales: Sequence[float]) -> Callable[..., dict[str, Any]]
 def comfyui_function(solver: Solver, scales: Sequence[float]) -> Callable[[dict[str, Any]], Tensor]:
     """A function for ComfyUI's ``model.set_model_sampler_cfg_function``: every level of the solver has its scale.
 
+    Where the host finishes the solver by one more evaluation, that has the last scale too.
+
     Args:
-        solver, scales: as ``s4s.merge_guidance`` gives them.
+        solver, scales: as ``s4s.merge_guidance`` gives them; the solver may be finished.
+
+    Raises:
+        Error: another number of scales, or two evaluations at one level, which the host cannot tell apart.
     """
-    told = solver.detach().sigma_eval
+    own = solver.detach()
+    told = torch.cat([own.sigma_eval, own.sigma[-1:]]) if own.sigma[-1] > 0 else own.sigma_eval
+    if not scales or len(told) - len(scales) not in (0, 1):
+        raise Error(f"{len(scales)} scales for the {solver.nfe} evaluations of {solver.name}: one is needed for each")
+    if len(told.unique()) < len(told):
+        raise Error(f"{solver.name} makes two evaluations at one level, which ComfyUI cannot give scales of their own")
+    of = [*scales, scales[-1]]
 
     def mixed(args: dict[str, Any]) -> Tensor:
         sigma = torch.as_tensor(args["sigma"]).flatten()[0].double().cpu()
         off = (to_host(told, flows(args["model"].model_sampling)) / sigma).log().abs()
         if off.min() > NEAR:
             raise Error(f"{solver.name} is not asked at sigma {sigma.item():.6g}: sample on its own SIGMAS")
-        out: Tensor = args["uncond"] + scales[int(off.argmin())] * (args["cond"] - args["uncond"])
+        out: Tensor = args["uncond"] + of[int(off.argmin())] * (args["cond"] - args["uncond"])
         return out
 
     return mixed

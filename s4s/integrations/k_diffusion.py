@@ -40,7 +40,7 @@ def sample_s4s(
 
     Args:
         model: a k-diffusion model, called with the level of each row.
-        x: [B, ...] ``sigmas[0]`` times noise.
+        x: [B, ...] ``sigmas[0]`` times noise; a solver that starts from another mean or scale makes its own of it.
         sigmas: what ``get_sigmas_s4s`` gives: the solver's levels; with a 0 after them, the solver is finished by one
             more evaluation, as hosts do.
         extra_args: of the model.
@@ -61,7 +61,8 @@ def sample_s4s(
                 level = chosen.sigma[n].to(x)
                 callback({"x": x_n, "i": n, "sigma": level, "sigma_hat": level, "denoised": D})
 
-        return sample(chosen, denoiser(model, extra_args), x, callback=report)
+        x_T = x if chosen.noise is None else chosen.x_T(x / chosen.sigma[0].item())
+        return sample(chosen, denoiser(model, extra_args), x_T, callback=report)
 
 
 def get_sigmas_s4s(solver: Solver, *, finish: bool = False, device: str | torch.device = "cpu") -> Tensor:

@@ -14,6 +14,7 @@ from s4s.errors import Error
 from s4s.guidance import require_mixed
 from s4s.process import Process
 from s4s.solver import Solver, solver_from_dict
+from s4s.values import plain
 
 NEAR = 0.01  # how far the host's starting state may be from what the solver starts from, relative
 
@@ -69,7 +70,7 @@ def plan(solver: Solver, process: Process, time_scale: float = 1.0) -> Plan:
         raise Error(f"{solver.name} asks for levels {found}, the process has {ends[0]:.6g} to {ends[1]:.6g}")
     times = process.time(told)
     numbers = (process.model_time(told) * time_scale, process.alpha(times), process.sigma(times))
-    return Plan(json.loads(json.dumps(solver.to_dict())), *(_floats(value) for value in numbers))
+    return Plan(json.loads(json.dumps(solver.to_dict(), default=plain)), *(_floats(value) for value in numbers))
 
 
 def require_standard_start(made: Plan) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -23,10 +24,16 @@ BUNDLE = s4s.Bundle({nfe: SOLVERS[nfe] for nfe in (6, 3, 4)}, {"model": "digits"
 def test_a_bundle_is_a_mapping_in_rising_order() -> None:
     assert list(BUNDLE) == [3, 4, 6] and len(BUNDLE) == 3 and BUNDLE[4] is SOLVERS[4]
     assert 4 in BUNDLE and 5 not in BUNDLE and BUNDLE.get(5) is None
+    assert [*map(type, s4s.Bundle({np.int64(4): SOLVERS[4]}))] == [int]
     with pytest.raises(s4s.Error, match="no solver makes '4' evaluations here, only 3, 4, 6"):
         BUNDLE["4"]  # type: ignore[index]
     with pytest.raises(s4s.Error, match="no solver makes 5 evaluations here, only 3, 4, 6"):
         BUNDLE[5]
+
+
+def test_numbers_of_numpy_in_the_record(tmp_path: Path) -> None:
+    s4s.Bundle(SOLVERS, {"loss": np.float32(0.5)}).save(tmp_path / "a.json")
+    assert s4s.load_bundle(tmp_path / "a.json").provenance == {"loss": 0.5}
 
 
 def test_one_file_exact_and_the_same_bytes_every_time(tmp_path: Path) -> None:

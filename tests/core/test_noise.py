@@ -112,6 +112,13 @@ def test_finish_with_one_more_evaluation(solver: s4s.Solver) -> None:
     assert done.noise is solver.noise and done.provenance["finish"] == "one more evaluation"
 
 
+def test_a_finish_is_guided_as_the_last_evaluation() -> None:
+    solver = s4s.solver("dpmpp", GRID, order=2)
+    first, then = s4s.split_guidance(solver, 3.0).finish(), s4s.split_guidance(solver.finish(), 3.0)
+    for key, array in then.arrays.items():
+        torch.testing.assert_close(first.arrays[key], array)
+
+
 def test_finish_without_an_evaluation_follows_the_line() -> None:
     ddim = s4s.solver("ddim", GRID)
     seen: list[torch.Tensor] = []

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pipelines import close, ddim, diffusers, unet
@@ -292,6 +293,9 @@ def test_add_noise(prediction: str) -> None:
     else:
         share = (steps / 1000).reshape(3, 1, 1, 1)
         close(made.add_noise(x, noise, steps), (1 - share) * x + share * noise)
+        close(made.scale_noise(x, steps, noise), (1 - share) * x + share * noise)
+        with pytest.raises(s4s.Error, match="add_noise needs a table"):  # a velocity's process need not be a flow's
+            S4SScheduler.from_solver(solver(s4s.Cosine()), s4s.Cosine(), "flow").add_noise(x, noise, steps)
     with pytest.raises(s4s.Error, match="add_noise needs a table of training steps"):
         S4SScheduler.from_solver(solver(s4s.VPLinear()), s4s.VPLinear(), "eps").add_noise(x, noise, steps)
 
@@ -329,6 +333,11 @@ def test_a_flow_pipeline_whose_own_shift_is_another() -> None:
             case(4)
         lines = [str(each.message) for each in found if issubclass(each.category, Notice)]
         assert lines == (["shift of this resolution: the solver is for 3.0, the pipeline has 1.5831"] if said else [])
+
+
+def test_numbers_of_numpy_in_a_record() -> None:
+    made = solver(vp()).replace(provenance={"loss": np.float32(0.5)})
+    assert S4SScheduler.from_solver(made, vp(), "eps").bundle[made.nfe].provenance == {"loss": 0.5}
 
 
 def test_the_card_of_a_bundle_is_kept() -> None:

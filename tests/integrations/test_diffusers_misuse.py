@@ -250,6 +250,21 @@ def test_a_network_that_writes_to_its_output_again() -> None:
     assert torch.equal(reused, run(made))
 
 
+def test_a_network_that_predicts_a_variance_too_and_writes_to_its_output_again() -> None:
+    made = S4SScheduler.from_solver(solver(), PROCESS, "x0")
+    buffer = torch.empty(Z.shape[0], 2 * Z.shape[1], *Z.shape[2:])
+    reused = run(made, net=lambda x: torch.cat([x.sin(), x], 1, out=buffer))
+    assert torch.equal(reused, run(made))
+
+
+def test_a_change_in_place_is_seen_in_inference_mode_too() -> None:
+    with torch.inference_mode():
+        made, x = started(2)
+        x.mul_(1.5)
+        with pytest.raises(s4s.Error, match="the latents were changed before step 2"):
+            one_step(made, x, 2)
+
+
 def test_one_step_and_an_end_at_zero() -> None:
     """PixArt takes a single step's prediction of x_0 from the tuple."""
     single = s4s.solver("ddim", s4s.grid([PROCESS.sigma_max, 0.0], PROCESS, 1))

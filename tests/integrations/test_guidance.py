@@ -59,13 +59,15 @@ def test_a_diffusers_pipeline_takes_a_scale_a_step(stable: tuple[Any, Any], skip
     assert torch.allclose(made, x, atol=2e-4 * x.abs().max().item())
 
 
+@pytest.mark.parametrize("finish", [False, True])
 @pytest.mark.parametrize(("process", "sampling"), [(PROCESS, Discrete()), (s4s.Flow(), FlowTimes())])
-def test_comfyui_takes_a_scale_a_level(process: s4s.Process, sampling: Any) -> None:
+def test_comfyui_takes_a_scale_a_level(process: s4s.Process, sampling: Any, finish: bool) -> None:
     """As ComfyUI has it: the function is given input minus each output, and its result is taken from the input."""
     solver, host = own((3.0, 1.5, 4.0, 2.0), process=process), SimpleNamespace(model_sampling=sampling)
     flow = process is not PROCESS  # whose sigma is the time in [0, 1]
     merged, scales = merge_guidance(solver)
     function = comfyui_function(merged, scales)
+    merged, solver = (merged.finish(), solver.finish()) if finish else (merged, solver)  # as the host's node does
     with_, none = (lambda x, sigma: x / (1 + sigma**2), lambda x, sigma: torch.tanh(x) / (1 + sigma))
 
     def model(x: Tensor, sigma: Tensor) -> Tensor:
@@ -90,6 +92,14 @@ def test_hosts_refuse_what_they_cannot_do() -> None:
         sample_s4s(lambda x, sigma: x, torch.ones(1, 2), solver.sigma, solver=solver, disable=True)
     with pytest.raises(Error, match=r"a scale of 0\.5: diffusers' pipelines take scales below 1 for no guidance"):
         diffusers_callback([3.0, 0.5])
+    with pytest.raises(Error, match="a scale is needed for every step"):
+        diffusers_callback([])
+    with pytest.raises(Error, match="a scale of nan"):
+        diffusers_callback([3.0, float("nan")])
+    with pytest.raises(Error, match="2 scales for the 4 evaluations"):
+        comfyui_function(merge_guidance(solver)[0], [3.0, 2.0])
+    with pytest.raises(Error, match="two evaluations at one level"):
+        comfyui_function(s4s.solver("heun", s4s.grid("edm", PROCESS, 2)), [3.0, 2.0, 3.0, 4.0])
     with pytest.raises(Error, match="the first scale is 1"):
         diffusers_callback([1.0, 2.0])
     with pytest.raises(Error, match="weighs the outputs of evaluation 0"):

@@ -89,6 +89,13 @@ def test_a_final_zero_finishes_the_solver() -> None:
     torch.testing.assert_close(found, TwoPoints().denoise(last, sigmas[-2]))
 
 
+def test_a_solver_starts_from_its_own_noise() -> None:
+    moved, noise = SOLVER.replace(noise=s4s.Start(2.0, 12.0)), X / 14
+    found = sample_s4s(Model(), X, moved.sigma, solver=moved, disable=True)
+    model = denoiser(Model(fitted=True))
+    assert torch.allclose(found, s4s.sample(moved, model, moved.x_T(noise)), atol=1e-5)
+
+
 def test_a_bundle_picks_by_the_number_of_sigmas() -> None:
     bundle = s4s.Bundle({n: s4s.solver("unipc", s4s.grid("logsnr", PROCESS, n)) for n in (4, 5, 6)})
     curve = s4s.curve(lambda n: s4s.solver("unipc", s4s.grid("logsnr", PROCESS, n)))
