@@ -45,23 +45,20 @@ def merge(folders: Sequence[Path], out: Path) -> None:
     Example: s4s merge results/digits ~/theirs/results/digits --out results/merged
     """
     from s4s.report.merge import merge as merged
-    from s4s.stages.verify import require_following
+    from s4s.stages.verify import numbers, require_following
 
     require_following(folders)
-    names = [str(folder) for folder in folders]
-    if len({folder.resolve() for folder in folders}) < len(folders):
-        raise Error("a folder is given twice; give each once")
-    for path in merged(dict(zip(names, folders, strict=True)), out):
+    for path in merged({str(folder): numbers(folder) for folder in folders}, out):
         click.echo(path)
 
 
 def _published(folder: Path) -> None:
-    from s4s.report.compare import run_records
-    from s4s.report.data import scores, to_frame
+    from s4s.report.data import read_records, scores, to_frame
     from s4s.report.published import PROTOCOLS, differences, free_step_table, published_table
     from s4s.report.render import markdown
+    from s4s.stages.verify import numbers
 
-    records = run_records(folder)
+    records = read_records(numbers(folder))
     table = published_table(scores(to_frame(records)), records)
     if table is None:
         known = ", ".join(PROTOCOLS)
@@ -76,8 +73,9 @@ def _published(folder: Path) -> None:
 
 def _runs(a: Path, b: Path) -> None:
     from s4s.report.compare import FAR, compare
+    from s4s.stages.verify import numbers
 
-    made = compare(a, b)
+    made = compare((a, numbers(a)), (b, numbers(b)))
     for line in made.unlike:
         click.echo(f"protocols differ, so the numbers do not compare: {line}")
     for line in made.made_by:

@@ -11,7 +11,6 @@ from typing import Any
 import click
 
 from s4s.cli.common import CONFIG, RESULTS
-from s4s.errors import Error
 from s4s.stages.artefacts import figures as figures_of
 from s4s.stages.cells import cells as all_cells
 from s4s.stages.chain import Chain
@@ -66,16 +65,10 @@ def kinds(folders: Sequence[Path], out: Path) -> None:
     Example: s4s kinds results/digits results/digits-vp
     """
     from s4s import report
-    from s4s.stages.verify import require_following
+    from s4s.stages.verify import numbers, require_following
 
-    benchmarks = []
-    if len({folder.resolve() for folder in folders}) < len(folders):
-        raise Error("a folder is given twice; give each once")
-    for folder in folders:
-        if not (files := sorted((folder / "metrics").glob("[!.]*.json"))):
-            raise Error(f"{folder}: holds no numbers (metrics/*.json); give the folder of a benchmark")
-        benchmarks.append(files)
     require_following(folders)
+    benchmarks = [numbers(folder) for folder in folders]
     click.echo("\n".join(map(str, report.write_kinds(benchmarks, out / "kinds"))))
 
 

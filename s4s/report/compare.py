@@ -17,6 +17,9 @@ FAR = 2.0  # standard deviations beyond which chance is no explanation
 OF_NUMBERS = ("models/", "teacher/", "solvers/")  # results whose bytes say nothing but what they are
 OF_TIME = ("seconds", "command", "config_sha256", "seeds.fit")  # of a record: not what was done, or another cell's
 
+Run = tuple[Path, Sequence[Path]]
+"""A folder of results, and the metrics files there that count."""
+
 
 @dataclass(frozen=True)
 class Moved:
@@ -64,29 +67,22 @@ class Comparison:
     made_by: tuple[str, ...]
 
 
-def run_records(folder: Path) -> list[Record]:
-    """The metrics of a run.
+def compare(old: Run, new: Run) -> Comparison:
+    """Compare the numbers of two folders of results.
 
     Raises:
-        Error: none there, or as ``read_records``.
+        Error: no cell in common, or as ``read_records``.
     """
-    files = sorted((folder / "metrics").glob("[!.]*.json"))
-    if not files:
-        raise Error(f"{folder}: holds no numbers (metrics/*.json); give the folder of a benchmark, as results/digits")
-    return read_records(files)
-
-
-def compare(a: Path, b: Path) -> Comparison:
-    """Compare the numbers of two folders of results."""
-    before, after = ({r["cell"]: r for r in run_records(folder)} for folder in (a, b))
+    (a, _), (b, _) = old, new
+    before, after = ({r["cell"]: r for r in read_records(files)} for _, files in (old, new))
     both = [cell for cell in before if cell in after]
     if not both:
         raise Error(f"{a} and {b} have no cell in common")
     moved = [_moved(cell, (a, before), (b, after)) for cell in both if before[cell]["fid"] != after[cell]["fid"]]
     moved.sort(key=lambda m: -abs(m.after / m.before - 1) if m.before else 0)
     lacking = {str(a): [c for c in after if c not in before], str(b): [c for c in before if c not in after]}
-    old, new = ([run[cell] for cell in both] for run in (before, after))
-    unlike, made_by = _unlike(old, new, "protocol"), _unlike(old, new, "provenance")
+    ours, theirs = ([run[cell] for cell in both] for run in (before, after))
+    unlike, made_by = _unlike(ours, theirs, "protocol"), _unlike(ours, theirs, "provenance")
     return Comparison(tuple(moved), len(both) - len(moved), lacking, tuple(unlike), tuple(made_by))
 
 

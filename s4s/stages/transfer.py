@@ -23,6 +23,7 @@ from s4s.stages.files import write_json
 from s4s.stages.fit import polish_elsewhere
 from s4s.stages.provenance import provenance
 from s4s.stages.sample import Samples, draw
+from s4s.stages.verify import numbers
 from s4s.values import NEAR
 
 
@@ -158,8 +159,7 @@ def uses(folders: Sequence[Path], patterns: Sequence[str]) -> Iterator[tuple[str
 
 def _metrics(folder: Path, patterns: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Metrics of the cells of such names, by name."""
-    files = sorted(path for path in (folder / "metrics").glob("[!.]*.json")
-                   if any(fnmatch(path.stem, pattern) for pattern in patterns))  # fmt: skip
+    files = [path for path in numbers(folder) if any(fnmatch(path.stem, pattern) for pattern in patterns)]
     found = {path.stem: json.loads(path.read_text()) for path in files}
     found = {name: record for name, record in found.items() if record["method"] != "teacher" and record["solver"]}
     if not found:

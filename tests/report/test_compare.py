@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from made_up import Results, small_results
 
+from s4s import records
 from s4s.cli.main import cli
 from s4s.errors import Error
 from s4s.report.compare import compare
@@ -29,7 +30,7 @@ def seeds(root: Path, fids: tuple[float, ...], **changes: Any) -> Results:
 
 def test_a_move_is_measured_in_deviations_of_samples_and_of_seeds(tmp_path: Path) -> None:
     a, b = seeds(tmp_path / "a", (10.0, 11.0, 12.0)), seeds(tmp_path / "b", (13.0, 11.0, 15.0))
-    made = compare(a.root, b.root)
+    made = compare((a.root, a.metrics), (b.root, b.metrics))
     assert (made.same, made.unlike, made.made_by) == (2, (), ())
     first, second = made.moved
     assert (first.cell, first.before, first.after) == ("s4s_ipndm3_edm_4_0", 10.0, 13.0)
@@ -52,19 +53,19 @@ def test_runs_that_differ_in_protocol_or_cells_say_so(tmp_path: Path) -> None:
     assert "made by: device: cpu -> cuda: other" in done.output
     assert f"not in {a.root}: 1 cells (s4s_ipndm3_edm_4_1)" in done.output
     assert "2 cells are the same to the last bit, 0 moved" in done.output
-    with pytest.raises(Error, match="holds no numbers"):
-        compare(a.root, tmp_path)
+    done = CliRunner().invoke(cli, ["compare", str(a.root), str(tmp_path)])
+    assert "holds no numbers (metrics/*.json); give the folder" in str(done.exception)
     only = Results(tmp_path / "c")
     only.add("s4s", "ddim", "edm", 4, 1.0)
     with pytest.raises(Error, match="no cell in common"):
-        compare(a.root, only.root)
+        compare((a.root, a.metrics), (only.root, only.metrics))
 
 
 def test_merged_tables_never_mix_protocols(tmp_path: Path) -> None:
     mine, theirs = seeds(tmp_path / "a", (10.0, 11.0)), seeds(tmp_path / "b", (10.0, 12.0))
     other = Results(tmp_path / "c", extractor="inception-v3-compat")
     other.add("s4s", "ipndm3", "edm", 4, 2.0)
-    written = merge({"mine": mine.root, "theirs": theirs.root, "other": other.root}, tmp_path / "out")
+    written = merge({"mine": mine.metrics, "theirs": theirs.metrics, "other": other.metrics}, tmp_path / "out")
     assert written[0].name == "fid.csv" and len(written) == 1 + 2 * 3
     frame = pd.read_csv(tmp_path / "out" / "fid.csv")
     assert len(frame) == 7 and frame.groupby("protocol")["run"].nunique().to_list().count(2) == 1
@@ -75,7 +76,29 @@ def test_merged_tables_never_mix_protocols(tmp_path: Path) -> None:
     assert "s4s\\_ipndm3\\_edm\\_4\\_1: 11 in mine, 12 in theirs." in text and "2.00" not in text
     assert "2 numbers are the same in several runs and count once." in text
     with pytest.raises(Error, match="holds results of its own"):
-        merge({"mine": mine.root}, theirs.root)
+        merge({"mine": mine.metrics}, theirs.root)
+
+
+def test_merged_fits_of_other_settings_are_no_seeds_of_each_other(tmp_path: Path) -> None:
+    """Another teacher, radius or distance is a row of its own; another noise of the teacher's is not."""
+    teacher, plain = {"nfe": 8, "seed": 1}, {"radius": 0.0, "distance": "l2", "code": 1}
+    changed: dict[str, dict[str, Any]] = {
+        "a": {}, "b": {"teacher": teacher | {"nfe": 4}}, "c": {"radius": 0.1, "code": 2},
+        "d": {"teacher": teacher | {"seed": 2}}, "e": {"distance": {"l2": 1.0, "feature": 0.5}}}  # fmt: skip
+    runs = {}
+    for name, change in changed.items():
+        made = seeds(tmp_path / name, (13.0 if name == "d" else 10.0,))
+        record = records.Record("fit", "", {"teacher": teacher, **plain, **change, "cell": {"seed": 0}})
+        record.write(made.root, f"solvers/{made.metrics[-1].name}")
+        runs[name] = made.metrics
+    merge(runs, tmp_path / "out")
+    frame = pd.read_csv(next((tmp_path / "out" / "tables").glob("*.csv")), keep_default_na=False)
+    fits = frame[frame["method"] == "s4s"].set_index("settings")["fid_mean"].to_dict()
+    of_l2 = "distance l2, radius {}, teacher.nfe {}".format
+    summed = "distance.feature 0.5, distance.l2 1.0, radius 0.0, teacher.nfe 8"
+    assert fits == {of_l2(0.0, 8): 11.5, of_l2(0.0, 4): 10.0, of_l2(0.1, 8): 10.0, summed: 10.0}
+    assert (frame["method"] == "classical").sum() == 1
+    assert set(pd.read_csv(tmp_path / "out" / "fid.csv")["settings"].dropna()) == set(fits)
 
 
 def test_ours_against_published_says_in_what_the_protocols_differ(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from s4s.stages.fit import fit_cell
 from s4s.stages.networks import train_network
 from s4s.stages.paths import write_paths
 from s4s.stages.sample import sample_cell
-from s4s.stages.verify import report
+from s4s.stages.verify import numbers, report
 
 
 @pytest.fixture(scope="session")
@@ -98,6 +98,28 @@ def test_verify_names_the_link_and_ends_with_status_1(made: Bench) -> None:
     assert said[1].endswith("2 of 3 numbers follow from all that they were made from")
     with pytest.raises(s4s.Error, match=r"holds no numbers"):
         report(Path("results"))
+
+
+def test_what_an_older_config_left_behind_is_no_number_of_this_one(made: Bench) -> None:
+    """It is listed; it goes into no table, and that it follows from nothing any more breaks none."""
+    root, left = made.folder.root, learned(made).name
+    fewer = bench(learned={"methods": [], "starts": []}, sample={"n": 120})
+    noted(fewer)
+    for cell in cells.cells(fewer.config):
+        evaluate_cell(fewer, cell)
+    assert not typed("table", fewer) and not typed("figure", fewer)
+    change(root / "teacher" / "pairs.safetensors")
+    assert report(root) == ([f"not asked for by config.yaml: metrics/{left}.json",
+                             f"{root}: 2 of 2 numbers follow from all that they were made from"], True)  # fmt: skip
+    assert [path.stem for path in numbers(root)] == [textbook(made).name, cells.teachers(made.config)[0].name]
+    for command in (["kinds", str(root), "--out", "kinds"], ["merge", str(root), "--out", "merged"]):
+        done = CliRunner().invoke(cli, command)
+        assert done.exit_code == 0, done.exception
+    for table in (Path("kinds/kinds.md"), *Path("merged/tables").glob("*.md")):
+        assert "S4S" not in table.read_text() and "FID@120" in table.read_text(), table
+    noted(bench(nfe=[3], teacher={"nfe": 5}))
+    with pytest.raises(s4s.Error, match=r"holds no numbers that its config.yaml asks for"):
+        numbers(root)
 
 
 def retrained(made: Bench) -> Bench:

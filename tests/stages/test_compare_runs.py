@@ -14,6 +14,7 @@ import s4s
 from s4s.cli.main import cli
 from s4s.report.compare import compare
 from s4s.stages.evaluate import evaluate_cell
+from s4s.stages.verify import numbers
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_the_link_that_parts_two_runs_is_named(runs: tuple[Path, Path]) -> None:
-    made = compare(*runs)
+    made = compare(*((run, numbers(run)) for run in runs))
     assert made.same == 2 and made.unlike == ()
     (cell,) = made.moved
     assert cell.links == ("teacher/pairs.safetensors: seed = 100 before, 101 after",)
@@ -46,7 +47,7 @@ def test_another_fit_of_the_same_files_is_named(runs: tuple[Path, Path], tmp_pat
     assert known is not None
     again.chain.note(solver, "fit", known.reads)
     evaluate_cell(again, cell)
-    (moved,) = compare(runs[0], again.folder.root).moved
+    (moved,) = compare(*((run, numbers(run)) for run in (runs[0], again.folder.root))).moved
     assert moved.cell == cell.name and moved.links == (
         f"solvers/{cell.name}.json: other bytes, though made from the same",)  # fmt: skip
 

@@ -88,7 +88,7 @@ def test_kinds_in_one_table(made: list[Path], tmp_path: Path) -> None:
 
 def test_a_benchmark_counts_once(made: list[Path], tmp_path: Path) -> None:
     (tmp_path / "again").symlink_to(made[0])
-    for command in (["kinds"], ["merge"]):
+    for command in (["kinds"], ["merge"], ["transfer"]):
         refused = CliRunner().invoke(
             cli, [*command, str(made[0]), str(tmp_path / "again"), "--out", str(tmp_path / "o")]
         )
