@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from s4s.errors import Error
-from s4s.report.data import Score, read_records, scores, to_frame
+from s4s.report.data import Score, read_records, scores, teacher_of, to_frame
 from s4s.report.gains import pairs
 from s4s.report.imitation import compared
 from s4s.report.labels import method_label, ordered, others, schedule_label, solver_label, start_label
@@ -32,18 +32,16 @@ def draw_fid(metrics_files: Iterable[Path], stem: Path, against: str = "nfe") ->
         ``stem.png`` and ``stem.pdf``.
     """
     records = read_records(metrics_files)
-    found = scores(to_frame(records))
-    if len({score.nfe for score in found if score.method != "teacher"}) == 1:  # variations have their own figure
-        found = unvaried(found)
-    return _draw(found, stem, against, f"{fid_name(records)} (log scale; lower is better)")
+    return _draw(scores(to_frame(records)), stem, against, f"{fid_name(records)} (log scale; lower is better)")
 
 
-def _draw(found: Sequence[Score], stem: Path, against: str, label: str) -> list[Path]:
+def _draw(every: Sequence[Score], stem: Path, against: str, label: str) -> list[Path]:
+    found = _shown(every)
     with drawing():
         figure = Figure(figsize=(5.6, 4.4))
         axes = figure.add_subplot()
         handles = [*_learned(axes, found, against), *_classical(axes, found, against)]
-        _teacher(axes, found, against)
+        _teacher(axes, every, against)
         ticks = sorted({getattr(score, against) for score in found if score.method != "teacher"})
         axes.set_xticks(ticks or sorted({getattr(score, against) for score in found}))
         axes.margins(y=0.08)
@@ -52,6 +50,11 @@ def _draw(found: Sequence[Score], stem: Path, against: str, label: str) -> list[
         axes.grid(axis="y")
         figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.92, 0.9), handlelength=2.6)
         return save(figure, stem)
+
+
+def _shown(found: Sequence[Score]) -> Sequence[Score]:
+    """What is drawn against NFE: at a single one no variations, which would be dots alike and have their own figure."""
+    return unvaried(found) if len({score.nfe for score in found if score.method != "teacher"}) == 1 else found
 
 
 def draw_imitation(metrics_files: Iterable[Path], stem: Path) -> list[Path]:
@@ -97,28 +100,39 @@ def draw_loss(metrics_files: Iterable[Path], stem: Path) -> list[Path]:
 
 def _learned(axes: Axes, found: Sequence[Score], against: str) -> list[Line2D]:
     methods = others(score.method for score in found)
-    curves, colors = _curves(found, methods), method_colors(methods)
+    curves, name = _curves(found, methods), variant_names(found)
     starts = [start_label(*start) for start in sorted({curve[0].start for curve in curves})]
-    mark, name = markers(starts), variant_names(found)
-    names = {method: list({name(c[0]): None for c in curves if c[0].method == method}) for method in methods}
-    dash = {label: made for alike in names.values() for label, made in dashes(alike).items()}
+    mark, lines = markers(starts), _lines([curve[0] for curve in curves], name)
     handles: dict[str, Line2D] = {}
     for curve in curves:
-        start, label, color = start_label(*curve[0].start), name(curve[0]), colors[curve[0].method]
-        look: dict[str, Any] = {"color": color, "marker": mark[start], "ms": 6, "lw": 1.8, "ls": dash[label]}
+        start, label = start_label(*curve[0].start), name(curve[0])
+        look: dict[str, Any] = {**lines[label], "marker": mark[start], "ms": 6, "lw": 1.8}
         x, y = [getattr(score, against) for score in curve], [score.fid for score in curve]
         error = [score.std or 0.0 for score in curve]
         axes.errorbar(x, y, yerr=error, elinewidth=1, capsize=2, zorder=4, mec="white", mew=0.7, **look)
         unseen = [(getattr(score, against), score.fid) for score in curve if score.unseen]
         if unseen:
-            axes.plot(*zip(*unseen, strict=True), ls="", marker=mark[start], ms=6, mfc="white", mec=color, zorder=5)
-        handles[label] = Line2D([], [], color=color, lw=2, ls=dash[label], label=label)
+            axes.plot(
+                *zip(*unseen, strict=True), ls="", marker=mark[start], ms=6, mfc="white", mec=look["color"], zorder=5
+            )
+        handles[label] = Line2D([], [], lw=2, label=label, **lines[label])
     if any(score.unseen for curve in curves for score in curve):
         open_mark: dict[str, Any] = {"marker": "o", "mfc": "white", "mec": "#555555", "ls": ""}
         handles["open"] = Line2D([], [], ms=6, label="open: NFE not fitted on", **open_mark)
     looks = [Line2D([], [], color="#555555", marker=mark[s], ms=6, lw=1.5, label=s) for s in starts if s]
     title = "Learned" if all(starts) else "Learned, and methods/"
     return [_title(title), *handles.values(), *([_title("Learned from"), *looks] if looks else [])] if curves else []
+
+
+def _lines(rows: Sequence[Score], name: Callable[[Score], str]) -> dict[str, dict[str, Any]]:
+    """By the names of rows, the colour of their method and dashes that tell its variations apart."""
+    methods = others(row.method for row in rows)
+    colors = method_colors(methods)
+    looks: dict[str, dict[str, Any]] = {}
+    for method in methods:
+        names = list(dict.fromkeys(name(row) for row in rows if row.method == method))
+        looks |= {label: {"color": colors[method], "ls": dash} for label, dash in dashes(names).items()}
+    return looks
 
 
 def _classical(axes: Axes, found: Sequence[Score], against: str) -> list[Line2D]:
@@ -141,12 +155,10 @@ def _classical(axes: Axes, found: Sequence[Score], against: str) -> list[Line2D]
 
 
 def _teacher(axes: Axes, found: Sequence[Score], against: str) -> None:
-    teachers = [score for score in found if score.method == "teacher"]
+    students = {score.nfe for score in found if score.method != "teacher"} or {0}
+    teachers = list(dict.fromkeys(teacher for nfe in sorted(students) if (teacher := teacher_of(found, nfe))))
     look: dict[str, Any] = {"color": METHOD_COLOR["teacher"], "ls": "--", "lw": 1.2, "zorder": 3}
     text: dict[str, Any] = {"color": METHOD_COLOR["teacher"], "fontsize": 8, "textcoords": "offset points"}
-    students = {score.nfe for score in found if score.method != "teacher"}
-    if teachers and not all(teacher.nfe - 1 in students for teacher in teachers):  # not one for each NFE: the strongest
-        teachers = [max(teachers, key=lambda teacher: teacher.nfe)]
     if len(teachers) == 1:
         fid, spent = teachers[0].fid, f"{getattr(teachers[0], against)} {'NFE' if against == 'nfe' else 'calls'}"
         axes.axhline(fid, **look)
@@ -184,12 +196,12 @@ def draw_gains(metrics_files: Iterable[Path], stem: Path) -> list[Path]:
     Raises:
         Error: no start was scored.
     """
-    found = scores(to_frame(read_records(metrics_files)))
-    made = pairs(found)
+    found = _shown(scores(to_frame(read_records(metrics_files))))
+    made, name = pairs(found), variant_names(found)
     if not made:
         raise Error("no learned solver has a start that was scored too")
-    methods = others(score.method for score, _ in made)
-    colors, marks = method_colors(methods), markers(sorted({start_label(*score.start) for score, _ in made}))
+    lines = _lines([score for score, _ in made], name)
+    marks = markers(sorted({start_label(*score.start) for score, _ in made}))
     curves: dict[object, list[tuple[Score, Score]]] = {}
     for score, start in made:
         curves.setdefault(score.row, []).append((score, start))
@@ -199,14 +211,14 @@ def draw_gains(metrics_files: Iterable[Path], stem: Path) -> list[Path]:
         axes.axhline(1, color="#333333", lw=0.9, ls="--")
         for curve in curves.values():
             score = curve[0][0]
-            look: dict[str, Any] = {"color": colors[score.method], "marker": marks[start_label(*score.start)]}
+            look: dict[str, Any] = {**lines[name(score)], "marker": marks[start_label(*score.start)]}
             ratios = [learned.fid / start.fid for learned, start in curve]
             axes.plot([learned.nfe for learned, _ in curve], ratios, lw=1.4, ms=5, mec="white", mew=0.6, **look)
         axes.set_xticks(sorted({score.nfe for score, _ in made}))
         axes.set_xlabel("network evaluations per sample (NFE)")
         log_axis(axes, "y", "FID over its start's (below 1 is a gain)")
         axes.grid(axis="y")
-        handles = [_title("Learned"), *(_dot(method_label(m), "o", colors[m]) for m in methods)]
+        handles = [_title("Learned"), *(Line2D([], [], lw=2, label=label, **look) for label, look in lines.items())]
         handles += [_space(), _title("Start"), *(_dot(start, mark, "#777777") for start, mark in marks.items())]
-        figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.92, 0.9))
+        figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.92, 0.9), handlelength=2.6)
         return save(figure, stem)

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,6 +51,7 @@ _NUMBER = ("fid", "val_loss", "fit_seconds", "sample_seconds")
 _RECORD = ("protocol", "provenance")
 _NULLABLE = {"schedule", "family", "order", "seed", "val_loss", "fit_seconds", "fit_nfe", "sample_seconds"}
 
+_TEACHER_NFE = "teacher NFE"  # what tables call the setting ``teacher_nfe``
 _ORDER = ("order", "radius", "nfe", "seed")
 
 Row = tuple[str, str, str, str, int, float, str]
@@ -207,7 +209,7 @@ def settings_text(settings: Mapping[str, Any]) -> str:
     words = {("decoupled", False): "not decoupled", ("race", False): "no race"}
     said = [words.get((key, value), key) if isinstance(value, bool) else f"{key} {_plain(value)}"
             for key, value in sorted(settings.items())]  # fmt: skip
-    return ", ".join(text.replace("teacher_nfe", "teacher NFE") for text in said)
+    return ", ".join(text.replace("teacher_nfe", _TEACHER_NFE) for text in said)
 
 
 def _plain(value: Any) -> str:
@@ -220,6 +222,19 @@ def best(found: Iterable[Score], method: str, nfe: int | None = None) -> Score |
     """The score of ``method`` with the lowest mean FID, at one NFE or at any; None if there is none."""
     matches = [score for score in found if score.method == method and nfe in (None, score.nfe)]
     return min(matches, key=lambda score: score.fid, default=None)
+
+
+def teacher_of(found: Iterable[Score], nfe: int) -> Score | None:
+    """The teacher of the students of an NFE: of one evaluation more, where each has one, else the strongest for all.
+
+    Teachers that only a method's entry asks for, by its ``teacher_nfe``, are not the benchmark's own.
+    """
+    found = list(found)
+    every = {score.nfe: score for score in found if score.method == "teacher"}
+    paced = {score.nfe + 1 for score in found if score.method != "teacher"}
+    asked = {int(own) for score in found for own in re.findall(rf"{_TEACHER_NFE} (\d+)", score.settings)}
+    own = (every.keys() - asked) or every.keys()
+    return every.get(nfe + 1 if own & paced and paced <= every.keys() else max(own, default=0))
 
 
 def start_of(found: Iterable[Score], learned: Score) -> Score | None:

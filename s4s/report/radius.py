@@ -57,33 +57,32 @@ def draw_radius(metrics_files: Iterable[Path], stem: Path) -> list[Path]:
         raise Error("no cell names its radius; give learned.radius as a list")
     starts = list(dict.fromkeys((record["solver"], record["schedule"]) for record in records))
     methods = ordered(record["method"] for record in records)
-    marks = markers([str(nfe) for nfe in sorted({record["nfe"] for record in records})])
+    colors, marks = method_colors(methods), markers([str(nfe) for nfe in sorted({r["nfe"] for r in records})])
     with drawing():
         figure = Figure(figsize=(1.2 + 3.6 * len(starts), 5.2))
         panels = figure.subplots(2, len(starts), squeeze=False, sharex=True, sharey="row")
         for column, start in zip(panels.T, starts, strict=True):
             own = [record for record in records if (record["solver"], record["schedule"]) == start]
-            _draw(column[0], own, marks, tuple(KINDS))
-            _draw(column[1], own, marks, ("fid",))
+            _draw(column[0], own, colors, marks, tuple(KINDS))
+            _draw(column[1], own, colors, marks, ("fid",))
             column[0].set_title(start_label(*start))
             column[1].set_xlabel("radius r, in units of sigma_T")
         log_axis(panels[0, 0], "y", "held-out distance to the teacher")
         log_axis(panels[1, 0], "y", fid_name(records))
-        figure.legend(handles=_legend(methods, marks), loc="upper left", bbox_to_anchor=(0.92, 0.9), handlelength=2.6)
+        figure.legend(
+            handles=_legend(methods, colors, marks), loc="upper left", bbox_to_anchor=(0.92, 0.9), handlelength=2.6
+        )
         return save(figure, stem)
 
 
-def _draw(axes: Axes, records: Sequence[Record], marks: dict[str, str], keys: Sequence[str]) -> None:
+def _draw(
+    axes: Axes, records: Sequence[Record], colors: dict[str, str], marks: dict[str, str], keys: Sequence[str]
+) -> None:
     radii = sorted({record["radius"] for record in records})
     for method, nfe in dict.fromkeys((record["method"], record["nfe"]) for record in records):
         for key in keys:
             found = {r: value for r in radii if (value := _mean(records, method, nfe, r, key)) is not None}
-            look: dict[str, Any] = {
-                "color": method_colors([method])[method],
-                "marker": marks[str(nfe)],
-                "ms": 5,
-                "lw": 1.4,
-            }
+            look: dict[str, Any] = {"color": colors[method], "marker": marks[str(nfe)], "ms": 5, "lw": 1.4}
             single = [(r["radius"], r[key]) for r in records if (r["method"], r["nfe"]) == (method, nfe) and r.get(key)]
             axes.plot([r for r, _ in single], [value for _, value in single], ".", ms=4, alpha=0.4, color=look["color"])
             axes.plot(
@@ -104,9 +103,7 @@ def _mean(records: Sequence[Record], method: str, nfe: int, radius: float, key: 
     return fmean(values) if values else None
 
 
-def _legend(methods: Sequence[str], marks: dict[str, str]) -> list[Line2D]:
-    handles = [
-        Line2D([], [], color=method_colors([method])[method], lw=2, label=method_label(method)) for method in methods
-    ]
+def _legend(methods: Sequence[str], colors: dict[str, str], marks: dict[str, str]) -> list[Line2D]:
+    handles = [Line2D([], [], color=colors[method], lw=2, label=method_label(method)) for method in methods]
     handles += [Line2D([], [], color="#777777", ls="", marker=mark, label=f"{nfe} NFE") for nfe, mark in marks.items()]
     return handles + [Line2D([], [], color="#555555", ls=dash, label=label) for label, dash in KINDS.values()]

@@ -25,7 +25,7 @@ METHOD_COLOR = {
     "joint": "#CC79A7",
     "guided": "#E69F00",
     "bns": "#56B4E9",
-    "s4s-cfg": "#882255",
+    "s4s-cfg": "#8C564B",
     "s4s-cfg-skip": "#332288",
 }
 _TINTS = ("#8C9DB5", "#B8A07E", "#9DB08A", "#B193B0", "#A9A9A9", "#C4A29A", "#8FB3B3")
@@ -56,7 +56,7 @@ _METADATA: dict[str, dict[str, Any]] = {
 }
 
 
-_OWN = ("#F0E442", "#999933", "#AA4499", "#44AA99", "#882255")
+_OWN = ("#C9B800", "#117733", "#AA4499", "#44AA99", "#E8837E")
 
 
 def method_colors(methods: Iterable[str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ import pandas as pd
 from s4s.report.ablations import ablations_frame, ablations_table
 from s4s.report.claims import claims_frame, claims_table
 from s4s.report.classes import by_row, classes_frame, classes_table, fewer_calls, nfe_label
-from s4s.report.data import Record, Score, best, read_records, scores, start_of, to_frame
+from s4s.report.data import Record, Score, best, read_records, scores, start_of, teacher_of, to_frame
 from s4s.report.gains import gains_frame, gains_table
 from s4s.report.imitation import compared, imitation_frame, imitation_table
 from s4s.report.labels import METHODS, method_label, others, start_label
@@ -36,7 +36,7 @@ class Winner:
         learned: best score of each learned method, by method.
         champion: best score of the method the headline and the ratios are about, one for all NFE.
         start: classical solver that ``champion`` started from.
-        teacher: the teacher, whatever its own NFE.
+        teacher: the teacher of its students, whatever its own NFE.
     """
 
     nfe: int
@@ -117,10 +117,8 @@ def winners(found: Sequence[Score]) -> list[Winner]:
         learned = {method: score for method in methods if (score := best(found, method, nfe)) is not None}
         champion = learned.get(flagship)
         start = start_of(found, champion) if champion else None
-        teacher = best(found, "teacher", nfe + 1) or best(
-            found, "teacher"
-        )  # one NFE more than the student, or one for all
-        result.append(Winner(nfe, best(found, "classical", nfe), learned, champion, start, teacher))
+        classical, teacher = best(found, "classical", nfe), teacher_of(found, nfe)
+        result.append(Winner(nfe, classical, learned, champion, start, teacher))
     return result
 
 
@@ -168,7 +166,7 @@ def summary_frame(found: Sequence[Score]) -> pd.DataFrame:
 def headline(found: Sequence[Score]) -> str:
     """One sentence, computed from the data: what learning buys at the smallest NFE."""
     for winner in winners(unvaried(found)):  # the lowest of many variations would be chosen by what it is scored on
-        champion, classical, teacher = winner.champion, winner.classical, winner.teacher
+        champion, classical, teacher = winner.champion, winner.classical, teacher_of(found, winner.nfe)
         if champion and classical:
             text = f"At {winner.nfe} NFE {method_label(champion.method)} reaches FID {champion.fid:.2f}, "
             text += f"{champion.fid / classical.fid:.2f}× that of the best classical solver ({classical.fid:.2f})"

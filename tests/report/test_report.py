@@ -6,17 +6,22 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from made_up import Results, fill, small_results
+from matplotlib.colors import to_rgb
 
 from s4s import report
 from s4s.errors import Error
 from s4s.report.anatomy import read_numbers
 from s4s.report.data import scores
+from s4s.report.labels import METHODS
 from s4s.report.samples import read_images, samples_file
+from s4s.report.style import METHOD_COLOR, method_colors
 from s4s.report.table import headline
 
 
@@ -81,6 +86,45 @@ def test_figures_survive_unusual_results(tmp_path: Path) -> None:
     report.draw_solvers(choice, small.root / "solvers", tmp_path / "solvers")
     report.draw_samples(choice, small.root / "samples", tmp_path / "samples")
     assert len(list(tmp_path.glob("*.png"))) == 3
+
+
+@pytest.mark.parametrize("draw", [report.draw_fid, report.draw_imitation, report.draw_gains])
+@pytest.mark.parametrize("nfes", [(4,), (4, 6)])
+def test_a_legend_tells_apart_what_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, draw: Callable[..., Any], nfes: tuple[int, ...]
+) -> None:
+    """Variations by their dashes; at one NFE, where there are no lines, they are left to their own figure."""
+    made = Results(tmp_path)
+    for nfe in nfes:
+        near: dict[str, Any] = {"fid_to_teacher": 1.0, "distance_to_teacher": 1.0}
+        made.add("classical", "ipndm3", "edm", nfe, 30.0, **near)
+        made.add("s4s", "ipndm3", "edm", nfe, 10.0, **near)
+        made.add("s4s", "ipndm3", "edm", nfe, 9.0, settings={"train": 100}, cell=f"s4s-train100_{nfe}", **near)
+    monkeypatch.setattr("s4s.report.curves.save", lambda figure, stem: figure)
+    figure = draw(made.metrics, tmp_path / "figure")
+    drawn = [line for line in figure.axes[0].lines if line.get_color() == METHOD_COLOR["s4s"]]
+    said = [text.get_text() for text in figure.legends[0].get_texts() if text.get_text().startswith("S4S")]
+    dashes = {line.get_linestyle() for line in drawn} - {"None"}  # caps of error bars
+    assert said == ["S4S", "S4S (train 100)"][: len(nfes)] and len(dashes) == len(said)
+
+
+def test_every_method_has_a_colour_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five of one's own beside all that are built in; in the figure of radii too."""
+    own = [f"own{i}" for i in range(5)]
+    colors = method_colors([*METHODS, *own])
+    assert len(set(colors.values())) == len(colors) == len(METHODS) + 5
+    for color in set(colors.values()):
+        light = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)]
+        assert 1.05 / (np.dot(light, [0.2126, 0.7152, 0.0722]) + 0.05) > 1.9, f"{color} is too pale on white"
+    made = Results(tmp_path)
+    for method in own:
+        file = {"file": f"methods/{method}.py", "sha256": "0" * 64}
+        made.add(method, "ipndm3", "edm", 4, 9.0, radius=0.1, method_file=file)
+    monkeypatch.setattr("s4s.report.radius.save", lambda figure, stem: figure)
+    figure: Any = report.draw_radius(made.metrics, tmp_path / "radius")
+    drawn = {text.get_text(): line.get_color() for text, line in
+             zip(figure.legends[0].get_texts(), figure.legends[0].get_lines(), strict=True)}  # fmt: skip
+    assert {drawn[method] for method in own} == {colors[method] for method in own}
 
 
 def test_damaged_inputs_of_figures_are_named(tmp_path: Path) -> None:

@@ -6,16 +6,20 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from made_up import NFES, Results, fill, small_results
+from matplotlib.figure import Figure
 
 from s4s import report
 from s4s.errors import Error
+from s4s.report.curves import _teacher as draw_teacher
 from s4s.report.data import COLUMNS, read_records, scores, to_frame
 from s4s.report.labels import solver_label
 from s4s.report.published import published_frame, published_numbers
 from s4s.report.render import Cell, Table, escape_tex, markdown, tex
+from s4s.report.style import drawing
 from s4s.report.table import fid_frame, fid_table, headline, summary_frame, summary_table, winners
 
 
@@ -130,6 +134,46 @@ def test_summary_compares_with_the_start_the_best_classical_and_the_teacher(resu
     assert headline(found).startswith(
         "At 4 NFE S4S-Alt reaches FID 3.15, 0.14× that of the best classical solver (22.41)"
     )
+
+
+@pytest.mark.parametrize(
+    ("teachers", "own", "expected"),
+    [
+        ((40, 5, 20), (5, 20), {4: 40, 6: 40}),  # entries with one evaluation more, and more samples by chance
+        ((8, 5, 7), (5, 7), {4: 8, 6: 8}),
+        ((8, 40), (40,), {4: 8, 6: 8}),
+        ((5, 7), (), {4: 5, 6: 7}),  # student+1
+        ((5, 7, 40), (40,), {4: 5, 6: 7}),
+        ((5, 7), (7,), {4: 5, 6: 7}),
+        ((40,), (), {4: 40, 6: 40}),
+        ((), (), {4: None, 6: None}),
+    ],
+)
+def test_the_teacher_is_the_benchmarks_own(
+    tmp_path: Path, teachers: tuple[int, ...], own: tuple[int, ...], expected: dict[int, int | None]
+) -> None:
+    """Not one that a method's entry asks for, even one of lower FID: in tables, the headline and the figure."""
+    made = Results(tmp_path)
+    for nfe in teachers:
+        made.add("teacher", "dpmpp3", "logsnr", nfe, 1.0 if nfe in own else 2.0 + nfe / 100)
+    for nfe in (4, 6):
+        made.add("classical", "ipndm3", "edm", nfe, 30.0)
+        made.add("s4s", "ipndm3", "edm", nfe, 10.0)
+        for asked in own:
+            more: dict[str, Any] = {"settings": {"teacher_nfe": asked}, "cell": f"s4s-teacher{asked}_{nfe}"}
+            made.add("s4s", "ipndm3", "edm", nfe, 9.0, **more)
+    found = scores(report.collect(made.metrics))
+    assert {winner.nfe: winner.teacher and winner.teacher.nfe for winner in winners(found)} == expected
+    assert headline(found).endswith(f"at {expected[4]} NFE." if expected[4] else "(30.00).")
+    fids = {nfe: next(s.fid for s in found if (s.method, s.nfe) == ("teacher", nfe)) for nfe in teachers}
+    ratios = {nfe: (9.0 if own else 10.0) / fids[of] for nfe, of in expected.items() if of}
+    frame = summary_frame(found).set_index("nfe")["ratio S4S / teacher"].dropna()
+    assert frame.to_dict() == pytest.approx(ratios)
+    with drawing():
+        axes = Figure().add_subplot()
+        draw_teacher(axes, found, "nfe")
+    drawn = {fid for line in axes.lines for fid in np.ravel(line.get_ydata())}
+    assert drawn == {fids[nfe] for nfe in expected.values() if nfe}
 
 
 def test_rows_with_several_families_say_which(tmp_path: Path) -> None:
