@@ -14,7 +14,7 @@ from made_up import Results, small_results
 from s4s import records
 from s4s.cli.main import cli
 from s4s.errors import Error
-from s4s.report.compare import compare
+from s4s.report.compare import compare, differing
 from s4s.report.data import read_records, scores, to_frame
 from s4s.report.merge import merge, protocol_key
 from s4s.report.published import differences, free_step_table, published_numbers, published_table
@@ -59,6 +59,20 @@ def test_runs_that_differ_in_protocol_or_cells_say_so(tmp_path: Path) -> None:
     only.add("s4s", "ddim", "edm", 4, 1.0)
     with pytest.raises(Error, match="no cell in common"):
         compare((a.root, a.metrics), (only.root, only.metrics))
+
+
+@pytest.mark.parametrize(("old", "new", "said"), [
+    ({"radius": 0.0}, {"radius": 0.1}, "radius = 0.0 before, 0.1 after"),
+    ({"code": 1}, {"code": 2}, "made by another state of the code"),
+    ({"code": 1, "model": {"path": "a.b/c.d"}}, {"code": 2, "model": {"path": "e (1).f"}},
+     "path = 'a.b/c.d' before, 'e (1).f' after"),
+    ({"distance": "l2"}, {"distance": {"l2": 1.0}}, "distance = 'l2' before, {'l2': 1.0} after"),
+    ({}, {"moments": 0.5}, "moments = None before, 0.5 after"),
+])  # fmt: skip
+def test_values_of_the_config_that_differ_are_said_whole(tmp_path: Path, old: Any, new: Any, said: str) -> None:
+    for name, made_from in (("a", old), ("b", new)):
+        records.Record("fit", name, made_from).write(tmp_path / name, "solvers/x.json")
+    assert differing(tmp_path / "a", tmp_path / "b", "solvers/x.json") == (f"solvers/x.json: {said}",)
 
 
 def test_merged_tables_never_mix_protocols(tmp_path: Path) -> None:
