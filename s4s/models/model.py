@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from s4s.errors import Error, choose
 from s4s.guidance import apart
+from s4s.models.plans import PLANS
 from s4s.process import Process
 from s4s.solver import Denoise
 from s4s.values import whole
@@ -24,7 +24,6 @@ RUN: dict[str, Any] = {
     "channels_last": False,
     "compile": False,
 }  # settings of every type: how its network runs
-CLASS_DRAW = 0x636C6173  # keeps the draw of a class apart from the starting noise of the same (seed, index)
 
 Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """``network(x_t, model_time, condition)``: x_t [B, ...] in the network's dtype, model_time [B], condition [B, ...]."""
@@ -204,17 +203,6 @@ def require_classes(spec: Mapping[str, Any], count: int) -> None:
             whole(spec[key], key, 0)
     if spec.get("class_seed") is not None and spec.get("classes") != "random":
         raise Error(f"class_seed = {spec['class_seed']} has no effect unless classes is random; leave it out")
-
-
-def _drawn(index: int, count: int, seed: int) -> int:
-    generator = np.random.Generator(np.random.Philox(key=[seed ^ (CLASS_DRAW << 32), index]))
-    return int(generator.integers(count))
-
-
-PLANS: dict[str, Callable[[int, int, int], int]] = {
-    "uniform": lambda index, count, seed: index % count,
-    "random": _drawn,
-}
 
 
 def unconditional(indices: range) -> None:

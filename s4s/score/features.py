@@ -20,13 +20,13 @@ from s4s.download import cache_dir, download
 from s4s.errors import Error, choose, extra
 from s4s.files import sha256
 from s4s.models import checkpoint
+from s4s.score.known import channels_of
 from s4s.score.registered import OURS, UNPICKLED, registered
 
 if TYPE_CHECKING:
     from PIL import Image
 
 CHUNK = 250  # images per forward pass of the extractor, aligned to the sample index: features do not depend on shards
-OF_RGB = ("inception", "vgg", "clip", "dinov2")  # how the names of torch-fidelity's own extractors begin
 UINT8_RULES = {
     "edm": lambda x: (127.5 * x + 128).floor(),  # Karras et al. 2022; also AMED, GAS in pixel space
     "ldm": lambda x: (127.5 * (x + 1)).floor(),  # CompVis, LD3, GAS in latent space
@@ -43,11 +43,6 @@ def to_uint8(x: Tensor, rule: str = "edm") -> Tensor:
     if rule not in UINT8_RULES:
         raise choose("uint8 rule", rule, UINT8_RULES)
     return UINT8_RULES[rule](finite(x)).clamp(0, 255).to(torch.uint8)
-
-
-def channels_of(extractor: str) -> int | None:
-    """Channels of the images that an extractor takes; None for one that others have registered."""
-    return 1 if extractor == "digits" else 3 if extractor.startswith(OF_RGB) else None
 
 
 def require_channels(extractor: str, channels: int) -> None:

@@ -28,9 +28,9 @@ from s4s.score.features import (
     require_channels,
     to_uint8,
 )
+from s4s.score.known import PYTORCH_FID
 from s4s.score.metrics import Moments, fid_label, frechet
 from s4s.score.reference import Source, Statistics, statistics
-from s4s.score.registered import PYTORCH_FID
 
 CLASSES = ("none", "uniform", "random")
 PIXELS = {

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from s4s.errors import Error, extra
 from s4s.models.digits import Classifier
 from s4s.models.weights import load
+from s4s.score.known import PYTORCH_FID
 
-PYTORCH_FID = "inception-v3-pytorch-fid"
 UNPICKLED = ("inception-v3-compat", PYTORCH_FID, "vgg16")  # torch-fidelity reads their weights as a pickle
 
 

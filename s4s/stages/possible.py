@@ -14,17 +14,14 @@ from s4s.errors import Error, choose
 from s4s.learn.methods import APART, METHODS, TOGETHER, family_of, moves_grid
 from s4s.stages.any_nfe import require_curve, require_of_curves
 from s4s.stages.cell import BUILT_IN, SETTINGS, Cell
-from s4s.stages.cells import BY_NETWORK, OF_SAMPLES, PROTOCOLS, cells, distances, guided, teacher_of, uint8_rule
+from s4s.stages.cells import BY_NETWORK, cells, distances, guided, teacher_of
 from s4s.stages.options import OPTIONS as OPTIONS
 from s4s.stages.options import evaluations_of, named_solvers, order_of, require_held, require_options
+from s4s.stages.scored import require_scored
 
 Config = Mapping[str, Any]
-OF_STATISTICS = ("edm", "adm", "ld3-latent")  # protocols whose known references are files of mu and sigma
-OF_RGB = ("inception", "vgg", "clip", "dinov2")  # how the names of torch-fidelity's own extractors begin
-OF_FLOATS = "inception-v3-pytorch-fid"  # the extractor that takes floats; all others take 8-bit images
 UNCONDITIONAL = ("lsun_bedroom",)  # kinds of latent diffusion without classes
 OF_TABLES, STEPS = ("ldm", "stable-diffusion"), 1000  # models with a table of so many training steps
-LEAST = {"fid": 2, "kid": 2, "precision-recall": 4, "classes": 20, "teacher": 2}  # samples that a metric needs
 FITTED = (*METHODS, TOGETHER)  # methods that are built in
 OF_FILE = re.compile(r"[a-z][a-z0-9_]*")  # names of methods of one's own
 GITS_SEED, GITS_STEPS = 0, 60  # of the noises that grids are searched on; steps of the path it chooses from
@@ -42,8 +39,7 @@ def require_possible(config: Config) -> None:
     _require_times(config)
     _require_published(config["model"])
     _require_classes(config["model"])
-    _require_scored(config)
-    _require_seen(config)
+    require_scored(config)
     _require_compared(config)
     _require_learned(config)
     _require_settings(config)
@@ -149,21 +145,6 @@ def _require_classes(model: Mapping[str, Any]) -> None:
         raise Error("model.class_seed: it has no effect unless 'classes' is random; leave it out")
 
 
-def _require_seen(config: Config) -> None:
-    """What is compared has the channels that its network takes, as far as the config tells; doctor knows the rest."""
-    model, score = config["model"]["type"], config["score"]
-    reference = score.get("reference", {})
-    own = score.get("extractor", {}).get("name")
-    of_digits = (own or score["protocol"]) == "digits"
-    if model == "digits" and not of_digits:
-        raise Error(f"score: the digits have 1 channel and the extractor of {own or score['protocol']} takes 3; use "
-                    "protocol digits")  # fmt: skip
-    if of_digits and reference.get("kind") == "folder":
-        raise Error("score.reference: images of a folder have 3 channels, and the extractor of the digits takes 1")
-    if of_digits and reference.get("kind") == "dataset" and reference["where"] != "digits":
-        raise Error(f"score.reference.where: the extractor of the digits takes no images of {reference['where']!r}")
-
-
 def _require_compared(config: Config) -> None:
     """Distances, of all fits and of an entry's own, that compare what the model makes."""
     model, space = config["model"], config["learned"].get("space")
@@ -178,53 +159,6 @@ def _require_compared(config: Config) -> None:
             raise Error(f"{where}: feature uses a network that only model type digits trains; use l2 or lpips")
         if "feature" in spec and "latents" in model and space != "images":
             raise Error(f"{where}: feature compares images, and this model has latents: set learned.space to images")
-
-
-def _require_scored(config: Config) -> None:
-    """A protocol with a reference that its metrics can use, and an objective that fits can take."""
-    score = config["score"]
-    known = PROTOCOLS[score["protocol"]][1]
-    if "data" in score and score["data"] not in known:
-        raise Error(f"score.data: protocol {score['protocol']!r} has no reference for {score['data']!r}; choose one "
-                    f"of: {', '.join(known)}, or give a 'reference' of your own")  # fmt: skip
-    if "data" not in score and "reference" not in score:
-        raise Error(f"score: needs 'data', one of {', '.join(known)}, or a 'reference' of your own")
-    if "fid" not in score["metrics"]:
-        raise Error("score.metrics: fid must be among them")
-    own = score.get("reference", {}).get("kind")
-    if {*score["metrics"]} - {*OF_SAMPLES} and (own == "npz" or (own is None and score["protocol"] in OF_STATISTICS)):
-        raise Error("score.metrics: kid and precision-recall compare with images; this reference holds statistics only")
-    if score["protocol"] == "digits" and config["model"]["type"] != "digits":
-        raise Error("score.protocol: digits uses a network that only model type digits trains; choose another")
-    if "classes" in score["metrics"] and "classes" not in config["model"]:
-        raise Error("score.metrics: classes are those that samples of the digits were asked for; set model.classes")
-    if "classes" in score["metrics"] and config["model"]["type"] != "digits":
-        raise Error("score.metrics: classes are told by the digits' classifier; they need model type digits")
-    _require_reference(score, config["sample"]["n"])
-    _require_pixels(config)
-
-
-def _require_reference(score: Mapping[str, Any], n: int) -> None:
-    """A reference of one's own with settings of its kind, and enough images for every metric."""
-    own = score.get("reference", {})
-    for key, kind in (("resize", "folder"), ("sha256", "npz")):
-        if own.get(key) is not None and own["kind"] != kind:
-            raise Error(f"score.reference.{key}: it has no effect on kind {own['kind']}, only on {kind}; leave it out")
-    for metric in score["metrics"]:
-        for where, count in (("sample.n", n), ("score.reference.count", own.get("count", LEAST[metric]))):
-            if count < LEAST[metric]:
-                raise Error(f"{where}: {metric} needs at least {LEAST[metric]} samples, got {count}")
-
-
-def _require_pixels(config: Config) -> None:
-    """The extractor takes what samples are made into: floats, or 8-bit images."""
-    own, protocol, rule = config["score"].get("extractor"), config["score"]["protocol"], uint8_rule(config)
-    if own and not own["name"].startswith(OF_RGB):
-        return  # registered by others
-    floats = own["name"] == OF_FLOATS if own else protocol == "ld3-latent"
-    if floats != (rule == "none"):
-        needs = "none: it takes floats" if floats else "edm, ldm or diffusers: it takes 8-bit images"
-        raise Error(f"sample.uint8: the extractor of {own['name'] if own else protocol} needs {needs}, not {rule!r}")
 
 
 def _require_learned(config: Config) -> None:
@@ -275,6 +209,9 @@ def _require_settings(config: Config) -> None:
         if spec.get("moments", learned["moments"]) and "microbatch" in learned:
             where = f"learned.methods {spec['name']}" if "moments" in spec else "learned"
             raise Error(f"{where}.moments: they are of whole batches; leave out learned.microbatch, or moments")
+        if "radius" in spec and not isinstance(learned["radius"], list) and learned["radius"] > 0:
+            raise Error(f"learned.methods {spec['name']}.radius: results of other methods would not say their radius, "
+                        f"{learned['radius']:g}; write learned.radius as a list, [{learned['radius']:g}]")  # fmt: skip
         own = sorted({*spec} & {*SETTINGS, "radius"})
         if own and spec["name"] == TOGETHER:
             raise Error(f"learned.methods: {TOGETHER} takes no {own[0]} of its own; leave it out")

@@ -17,7 +17,7 @@ from s4s.models import MODELS, diffusers_model, edm_model, ldm, stable_diffusion
 from s4s.score.features import RESIZE_RULES
 from s4s.score.protocol import DATA, PIXELS, PROTOCOLS, protocol
 from s4s.stages import cells as asked
-from s4s.stages import config, possible, written
+from s4s.stages import config, possible, scored, written
 from s4s.stages.bench import FETCHING, Bench
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ def test_the_schema_knows_every_protocol_and_setting() -> None:
     for name, (rule, data) in asked.PROTOCOLS.items():
         assert PROTOCOLS[name].uint8 == rule and set(DATA[name]) == set(data) <= set(score["data"]["enum"])
         kinds = {protocol(name, known).reference.kind for known in data}  # type: ignore[union-attr]
-        assert (kinds == {"npz"}) == (name in possible.OF_STATISTICS)
+        assert (kinds == {"npz"}) == (name in scored.OF_STATISTICS)
     assert set(score["reference"]["properties"]["resize"]["properties"]["rule"]["enum"]) == set(RESIZE_RULES) - {"none"}
     assert set(schema["properties"]["sample"]["properties"]["uint8"]["enum"]) == set(PIXELS)
     assert set(schema["properties"]["model"]["properties"]["type"]["enum"]) == set(MODELS)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import copy
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
 from s4s import search
 from s4s.errors import Error
 from s4s.models import ldm
+from s4s.models.model import classes
 from s4s.models.scheduler import betas
-from s4s.score import features, metrics, registered
-from s4s.stages import bench, possible, written
+from s4s.score import known, metrics
+from s4s.stages import bench, possible, scored, written
 from s4s.stages import cells as asked
 from s4s.stages.config import check, digest, load
 from s4s.stages.kinds import is_list
@@ -70,6 +73,8 @@ NO_EFFECT: list[tuple[str, dict[str, Any], str]] = [
     ("digits", {"learned.methods": [{"name": "s4s", "moments": 1.0}], "learned.microbatch": 8},
      "learned.methods s4s.moments: they are of whole batches; leave out learned.microbatch"),
     ("digits", {"learned.methods": [{"name": "s4s", "teacher_nfe": 1}]}, "teacher_nfe: 1 is too few for dpmpp"),
+    ("digits", {"learned.methods": ["s4s", {"name": "s4s", "radius": 0.2}], "learned.radius": 0.1},
+     "s4s.radius: results of other methods would not say their radius, 0.1; write learned.radius as a list, [0.1]"),
     # methods and what they start from
     ("digits", {"learned.starts": []}, "learned.starts: method ld3 has nothing to start from"),
     ("digits", {"learned.methods": ["s4s", {"name": "joint", "starts": []}]}, "method joint has nothing to start from"),
@@ -95,6 +100,8 @@ NO_EFFECT: list[tuple[str, dict[str, Any], str]] = [
      "score.reference.resize: it has no effect on kind npz, only on folder"),
     ("cifar10", {"score.reference": {"kind": "folder", "where": "real", "sha256": "0" * 64}},
      "score.reference.sha256: it has no effect on kind folder, only on npz"),
+    ("digits-class", {"model.classes": "random", "sample.n": 40},
+     "sample.n: a FID within a class needs 2 samples, and of 40 class"),
     # images and what looks at them
     ("cifar10", {"sample.uint8": "none"}, "sample.uint8: the extractor of edm needs edm, ldm or diffusers"),
     ("imagenet256", {"sample.uint8": "ldm"}, "sample.uint8: the extractor of ld3-latent needs none: it takes floats"),
@@ -121,6 +128,27 @@ def test_what_cannot_be_or_does_nothing_is_refused(name: str, changes: dict[str,
     refused(name, changes, message)
 
 
+def test_classes_are_counted_as_they_are_drawn() -> None:
+    """What is refused is what would have no score in the end, and nothing else."""
+    config, labels = load(ROOT / "config" / "digits-class.yaml"), torch.arange(1797) % 10
+    real, refusals = torch.randn(len(labels), 4), 0
+    for n, seed in product((20, 40, 60), range(12)):
+        made = {
+            "model": config["model"] | {"classes": "random", "class_seed": seed},
+            "sample": config["sample"] | {"n": n},
+        }
+        drawn = classes("random", range(10), seed)(range(n))
+        assert drawn is not None
+        try:
+            check(config | made)
+            metrics.within_classes(torch.randn(n, 4), drawn, real, labels, drawn)
+            assert len(drawn.unique()) == 10
+        except Error as error:
+            assert str(error).startswith("sample.n: a FID within a class") and drawn.bincount(minlength=10).min() < 2
+            refusals += 1
+    assert 0 < refusals < 36
+
+
 def test_the_same_settings_where_they_do_something() -> None:
     digits, cifar10, imagenet, mscoco = (
         load(ROOT / "config" / f"{name}.yaml") for name in ("digits", "cifar10", "imagenet256", "mscoco")
@@ -130,6 +158,9 @@ def test_the_same_settings_where_they_do_something() -> None:
     check(digits | {"learned": digits["learned"] | {"methods": [{"name": "s4s", "starts": [DDIM]}], "starts": []}})
     check(digits | {"learned": digits["learned"] | {"methods": ["s4s-alt"], "convert": "grid"}})
     check(digits | {"sample": digits["sample"] | {"seed": 0}})
+    for radius in (0.0, [0.1]):
+        own = {"methods": ["s4s", {"name": "s4s", "radius": 0.2}], "radius": radius}
+        check(digits | {"learned": digits["learned"] | own})
     check(mscoco | {"learned": mscoco["learned"] | {"distance": "lpips", "space": "images"}})
     check(cifar10 | {"score": FOLDER | {"metrics": ["fid", "kid", "precision-recall"]}, "sample": {"n": 4}})
     resized = {"kind": "folder", "where": "real", "resize": {"rule": "adm", "size": 32}}
@@ -197,10 +228,9 @@ def test_shipped_cells_keep_their_names() -> None:
 def test_the_rules_are_those_of_what_they_speak_of() -> None:
     """Names, counts and seeds that are written down here because Snakemake must not wait for torch."""
     for name in [name for name in FEATURE_EXTRACTORS_REGISTRY if not name.startswith("dummy")]:
-        assert name.startswith(possible.OF_RGB) == (features.channels_of(name) == 3), name
-    assert possible.OF_RGB == features.OF_RGB and possible.OF_FLOATS == registered.PYTORCH_FID
+        assert name.startswith(known.OF_RGB) == (known.channels_of(name) == 3), name
     assert len(search.step_levels(search.gits_teacher(bench.EDM()))) - 1 == possible.GITS_STEPS
     k = metrics.precision_recall.__kwdefaults__ or {"k": metrics.precision_recall.__defaults__[-1]}  # type: ignore[index]
-    assert possible.LEAST["precision-recall"] == k["k"] + 1
+    assert scored.LEAST["precision-recall"] == k["k"] + 1
     assert bench.GITS_SEED == possible.GITS_SEED
     assert len(betas(ldm.SCHEDULE)) == possible.STEPS
