@@ -22,7 +22,7 @@ if "parts" in config:
         """The table over several benchmarks."""
         default_target: True
         input:
-            f"{FOLDER}/kinds.csv",
+            rules.kinds.output,
 
 else:
 
@@ -39,5 +39,5 @@ else:
         """Everything: the table, the figures and the page of a benchmark."""
         default_target: True
         input:
-            f"{FOLDER}/report.html",
-            f"{FOLDER}/fid.csv",
+            rules.table.output,
+            rules.figure.output,

@@ -104,9 +104,18 @@ class Chain:
                 self.forget(path)
 
     def mark_broken(self, path: Path) -> None:
-        """Write down, if there are any, the links that broke between the table and all it was made from."""
-        if self.table.exists() and (faults := list(self.walk().faults(self.name(self.table)).values())):
-            write_text(path, json.dumps({"at": time.time(), "faults": faults}, indent=1))
+        """Write down, if there are any, the links that broke between table, page, figures and all they were made from.
+
+        What has no record among tables and figures is a file of somebody's own.
+        """
+        ends = [file for file in (self.table, self.root / "report.html") if file.exists()]
+        drawn = [file for folder in ("tables", "figures") for file in sorted((self.root / folder).glob("[!.]*"))]
+        ends += [file for file in drawn if records.path_of(self.root, self.name(file)).exists()]
+        walk, faults = self.walk(), dict[str, str]()
+        for file in ends:
+            faults |= walk.faults(self.name(file))
+        if faults:
+            write_text(path, json.dumps({"at": time.time(), "faults": list(faults.values())}, indent=1))
 
     def outdated(self) -> list[Path]:
         """Results that by their own records were made from another config, or by older code; no file is hashed."""

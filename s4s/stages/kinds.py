@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from s4s.errors import Error
-from s4s.stages.cells import CODE, cells
+from s4s.stages.artefacts import figures, tables
+from s4s.stages.cells import CODE, LATER, cells
 from s4s.stages.chain import given, outside
 from s4s.stages.config import check
 
@@ -19,6 +20,13 @@ OF_PART = {"config", "change"}
 def is_list(config: Any) -> bool:
     """Whether a config lists benchmarks, and is none itself."""
     return isinstance(config, Mapping) and "parts" in config
+
+
+def place(files: Sequence[str | Path]) -> Path:
+    """The folder of the file that lists the benchmarks, of several files of values: the last that names any."""
+    from s4s.stages.written import read
+
+    return Path(next((path for path in reversed(files) if is_list(read(path))), files[-1])).parent
 
 
 def parts(config: Any, folder: Path) -> list[dict[str, Any]]:
@@ -34,8 +42,8 @@ def parts(config: Any, folder: Path) -> list[dict[str, Any]]:
     if unknown := sorted(set(config) - KEYS):
         raise Error(f"the list of benchmarks: unknown key {unknown[0]!r}; it has {' and '.join(sorted(KEYS))}")
     name, listed = config.get("benchmark"), config["parts"]
-    if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
-        raise Error(f"benchmark: {name!r} is no name of a results folder: small letters, digits, - and _")
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,99}", name):
+        raise Error(f"benchmark: {name!r} is no name of a results folder: at most 100 small letters, digits, - and _")
     if not isinstance(listed, list) or not listed or not all(map(_is_part, listed)):
         raise Error("parts: needs a list of {config: FILE} or {config: FILE, change: {KEY: VALUE}}")
     made = [_part(part, folder) for part in listed]
@@ -48,7 +56,16 @@ def parts(config: Any, folder: Path) -> list[dict[str, Any]]:
 def made_from(part: Mapping[str, Any]) -> dict[str, Any]:
     """What the results of a checked part depend on: config, state of the code, files of one's own; JSON-able."""
     own = sorted({str(cell.file) for cell in cells(part) if cell.file is not None and cell.file.exists()})
-    return {"config": part, "code": CODE, "given": given(part, "train") | given(part, "score") | outside(*own)}
+    files = given(part, "train") | given(part, "score") | outside(*own)
+    return {"config": part, "code": CODE, "later": LATER, "given": files}
+
+
+def whole(part: Mapping[str, Any], results: Path) -> bool:
+    """Whether all that a run of a checked part ends with is there: fid.csv, tables, figures, page."""
+    names = ["fid.csv", "report.html"]
+    names += [f"tables/{name}.{suffix}" for name in tables(part) for suffix in ("csv", "md", "tex")]
+    names += [f"figures/{name}.{suffix}" for name in figures(part) for suffix in ("png", "pdf")]
+    return all((results / part["benchmark"] / name).exists() for name in names)
 
 
 def _is_part(part: Any) -> bool:

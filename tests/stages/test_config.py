@@ -130,6 +130,7 @@ def test_shards_cover_every_sample_once() -> None:
 
 LEARNED = {"methods": ["s4s"], "starts": [{"solver": {"name": "ipndm", "order": 3}, "schedule": "edm"}]}
 BAD: list[tuple[list[Any], Any, str]] = [
+    (["benchmark"], "a" * 101, "' is too long (name of the results folder, results/<benchmark>: at most 100 small"),
     (["nfe"], [0], "nfe.0: 0 is less than the minimum of 1"),
     (["nfe"], [], "nfe: it is empty; give at least 1"),
     (["nfe"], [4, 4], "nfe: 4 stands twice; remove one"),

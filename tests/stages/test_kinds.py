@@ -22,8 +22,8 @@ from s4s.report.transfer import Use, transfer_frame, transfer_table
 from s4s.score.metrics import Moments, frechet, to_teacher, within_classes
 from s4s.show import describe
 from s4s.solver import load_solver
+from s4s.stages import artefacts, config, kinds, written
 from s4s.stages import cells as asked
-from s4s.stages import config, kinds, written
 from s4s.stages.transfer import evaluate_solver
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -241,7 +241,30 @@ def test_a_part_is_made_again_when_code_or_files_of_ones_own_change(
     found.append(config.digest(kinds.made_from(part)))
     monkeypatch.setitem(asked.CODE, "score", asked.CODE["score"] + 1)
     found.append(config.digest(kinds.made_from(part)))
-    assert len({*found}) == 3
+    monkeypatch.setitem(asked.LATER, "grid", asked.LATER["grid"] + 1)
+    found.append(config.digest(kinds.made_from(part)))
+    assert len({*found}) == 4
+
+
+def test_a_part_is_whole_with_all_that_its_run_ends_with(tmp_path: Path) -> None:
+    part = small.bench().config
+    ends = ["fid.csv", "report.html", "tables/summary.md", "tables/fid.tex", "figures/samples.pdf"]
+    made = [f"tables/{name}.{suffix}" for name in artefacts.tables(part) for suffix in ("csv", "md", "tex")]
+    made += [f"figures/{name}.{suffix}" for name in artefacts.figures(part) for suffix in ("png", "pdf")]
+    for name in {*made, *ends}:
+        (tmp_path / "small" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "small" / name).touch()
+    assert kinds.whole(part, tmp_path)
+    for name in ends:
+        (tmp_path / "small" / name).unlink()
+        assert not kinds.whole(part, tmp_path), name
+        (tmp_path / "small" / name).touch()
+
+
+def test_configs_of_a_list_lie_beside_the_file_that_names_them(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("benchmark: mine\n")
+    assert kinds.place([ROOT / "config/kinds.yaml", tmp_path / "mine.yaml"]) == ROOT / "config"
+    assert kinds.place([ROOT / "config/digits.yaml", tmp_path / "mine.yaml"]) == tmp_path
 
 
 def test_a_list_is_no_benchmark() -> None:
@@ -256,6 +279,7 @@ def test_a_list_is_no_benchmark() -> None:
         ("{benchmark: a, parts: []}", "parts: needs a list of"),
         ("{benchmark: a, parts: [{config: x.yaml, changes: {}}]}", "parts: needs a list of"),
         ("{benchmark: A, parts: [{config: x.yaml}]}", "benchmark: 'A' is no name of a results folder"),
+        (f"{{benchmark: {'a' * 101}, parts: [{{config: x.yaml}}]}}", "is no name of a results folder: at most 100"),
         ("{benchmark: a, parts: [{config: x.yaml}]}", "x.yaml: cannot read the config"),
         ("{benchmark: a, parts: [{config: one.yaml}, {config: one.yaml}]}", "two benchmarks of the name 'small'"),
         (

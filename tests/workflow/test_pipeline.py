@@ -19,6 +19,7 @@ from commands import ROOT, Commands
 from whole_run import TINY
 
 from s4s.cli.main import cli, main
+from s4s.stages.verify import report as verified
 
 S4S_ALT = "s4s-alt_ipndm3_edm_nfe4_seed0"
 
@@ -52,6 +53,25 @@ def test_a_second_run_does_nothing(rerun: Path, commands: Commands) -> None:
     again = commands.snakemake(rerun, "--configfile", str(TINY))
     assert "Nothing to be done" in again.stdout + again.stderr
     assert "workflow specific profile" in again.stderr and "profiles/default" in again.stderr, "it is found unasked"
+
+
+def test_missing_and_truncated_tables_figures_and_pages_are_made_again(rerun: Path, commands: Commands) -> None:
+    folder = rerun / "results/tiny"
+    (folder / "tables/summary.md").unlink()
+    (folder / "figures/samples.pdf").unlink()
+    truncated = [folder / name for name in ("figures/fid_vs_nfe.png", "tables/fid.tex", "report.html")]
+    for path in truncated:
+        os.truncate(path, 100)
+    for each in ("rule figure", "Nothing to be done"):
+        again = commands.snakemake(rerun, "--configfile", str(TINY))
+        assert again.returncode == 0 and each in again.stdout + again.stderr, again.stderr
+    assert (folder / "tables/summary.md").exists() and (folder / "figures/samples.pdf").exists()
+    assert all(path.stat().st_size > 100 for path in truncated)
+    assert verified(folder)[1]
+    for path in truncated:
+        os.truncate(path, 100)
+        again = commands.snakemake(rerun, "--configfile", str(TINY))
+        assert again.returncode == 0 and path.stat().st_size > 100, again.stderr
 
 
 def changed(where: Path, old: str, new: str) -> str:

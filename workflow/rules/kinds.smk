@@ -16,7 +16,7 @@ envvars:
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 try:
-    PARTS = {part["benchmark"]: part for part in kinds.parts(config, Path(workflow.overwrite_configfiles[-1]).parent)}
+    PARTS = {part["benchmark"]: part for part in kinds.parts(config, kinds.place(workflow.overwrite_configfiles))}
 except Error as error:
     raise WorkflowError(str(error))
 
@@ -32,8 +32,17 @@ wildcard_constraints:
     part="|".join(PARTS),
 
 
+def gone(wildcards):
+    """No file: makes Snakemake run a part again whose table, figures or page are not there."""
+    if workflow.is_main_process and not workflow.touch and not kinds.whole(PARTS[wildcards.part], Path("results")):
+        workflow.dag.forcefiles.add(f"{FOLDER}/parts/{wildcards.part}")
+    return []
+
+
 rule part:
     """One of the benchmarks, whole: a run of the pipeline of its own."""
+    input:
+        gone,
     output:
         touch(f"{FOLDER}/parts/{{part}}"),
     log:
@@ -48,7 +57,7 @@ rule part:
         pipeline=workflow.main_snakefile,
         depends_on=lambda wildcards: benchmark.digest(kinds.made_from(PARTS[wildcards.part])),
     shell:
-        "s4s run {params.config} -s {params.pipeline} --cores {threads} --nolock > {log} 2>&1"
+        "s4s run {params.config} -s {params.pipeline:q} --cores {threads} --nolock > {log} 2>&1"
 
 
 rule kinds:
