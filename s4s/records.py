@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,6 +22,10 @@ FOLDER = "records"
 OF_CONFIG = "config of "  # begins the name of the fault of a result that the config does not ask for
 LARGE = 8 << 20  # bytes; smaller files are hashed every time, larger ones when their size or times change
 SETTLED = 2.0  # seconds after its last change from which a file's hash may be remembered: clocks of disks are coarse
+
+COMMANDS = {"textbook": "fit", "gits": "fit", "even": "fit", "curve": "fit", "polish": "evaluate", "score": "evaluate",
+            "scoring": "download"}  # fmt: skip
+"""What makes the result of a stage, where the command has another name."""
 
 Part = Callable[[str, str], Mapping[str, Any] | None]
 """``(stage, name of a result) -> the part of the config it must be made from``; None where no config says so."""
@@ -217,15 +221,23 @@ class Walk:
         return {f"{OF_CONFIG}{name}": f"{self.root / name}: {another_config(record.made_from, wanted)}"}
 
 
-def another_config(found: Any, wanted: Any, where: str = "") -> str:
-    """How two parts of a config differ: the first key that does."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        key = min(key for key in {*found, *wanted} if found.get(key, ...) != wanted.get(key, ...))
-        return another_config(found.get(key), wanted.get(key), f"{where}.{key}" if where else key)
-    if where.split(".")[-1].startswith("code"):
+def another_config(found: Any, wanted: Any) -> str:
+    """How two parts of a config differ: the first key that does; the state of the code only where nothing else does."""
+    of_code, where, one, other = min(_differences(found, wanted), key=lambda each: each[:2])
+    if of_code:
         return "made by another state of the code, which found something else; run snakemake to renew it"
-    return (f"made from another config ({where} = {found!r} there, {wanted!r} in this one);"
+    return (f"made from another config ({'.'.join(where)} = {one!r} there, {other!r} in this one);"
             " run snakemake to renew it, or choose another benchmark name")  # fmt: skip
+
+
+def _differences(found: Any, wanted: Any, *where: str) -> Iterator[tuple[bool, tuple[str, ...], Any, Any]]:
+    """Every key that differs, all the way down: whether it is the state of the code, its place, both values."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in {*found, *wanted}:
+            if found.get(key, ...) != wanted.get(key, ...):
+                yield from _differences(found.get(key), wanted.get(key), *where, key)
+    else:
+        yield bool(where) and where[-1].startswith("code"), where, found, wanted
 
 
 def _changed(record: Record, path: Path, other: Path, known: str, now: str | None) -> str:
@@ -234,7 +246,7 @@ def _changed(record: Record, path: Path, other: Path, known: str, now: str | Non
 
 def again(stage: str) -> str:
     """What to do about a result that no longer follows."""
-    command = {"textbook": "fit", "gits": "fit", "even": "fit", "score": "evaluate", "scoring": "download"}.get(
-        stage, stage
-    )
+    if stage == "config":
+        return "run snakemake again"
+    command = COMMANDS.get(stage, stage)
     return f"run `s4s {command}` again, or remove it and run snakemake"

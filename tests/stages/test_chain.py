@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from commands import ROOT
 from small import bench, learned, run, shard, teach, textbook, train
 
 import s4s
@@ -281,6 +283,48 @@ def test_fits_of_older_code_are_none_of_this(made: Bench, monkeypatch: pytest.Mo
             chain.go_on(left, "fit", {}, {})
         assert left.exists() == kept
     assert made.folder.solver(cell) in chain.outdated()
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "words"),
+    [
+        ({"code": 2, "learned": {"radius": 0.0}}, {"code": 2, "code_relaxed": 2, "learned": {"radius": 0.1}}, "radius"),
+        (
+            {"a": {"code": 1}, "b": {"n": 1}},
+            {"a": {"code": 2}, "b": {"n": 2}},
+            r"config \(b\.n = 1 there, 2 in this one",
+        ),
+        ({"code": 2, "n": 1}, {"code": 2, "code_moments": 2, "n": 1}, "another state of the code"),
+    ],
+)
+def test_the_code_is_named_where_nothing_else_differs(found: dict, wanted: dict, words: str) -> None:
+    assert re.search(words, records.another_config(found, wanted))
+
+
+def test_what_to_do_about_a_result_is_a_command_that_there_is() -> None:
+    """Of every stage that records anything."""
+    said = [text for path in (ROOT / "s4s").rglob("*.py") for text in re.findall(r"chain\.note\(.*", path.read_text())]
+    stages = {"gits", "even", *(name for line in said for name in re.findall(r'"(\w+)"', line))}
+    assert {"textbook", "polish", "curve", "score", "table"} <= stages
+    for stage in stages:
+        assert records.again(stage).split("`")[1].split()[1] in cli.commands, stage
+    assert records.again("config") == "run snakemake again"
+
+
+def test_a_run_looks_at_the_tables_the_figures_and_the_page(made: Bench) -> None:
+    """And not at files of somebody's own beside them."""
+    chain, broken = made.chain, Path("broken.json")
+    (made.folder.root / "figures" / "mine.png").write_bytes(b"mine")
+    chain.mark_broken(broken)
+    assert not broken.exists()
+    for name in ("fid.csv", "tables/summary.md", "figures/samples.png", "report.html"):
+        path = made.folder.root / name
+        whole = path.read_bytes()
+        os.truncate(path, 100)
+        bench().chain.mark_broken(broken)
+        assert f"{name}: has changed since it was made" in broken.read_text()
+        broken.unlink()
+        path.write_bytes(whole)
 
 
 def test_results_without_records_are_refused_in_one_line(made: Bench) -> None:
