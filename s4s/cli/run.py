@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen
 from typing import Any
@@ -15,9 +16,11 @@ from s4s.errors import Error, extra
 from s4s.stages import plan
 from s4s.stages.cells import cells
 from s4s.stages.config import check
-from s4s.stages.kinds import is_list, parts
+from s4s.stages.kinds import is_list, parts, place
 
 MOST = 4  # processes that time at once
+LOCKED = ("not started: another run is at work in this folder, or was killed there and left its lock; when none is at"
+          " work, the same command with --unlock removes it, and without it goes on")  # fmt: skip
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -30,27 +33,65 @@ def run(arguments: Sequence[str]) -> None:
 
     Example: s4s run config/digits-full.yaml --cores 4
     """
-    with extra("workflow"):
-        from snakemake.cli import get_argument_parser, parse_cores
-
-    options = list(arguments)
-    if options and Path(options[0]).suffix in (".yaml", ".yml"):
-        options = [*options[1:], "--configfile", options[0]]
-    asked = get_argument_parser().parse_args(options)
+    options, asked = parsed(list(arguments))
     elsewhere = asked.profile or asked.executor  # where jobs run on other machines, this one's time says nothing
-    if not elsewhere and asked.cores is None:
+    cores = 1 if elsewhere else cores_of(asked)
+    if not elsewhere and asked.cores is None and asked.jobs is None:
         options += ["--cores", "all"]
-    if (loaded := effective(asked)) is None:  # a list of benchmarks, each of which runs as this command does
+    if (loaded := effective(asked)) is None or asked.unlock:  # each of a list's benchmarks runs as this command does
         sys.exit(plain(options))
-    cores = 1 if elsewhere else parse_cores(asked.cores or "all")
     each: dict[str, float] = {}
     if not elsewhere and loaded["model"]["type"] == "digits":
         click.echo("timing this machine ...", err=True)
         each = job_seconds(loaded, cores)
     code = snakemake(options, loaded, each, cores)
     if not asked.dryrun:
-        say_end(loaded, Path(asked.directory or ".") / "results", code)
+        from s4s.cli.watch import LogHandler
+
+        results = Path(asked.directory or ".") / "results"
+        say_end(loaded, results, code, planned=LogHandler.planned, locked=LogHandler.locked)
     sys.exit(code)
+
+
+def parsed(arguments: list[str]) -> tuple[list[str], Any]:
+    """Options for Snakemake, and as it reads them: CONFIG, if it is first, before all other files of values."""
+    with extra("workflow"):
+        from snakemake.cli import get_argument_parser
+
+    parser = get_argument_parser()
+    if not (arguments and Path(arguments[0]).suffix in (".yaml", ".yml")):
+        with one_line():
+            return arguments, parser.parse_args(arguments)
+    config, *options = arguments
+    with one_line():
+        further = parser.parse_args(options).configfile or []
+        options += ["--configfile", config, *map(str, further)]  # the last of an option counts
+        return options, parser.parse_args(options)
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """What Snakemake says of an option's value that it cannot read, as ours."""
+    with extra("workflow"):
+        from snakemake.exceptions import CliException
+
+    try:
+        yield
+    except (CliException, ValueError) as error:
+        raise Error(" ".join(str(error).split())) from error
+
+
+def cores_of(asked: Any) -> int:
+    """How many jobs run at once on this machine: ``--cores``, else ``--jobs``, else all of its cores."""
+    with extra("workflow"):
+        from snakemake.cli import parse_cores
+
+    for option, given in (("--cores", asked.cores), ("--jobs", asked.jobs)):
+        if given is not None and given < 1:
+            raise Error(f"{option}: nothing can run on {given} cores; give 1 or more, or leave it out for all")
+        if given is not None:
+            return int(given)
+    return int(parse_cores("all"))
 
 
 def effective(asked: Any) -> dict[str, Any] | None:
@@ -67,9 +108,11 @@ def effective(asked: Any) -> dict[str, Any] | None:
     files = asked.configfile or [pipeline.parent / "config" / "digits.yaml"]
     for path in files:
         read(path)
-    made = ConfigSettings(config=parse_config(asked.config), configfiles=files).overwrite_config
+    with one_line():
+        values = parse_config(asked.config)
+    made = ConfigSettings(config=values, configfiles=files).overwrite_config
     if is_list(made):
-        parts(made, Path(files[-1]).parent)
+        parts(made, place(files))
         return None
     return check(made)
 
@@ -110,13 +153,18 @@ def job_seconds(config: Mapping[str, Any], cores: int) -> dict[str, float]:
     return {stage: sum(each[stage] for each in found) / len(found) for stage in found[0]}
 
 
-def say_end(config: Mapping[str, Any], results: Path, code: int) -> None:
-    """The headline's numbers, and where the report is; nothing where a part of the benchmark was asked for."""
+def say_end(config: Mapping[str, Any], results: Path, code: int, *, planned: bool, locked: bool) -> None:
+    """The headline's numbers, and where the report is; nothing where a part of the benchmark was asked for.
+
+    Of a run that failed, what to do; nothing where it came to no plan, for Snakemake has said why.
+    """
     folder = results / config["benchmark"]
     files = [folder / "metrics" / f"{cell.name}.json" for cell in cells(config)]
-    if code:
+    if code and locked:
+        click.echo(LOCKED, err=True)
+    elif code and planned:
         click.echo("not finished: what is done stays, and the same command goes on from there", err=True)
-    elif all(path.exists() for path in [*files, folder / "report.html"]):
+    elif not code and all(path.exists() for path in [*files, folder / "report.html"]):
         from s4s.report import say_headline
 
         click.echo(say_headline(files))

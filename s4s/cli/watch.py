@@ -36,6 +36,8 @@ class LogHandler(LogHandlerBase):
     describe: ClassVar[Callable[[Mapping[str, int]], list[str]]]
     each: ClassVar[Mapping[str, float]]
     cores: ClassVar[int]
+    planned: ClassVar[bool] = False  # whether Snakemake came to a plan, and whether another run had the folder
+    locked: ClassVar[bool] = False
     writes_to_stream, writes_to_file, has_filter, has_formatter, needs_rulegraph = True, False, True, True, False
 
     def __post_init__(self) -> None:
@@ -76,12 +78,14 @@ class LogHandler(LogHandlerBase):
 
     def _message(self, record: Any) -> None:
         text = record.getMessage().strip()
+        type(self).locked |= text.startswith("LockException")
         if text.startswith("RuleException:\nCalledProcessError"):
             return  # what `_fail` says in a person's words
         if text and (record.levelno > logging.INFO or not text.startswith(SILENT)):
             self._say(text)
 
     def _plan(self, record: Any) -> None:
+        type(self).planned = True
         left = plan.by_stage(record.stats)
         lines = type(self).describe(left)
         if self.common_settings.dryrun:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from commands import ROOT, Commands
 from rich.console import Console
+from snakemake.cli import get_argument_parser
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from s4s.cli import run as command
@@ -189,6 +190,7 @@ def test_run_hands_options_on_and_ends_with_the_headline(
         return len(seen) - 1
 
     monkeypatch.setattr(command, "snakemake", ran)
+    monkeypatch.setattr(LogHandler, "planned", True)
     monkeypatch.setattr(command, "job_seconds", lambda *_: {})
     monkeypatch.setattr("s4s.report.say_headline", lambda files: f"three numbers of {len([*files])} cells")
     made = tmp_path / "results/tiny"
@@ -218,20 +220,76 @@ def test_run_hands_options_on_and_ends_with_the_headline(
         (["-n", "--config", "benchmark=mine", "sample={n: 300}"], {"benchmark": "mine", "sample": 300}),
         ([str(TINY), "--config", "sample={n: 300}"], {"benchmark": "tiny", "sample": 300}),
         (["--configfile", "config/digits.yaml", str(TINY)], {"benchmark": "tiny", "sample": 200}),
+        (["config/digits.yaml", "--configfile", str(TINY), "-n"], {"benchmark": "tiny", "sample": 200}),
     ],
 )
 def test_the_plan_is_of_the_config_that_snakemake_sees(
     options: list[str], expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
+    files = [Path(option) for option in options if option.endswith(".yaml")]
     seen: list[Any] = []
     monkeypatch.setattr(command, "snakemake", lambda *given: seen.append(given) or 1)
     monkeypatch.setattr(command, "job_seconds", lambda *_: {})
     with pytest.raises(SystemExit):
         main(["run", *options])
-    ((_, config, _, _),) = seen
+    ((handed, config, _, _),) = seen
+    assert (get_argument_parser().parse_args(handed).configfile or []) == files
     assert config["benchmark"] == expected["benchmark"]
     assert config["sample"]["n"] == expected.get("sample", 5000)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--cores", "abc"], "number of cores (--cores, -c): must be integer or 'all'"),
+        (["--cores", "0"], "--cores: nothing can run on 0 cores; give 1 or more"),
+        (["--cores", "-1", "-n"], "--cores: nothing can run on -1 cores; give 1 or more"),
+        (["-j", "0"], "--jobs: nothing can run on 0 cores; give 1 or more"),
+        (["--config", "benchmark"], "name=value pairs. (Unparsable value: 'benchmark')"),
+        (["--config", f"benchmark={'a' * 300}"], "is too long (name of the results folder"),
+    ],
+)
+def test_options_that_cannot_be_are_one_line(
+    options: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(command, "snakemake", lambda *_: pytest.fail("it started"))
+    with pytest.raises(SystemExit) as end:
+        main(["run", str(TINY), *options])
+    said = capsys.readouterr().err
+    assert end.value.code == 1 and said.startswith("s4s: ") and message in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(("options", "cores"), [([], None), (["--cores", "3"], 3), (["-j", "3"], 3)])
+def test_the_plan_is_for_the_cores_that_snakemake_takes(
+    options: list[str], cores: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    seen: list[Any] = []
+    monkeypatch.setattr(command, "snakemake", lambda *given: seen.append(given) or 1)
+    monkeypatch.setattr(command, "job_seconds", lambda *_: {})
+    with pytest.raises(SystemExit):
+        main(["run", str(TINY), *options])
+    ((handed, _, _, told),) = seen
+    assert (told == cores or cores is None) and ("--cores" in handed) == ("-j" not in handed)
+
+
+def test_what_is_said_of_a_run_that_did_not_start(rerun: Path, commands: Commands) -> None:
+    """Of a lock that a killed run left how to remove it; of a missing rule nothing but what Snakemake says."""
+    start = ["run", str(TINY), "--cores", "1", "--directory", str(rerun)]
+    (rerun / "results/tiny/report.html").unlink()
+    lock = rerun / ".snakemake/locks/0.output.lock"
+    lock.parent.mkdir(exist_ok=True)
+    lock.write_text("results/tiny/report.html\n")
+    made = commands.s4s(ROOT, *start)
+    assert made.returncode == 1 and "LockException" in made.stderr
+    assert made.stderr.splitlines()[-1] == command.LOCKED and "--unlock" in command.LOCKED
+    freed = commands.s4s(ROOT, *start, "--unlock")
+    assert freed.returncode == 0 and "Unlocked" in freed.stderr and freed.stdout == ""
+    wrong = commands.s4s(ROOT, *start, "nothing")
+    assert wrong.returncode == 1 and "MissingRuleException" in wrong.stderr and "not finished" not in wrong.stderr
+    assert commands.s4s(ROOT, *start).returncode == 0
 
 
 def test_elsewhere_nothing_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
