@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import shutil
@@ -36,7 +37,7 @@ def report(paths: list[Path], results: Path, tflops: float | None = None) -> tup
         results: folder of all results.
         tflops: sustained throughput of the GPU in 10^12 operations a second; None assumes one.
     """
-    lines, whole = [f"s4s {__version__}", *_lines(machine(results))], True
+    lines, found = [f"s4s {__version__}", *_lines(machine(results))], []
     for path in paths:
         lines += ["", str(path)]
         try:
@@ -44,8 +45,16 @@ def report(paths: list[Path], results: Path, tflops: float | None = None) -> tup
         except Error as error:
             items = [Item("missing", "config", str(error))]
         lines += _lines(items)
-        whole &= all(item.state != "missing" for item in items)
-    return lines if whole else [*lines, "", ADVICE], whole
+        found += [item for item in items if item.state == "missing"]
+    fetched = any("://" in item.text for item in found if item.name != "config")
+    return [*lines, *["", ADVICE] * fetched], not found
+
+
+def _number(value: float, decimals: int) -> str:
+    """With so many decimals, or with two significant digits where those would say less."""
+    if 0 < value < 10 ** (1 - decimals):
+        decimals = 1 - math.floor(math.log10(value))
+    return f"{value:,.{decimals}f}"
 
 
 def _lines(items: list[Item]) -> list[str]:
@@ -110,16 +119,16 @@ def _costs(config: Config, root: Path, results: Path, tflops: float | None) -> I
     digits, dtype = config["model"]["type"] == "digits", config["model"].get("dtype", "float32")
     yield _disk(config, found, results)
     size, rows = costs.memory(config, found)
-    yield Item("", "memory", f"about {size / GIB:.1f} GiB for calls of {rows} rows in {dtype}"
+    yield Item("", "memory", f"about {_number(size / GIB, 1)} GiB for calls of {rows} rows in {dtype}"
                + ("" if digits else f"; GPU: {_gpu() or 'none that torch finds'}"))  # fmt: skip
     rate = CPU_TFLOPS if digits else tflops or TFLOPS[dtype]
     hours = {stage: count / rate / 1e12 / 3600 for stage, count in costs.flops(config, found).items()}
-    parts = ", ".join(f"{stage} {value:,.1f}" for stage, value in hours.items())
+    parts = ", ".join(f"{stage} {_number(value, 1)}" for stage, value in hours.items())
     calls = sum(costs.evaluations(config).values())
     stated = "one CPU core" if digits else "a GPU, as stated" if tflops else f"a GPU of the A100's class in {dtype}"
-    yield Item("", "time", f"about {sum(hours.values()):,.1f} {'CPU' if digits else 'GPU'} hours: {parts}")
+    yield Item("", "time", f"about {_number(sum(hours.values()), 1)} {'CPU' if digits else 'GPU'} hours: {parts}")
     each = found[0].flops * costs.rows_a_call(config) / 1e9
-    yield Item("", "", f"{calls:,} network evaluations of {each:,.2f} GFLOP, at an assumed {rate:g} TFLOP/s of "
+    yield Item("", "", f"{calls:,} network evaluations of {_number(each, 2)} GFLOP, at an assumed {rate:g} TFLOP/s of "
                f"{stated}; training and scoring are not in it")  # fmt: skip
 
 
@@ -128,6 +137,8 @@ def _disk(config: Config, found: list[Pass], results: Path) -> Item:
     if config["model"]["type"] != "digits":
         parts = {"weights, twice": 8 * sum(network.parameters for network in found)} | parts
     needed, free = sum(parts.values()), _free(results)
-    said = ", ".join(f"{name} {size / GIB:,.1f}" for name, size in parts.items())
+    said = ", ".join(f"{name} {_number(size / GIB, 1)}" for name, size in parts.items())
     state = "ok" if needed <= free else "missing"
-    return Item(state, "disk", f"{needed / GIB:,.1f} GiB needed ({said}), {free / GIB:,.1f} free at {results}")
+    return Item(
+        state, "disk", f"{_number(needed / GIB, 1)} GiB needed ({said}), {_number(free / GIB, 1)} free at {results}"
+    )
