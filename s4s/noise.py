@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor
 
 from s4s.errors import Error
-from s4s.values import doubles
+from s4s.values import doubles, whole
 
 Numbers = float | Sequence[Any] | Tensor
+MOST = 2**64 - 1  # of seeds and indices: each is one of the two words of a generator's key
 
 
 def noise(seed: int, indices: Iterable[int], shape: tuple[int, ...]) -> Tensor:
@@ -25,9 +27,20 @@ def noise(seed: int, indices: Iterable[int], shape: tuple[int, ...]) -> Tensor:
     """
     if not isinstance(shape, Iterable) or not isinstance(indices, Iterable):
         raise Error(f"shape = {shape!r} and indices = {indices!r} must be whole numbers in a row, such as (3, 32, 32)")
-    size = int(np.prod(shape))
-    rows = [np.random.Generator(np.random.Philox(key=[seed, i])).standard_normal(size) for i in indices]
+    shape = tuple(whole(n, "shape") for n in shape)
+    size = math.prod(shape)
+    rows = [philox(seed, i).standard_normal(size) for i in indices]
     return torch.from_numpy(np.stack(rows) if rows else np.empty((0, size))).reshape(-1, *shape)
+
+
+def philox(seed: int, index: int, apart: int = 0, counter: Sequence[int] | None = None) -> np.random.Generator:
+    """The generator of ``(seed, index)``, whole numbers from 0 to 2^64 - 1: every pair has draws of its own.
+
+    ``apart``, of 32 bits, and ``counter`` keep draws for different uses apart. The key is of one unsigned type: numpy
+    makes floats of mixed numbers, which tell large seeds no longer apart.
+    """
+    words = whole(seed, "seed", 0, MOST) ^ (apart << 32), whole(index, "index", 0, MOST)
+    return np.random.Generator(np.random.Philox(key=np.array(words, dtype=np.uint64), counter=counter))
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,14 +35,16 @@ def doubles(value: Any, what: str) -> Tensor:
         raise Error(f"{what} is not a rectangular array of numbers ({error})") from error
 
 
-def whole(value: Any, what: str, least: int | None = 1) -> int:
-    """A whole number of Python, numpy or torch as an ``int``; ``Error`` for anything else, and below ``least``."""
+def whole(value: Any, what: str, least: int | None = 1, most: int | None = None) -> int:
+    """A whole number of Python, numpy or torch as an ``int``; ``Error`` for anything else and outside the bounds."""
     try:
         number = None if isinstance(value, bool) else operator.index(value)
     except (TypeError, RuntimeError):
         number = None
-    if number is None or (least is not None and number < least):
-        raise Error(f"{what} = {value!r} must be a whole number" + ("" if least is None else f" of at least {least}"))
+    low = number is not None and least is not None and number < least
+    if number is None or low or (most is not None and number > most):
+        ends = "" if least is None else f" of at least {least}" if most is None else f" from {least} to {most}"
+        raise Error(f"{what} = {value!r:.60} must be a whole number{ends}")
     return number
 
 

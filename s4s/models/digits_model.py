@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +28,7 @@ from s4s.models.model import (
     unconditional,
 )
 from s4s.models.scheduler import betas
+from s4s.noise import philox
 from s4s.process import EDM, Flow, Process
 from s4s.solver import Denoise
 
@@ -96,8 +96,7 @@ def _with_scales(labels: Condition, ends: Sequence[float], seed: int) -> Conditi
     low, high = (float(end) for end in ends)
 
     def condition(indices: range) -> Tensor:
-        drawn = [np.random.Generator(np.random.Philox(key=[seed ^ (SCALE_DRAW << 32), i])).uniform(low, high)
-                 for i in indices]  # fmt: skip
+        drawn = [philox(seed, i, SCALE_DRAW).uniform(low, high) for i in indices]
         given = labels(indices)
         assert given is not None  # guidance needs classes
         return torch.stack([given.double(), torch.tensor(drawn, dtype=torch.float64)], 1)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from s4s.errors import Error
+from s4s.noise import philox
 
 BLOCK = 1 << 24  # float64 values held at a time in pairwise distances and weighted sums: 128 MiB
 
@@ -188,7 +189,7 @@ def bootstrap(features: Tensor, reference: Gaussian, replicates: int = 50, seed:
         raise Error(f"a bootstrap needs at least 2 replicates, got {replicates}")
     n, distance = len(features), FrechetTo(reference, features.device)
     fid = distance(Moments.of(features))
-    draws = (np.random.Generator(np.random.Philox(key=[seed, r])).integers(n, size=n) for r in range(replicates))
+    draws = (philox(seed, r).integers(n, size=n) for r in range(replicates))
     counts = (torch.from_numpy(np.bincount(draw, minlength=n)).to(features.device) for draw in draws)
     values = np.array([distance(Moments.weighted(features, count)) for count in counts])
     std = float(values.std(ddof=1))

@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from s4s.errors import Error, choose
+from s4s.noise import philox
 from s4s.score.features import (
     CHUNK,
     INCEPTION,
@@ -91,7 +91,7 @@ class Protocol:
             return None
         if self.classes == "uniform":
             return torch.tensor([i % classes for i in indices])
-        random = (np.random.Generator(np.random.Philox(key=[self.seed, i], counter=[0, 0, 0, 1])) for i in indices)
+        random = (philox(self.seed, i, counter=[0, 0, 0, 1]) for i in indices)
         return torch.tensor([int(generator.integers(classes)) for generator in random])
 
     def images(self, x: Tensor) -> Tensor:

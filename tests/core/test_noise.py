@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from problems import TwoPoints
 
 import s4s
+from s4s.noise import philox
 from s4s.show import describe
 from s4s.solver import ARRAYS, solver_from_dict
 
@@ -19,6 +21,26 @@ SOLVER = s4s.solver("unipc", GRID)
 MEAN, SCALE = [0.25, -1.0], 4.123456789012345
 MOVED = SOLVER.replace(noise=s4s.Start(MEAN, SCALE))
 denoise = TwoPoints().denoise
+
+
+DRAWN = {(0, 0): 0.15929546600623282, (7, 3): -2.3662085691511003, (2**63 - 1, 5): -0.6560799156620869}
+
+
+@pytest.mark.parametrize(("seed", "index"), DRAWN)
+def test_a_seed_and_an_index_are_the_same_noise_for_ever(seed: int, index: int) -> None:
+    assert s4s.noise(seed, [index], (2,))[0, 0] == DRAWN[seed, index]
+
+
+def test_every_seed_and_index_has_noise_of_its_own() -> None:
+    words = [0, 1, 2**53, 2**53 + 1, 2**63, 2**63 + 1, 2**63 + 1000, 2**64 - 1]
+    drawn = [s4s.noise(seed, words, (2,)) for seed in words]
+    assert len(torch.cat(drawn).unique(dim=0)) == len(words) ** 2
+    assert torch.equal(s4s.noise(np.uint64(2**63 + 1), np.array(words, dtype=np.uint64), (2,)), drawn[5])
+
+
+def test_draws_for_other_uses_keep_theirs() -> None:
+    assert [philox(7, i, 0x636C6173).integers(1000) for i in range(4)] == [814, 496, 301, 424]
+    assert philox(3, 0, counter=[0, 0, 0, 1]).integers(1000) != philox(3, 0).integers(1000)
 
 
 def test_x_T() -> None:

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pipelines import autoencoder, ddim, ddpm_folder, diffusers, transformer, unet
 
 from s4s.errors import Error
 from s4s.models import load_model
+from s4s.models.model import classes
 
 
 @pytest.mark.parametrize(
@@ -46,6 +48,11 @@ def test_a_null_class_is_one_of_several(tmp_path: Path, classes: int, settings: 
     path = ddpm_folder(tmp_path, unet(num_class_embeds=classes), ddim())
     with pytest.raises(Error, match=message):
         load_model({"type": "diffusers"} | settings, path)
+
+
+def test_classes_of_every_seed_are_drawn_anew() -> None:
+    drawn = [classes("random", range(1000), seed)(range(4)) for seed in (7, 2**63, 2**63 + 5)]
+    assert drawn[0].tolist() == [814, 496, 301, 424] and not torch.equal(drawn[1], drawn[2])
 
 
 def test_every_class_that_is_left_is_sampled(tmp_path: Path) -> None:

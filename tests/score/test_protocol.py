@@ -59,6 +59,10 @@ def test_class_plans() -> None:
     whole, part = random.labels(range(2000), 10), random.labels(range(700, 900), 10)
     assert whole is not None and part is not None and torch.equal(whole[700:900], part)
     assert whole.bincount(minlength=10).min() > 140 and whole.max() == 9
+    fixed = random.labels(range(4), 1000)
+    assert fixed is not None and fixed.tolist() == [947, 373, 139, 366]
+    drawn = [protocol.protocol("adm", "imagenet256", seed=seed).labels(range(9), 1000) for seed in (2**63, 2**63 + 5)]
+    assert drawn[0] is not None and drawn[1] is not None and not torch.equal(*drawn)
     assert protocol.protocol("edm", "cifar10").labels(range(5), 10) is None
 
 
