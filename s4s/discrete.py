@@ -12,9 +12,10 @@ from torch import Tensor
 
 from s4s.errors import Error, Notice
 from s4s.process import Number, Process, Variance, check_range, double, interpolate
-from s4s.values import doubles
+from s4s.values import amount, doubles
 
 HUGE = 3.0  # factor in level of a table's last training step from which it is left out: within it nothing was trained
+NEAR = 1e-9  # relative; how far ends of sampling may lie outside the table's own times
 MOST_NOISE = 160.0  # level that no grid then starts above: where linear tables end, and where data have vanished
 
 
@@ -35,12 +36,13 @@ class VPDiscrete(Variance, Process):
             ``quantize`` have it; alpha and sigma stay exact.
     """
 
-    alphas_cumprod: Sequence[float] | Tensor = field(repr=False)
+    alphas_cumprod: Sequence[float] | Tensor = field(repr=False, compare=False)
     t_min: float = 0.0
     t_max: float = math.nan
     rounded: bool = False
-    _time: Tensor = field(init=False, repr=False)
-    _table: Tensor = field(init=False, repr=False)
+    _time: Tensor = field(init=False, repr=False, compare=False)
+    _table: Tensor = field(init=False, repr=False, compare=False)
+    _bits: bytes = field(init=False, repr=False)  # of the table: what two processes are compared by
     _copies: dict[torch.device, tuple[Tensor, Tensor]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -49,12 +51,15 @@ class VPDiscrete(Variance, Process):
             raise Error("alphas_cumprod must be a falling sequence of at least two numbers between 0 and 1")
         object.__setattr__(self, "_table", acp.log() / 2)
         object.__setattr__(self, "_time", torch.arange(1, len(acp) + 1, dtype=torch.float64) / len(acp))
+        object.__setattr__(self, "_bits", acp.numpy().tobytes())
         object.__setattr__(self, "_copies", {})
-        if 0 < self.t_min < (1 - 1e-9) / len(acp):
+        if 0 < amount(self.t_min, "t_min") < (1 - NEAR) / len(acp):
             raise Error(f"t_min = {self.t_min} is below the first of the {len(acp)} times, {1 / len(acp):g}")
         object.__setattr__(self, "t_min", max(self.t_min, 1 / len(acp)))
-        if math.isnan(self.t_max):
+        if self.t_max != self.t_max:  # NaN
             object.__setattr__(self, "t_max", self._first_time())
+        if amount(self.t_max, "t_max") > 1 + NEAR:
+            raise Error(f"t_max = {self.t_max} is above the last of the {len(acp)} times, 1")
         check_range("t_min", self.t_min, "t_max", self.t_max)
 
     def alpha(self, t: Number) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -64,12 +64,18 @@ class Path(Variance, Process):
 
     t_max: float
     t_min: float
+    _alpha: Callable[[Tensor], Any] = field(repr=False)
+    _sigma: Callable[[Tensor], Any] = field(repr=False)
 
     def __init__(
         self, alpha: Callable[[Tensor], Any], sigma: Callable[[Tensor], Any], *, t_max: float, t_min: float
     ) -> None:
-        if not t_min < t_max:
-            raise Error(f"needs t_min < t_max, got t_min = {t_min} and t_max = {t_max}; levels say which is noise")
+        try:
+            rising = -math.inf < t_min < t_max < math.inf
+        except TypeError:  # text
+            rising = False
+        if not rising:
+            raise Error(f"needs t_min < t_max, got t_min = {t_min!r} and t_max = {t_max!r}; levels say which is noise")
         ends = {"t_max": float(t_max), "t_min": float(t_min), "_alpha": alpha, "_sigma": sigma, "_copies": {}}
         for key, value in ends.items():
             object.__setattr__(self, key, value)
@@ -80,10 +86,10 @@ class Path(Variance, Process):
         return (self.t_max, self.t_min) if self._sign > 0 else (self.t_min, self.t_max)
 
     def alpha(self, t: Number) -> Tensor:
-        return _scale("alpha", self._alpha, double(t))  # type: ignore[attr-defined]
+        return _scale("alpha", self._alpha, double(t))
 
     def sigma(self, t: Number) -> Tensor:
-        return _scale("sigma", self._sigma, double(t))  # type: ignore[attr-defined]
+        return _scale("sigma", self._sigma, double(t))
 
     def time(self, level: Number) -> Tensor:
         """Exact to rounding between the ends; beyond them linear in log level, from the outermost nodes."""

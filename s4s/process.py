@@ -16,13 +16,13 @@ from torch import Tensor
 
 from s4s.errors import Error, choose
 from s4s.solver import Denoise
-from s4s.values import doubles
+from s4s.values import amount, doubles
 
 Network = Callable[..., Tensor]
 Number = float | Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Process:
     """Base of the noise processes. Times and levels are float64 tensors or numbers; arrays keep their shape."""
 
@@ -53,6 +53,16 @@ class Process:
         first, last = self.time_range
         return self.level(last).item(), self.level(first).item()
 
+    @property
+    def sigma_min(self) -> float:
+        """Lowest EDM level of sampling."""
+        return self.levels[0]
+
+    @property
+    def sigma_max(self) -> float:
+        """Highest EDM level of sampling."""
+        return self.levels[1]
+
     def level(self, t: Number) -> Tensor:
         """EDM level ``sigma(t) / alpha(t)``."""
         return self.sigma(t) / self.alpha(t)
@@ -62,12 +72,12 @@ class Process:
         return slope(self.alpha, double(t)), slope(self.sigma, double(t))
 
     def to_edm(self, x: Tensor, sigma: Number) -> Tensor:
-        """State in the process's own coordinates at level ``sigma`` -> EDM coordinates."""
-        return x / self.alpha(self.time(sigma)).to(x)
+        """State [B, ...] in the process's own coordinates at a level, or one for each row -> EDM coordinates."""
+        return x / _like(self.alpha(self.time(sigma)), x)
 
     def from_edm(self, x: Tensor, sigma: Number) -> Tensor:
-        """State in EDM coordinates at level ``sigma`` -> the process's own coordinates."""
-        return x * self.alpha(self.time(sigma)).to(x)
+        """State [B, ...] in EDM coordinates at a level, or one for each row -> the process's own coordinates."""
+        return x * _like(self.alpha(self.time(sigma)), x)
 
     def denoiser(self, net: Network, prediction: str = "eps", **condition: Any) -> Denoise:
         """Turn a network of this process into ``denoise(x, sigma) -> x_0``.
@@ -95,7 +105,7 @@ class Process:
             t = self.time(sigma)
             alpha, noise = (_like(value, x) for value in (self.alpha(t), self.sigma(t)))
             x_t = alpha * x
-            model_time = self.model_time(sigma).to(x).expand(x.shape[0])
+            model_time = _told(self.model_time(sigma), x)
             return to_x0(x_t, net(x_t, model_time, **condition), alpha, noise)
 
         return _marked(denoise, self)
@@ -111,7 +121,7 @@ class Process:
             scales = (self.alpha(t), self.sigma(t), *self.rates(t))
             alpha, noise, d_alpha, d_noise = (_like(value, x) for value in scales)
             x_t = alpha * x
-            out = sign * net(x_t, model_time.to(x).expand(x.shape[0]), **condition)
+            out = sign * net(x_t, _told(model_time, x), **condition)
             return (d_noise * x_t - noise * out) / (d_noise * alpha - d_alpha * noise)
 
         return denoise
@@ -179,23 +189,14 @@ class EDM(Process):
 
 
 class Variance:
-    """The levels at the ends of a process that is defined by a range of its own time."""
+    """The ends of a process that is defined by a range of its own time."""
 
     t_min: float
     t_max: float
-    level: Callable[[Number], Tensor]
 
     @property
     def time_range(self) -> tuple[float, float]:
         return self.t_max, self.t_min
-
-    @property
-    def sigma_min(self) -> float:
-        return self.level(self.time_range[1]).item()
-
-    @property
-    def sigma_max(self) -> float:
-        return self.level(self.time_range[0]).item()
 
 
 @dataclass(frozen=True)
@@ -209,6 +210,10 @@ class VPLinear(Variance, Process):
 
     def __post_init__(self) -> None:
         check_range("t_min", self.t_min, "t_max", self.t_max)
+        first = amount(self.beta_0, "beta_0")
+        last = first + (amount(self.beta_1, "beta_1") - first) * self.t_max
+        if last < 0 or first == last == 0:
+            raise Error(f"beta_0 = {self.beta_0}, beta_1 = {self.beta_1}: noise must grow up to t_max = {self.t_max}")
 
     def alpha(self, t: Number) -> Tensor:
         return self._log_alpha(t).exp()
@@ -274,9 +279,16 @@ def slope(f: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
 
 
 def _like(value: Tensor, x: Tensor) -> Tensor:
-    """A scalar or a [B] vector, in the dtype and device of x and broadcastable against it."""
+    """A number, or one for each row of x, in the dtype and device of x and broadcastable against it."""
     value = value.to(x)
+    if value.ndim and value.numel() not in (1, len(x)):
+        raise Error(f"a level is one number or one for each of the {len(x)} rows of x, got shape {list(value.shape)}")
     return value.reshape(-1, *[1] * (x.ndim - 1)) if value.ndim else value
+
+
+def _told(time: Tensor, x: Tensor) -> Tensor:
+    """What the network is told of states [B, ...]: [B]."""
+    return time.to(x).reshape(-1).expand(x.shape[0])
 
 
 def check_range(low_name: str, low: float, high_name: str, high: float) -> None:

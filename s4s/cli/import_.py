@@ -141,8 +141,8 @@ def import_epd(file: Path, levels: str | None, process: str | None, out: Path) -
 @import_.command("gs")
 @FILE
 @SOLVER_OUT
-@click.option("--process", help=f"The model's, where it is not EDM's: {PROCESS_NAMES}.")
-@click.option("--t-eps", default=1e-3, show_default=True, help="The last time.")
+@click.option("--process", help="The model's, where it is not EDM's: vp-linear, ldm or sd, whose times start at 1.")
+@click.option("--t-eps", default=1e-3, show_default=True, help="The last time, between 0 and 1.")
 def import_gs(file: Path, out: Path, process: str | None, t_eps: float) -> None:
     """Coefficients that GS or GAS learned (10000.pt).
 

@@ -64,7 +64,7 @@ def plan(solver: Solver, process: Process, time_scale: float = 1.0) -> Plan:
     require_mixed(solver, "the host")
     solver = solver.detach()
     told = solver.sigma_eval
-    ends: tuple[float, float] = process.sigma_max, process.sigma_min  # type: ignore[attr-defined]
+    ends: tuple[float, float] = process.sigma_max, process.sigma_min
     if told.max() > ends[0] * (1 + NEAR) or told.min() < ends[1] * (1 - NEAR):
         found = f"{told.max().item():.6g} to {told.min().item():.6g}"
         raise Error(f"{solver.name} asks for levels {found}, the process has {ends[0]:.6g} to {ends[1]:.6g}")

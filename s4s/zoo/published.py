@@ -22,7 +22,7 @@ from s4s.grid import grid as named_grid
 from s4s.process import EDM, Flow, Process, VPLinear
 from s4s.solver import Solver
 from s4s.textbook import SOLVERS
-from s4s.values import doubles
+from s4s.values import amount, doubles
 from s4s.zoo import files, rows
 
 LD3, DYWEIGHT, EPD, GS = "2405.15506", "2603.11607", "2507.14797", "2510.17699"
@@ -149,11 +149,11 @@ def gs(path: Path | str, process: Process | None = None, t_eps: float = 1e-3) ->
 
     Args:
         path: the file.
-        process: of the model; default as they see EDM's models, VP times down to ``t_eps``.
-        t_eps: the last time.
+        process: of the model, its most noise at time 1; default as they see EDM's models, VP times down to ``t_eps``.
+        t_eps: the last time, between 0 and 1.
 
     Raises:
-        Error: the file holds something else, or was refused.
+        Error: the file holds something else, or was refused; a process that starts at another time.
     """
     ema = files.torch_file(path).get("ema")
     shadow = ema.get("shadow_params") if isinstance(ema, Mapping) else None
@@ -164,7 +164,12 @@ def gs(path: Path | str, process: Process | None = None, t_eps: float = 1e-3) ->
     if logits.ndim != 1 or shift.shape != (len(logits) + 1,) or not own or len(own) % 2:
         raise Error(f"{path}: the parameters are not times, shifts, and two numbers a step for each order")
     moved = {"c": torch.stack(own[0::2]), "a": torch.stack(own[1::2])}
+    if not 0 < amount(t_eps, "t_eps") < 1:
+        raise Error(f"t_eps = {t_eps} must lie between 0 and 1, the times of most noise and of none")
     process = _vp_of_edm(t_eps) if process is None else process
+    if process.time_range[0] != 1:
+        raise Error(f"{path}: its times fall from 1, those of {process} from {process.time_range[0]:g}: give a process "
+                    "that starts at 1, and none for EDM's models")  # fmt: skip
     return rows.gs(process, _stick(logits, t_eps), shift, moved, name="gs", **_about(path, "gs", GS, t_eps=t_eps))
 
 

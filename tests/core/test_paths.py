@@ -170,6 +170,7 @@ def own(t: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(("call", "message"), [
     (lambda: path(lambda t: 1 - t, own, 0.1, 0.9), "needs t_min < t_max, got t_min = 0.9"),
+    (lambda: path(lambda t: 1 - t, own, "a", 0.1), "needs t_min < t_max, got t_min = 0.1 and t_max = 'a'"),  # type: ignore[arg-type]
     (lambda: path(lambda t: 1 - t, own, 1.0, 0.1), "alpha of a path must be above 0, but is 0 at t = 1"),
     (lambda: path(lambda t: 1 - t, own, 0.9, 0.0), "sigma of a path must be above 0, but is 0 at t = 0"),
     (lambda: path(lambda t: 1.0, lambda t: (math.pi * t).sin(), 0.9, 0.1), "it turns near t = 0.5"),

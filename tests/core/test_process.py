@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from itertools import pairwise
@@ -15,7 +16,7 @@ from problems import PATHS, Gaussian, Mixture
 from torch import Tensor
 
 import s4s
-from s4s.process import PREDICTIONS, Process
+from s4s.process import PREDICTIONS, Number, Process, double
 
 ALPHAS = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
 PROCESSES = [s4s.EDM(), s4s.VPLinear(), s4s.VPDiscrete(ALPHAS), s4s.Flow(), s4s.Cosine(), *PATHS.values()]
@@ -53,6 +54,50 @@ def test_coordinates(process: Process) -> None:
     there = process.to_edm(x, process.level(t))
     torch.testing.assert_close(there, x / process.alpha(t))
     torch.testing.assert_close(process.from_edm(there, process.level(t)), x)
+    levels = process.level(times(process, 5)[1:4])  # one for each row
+    there = process.to_edm(x, levels)
+    torch.testing.assert_close(there, torch.stack([process.to_edm(x[i], levels[i]) for i in range(3)]))
+    torch.testing.assert_close(process.from_edm(there, levels), x)
+
+
+@every_process
+def test_processes_are_equal_where_their_numbers_are(process: Process) -> None:
+    again = copy.deepcopy(process)
+    assert process == again and hash(process) == hash(again)
+    assert [process == other for other in PROCESSES].count(True) == 1
+
+
+def test_tables_and_functions_are_compared() -> None:
+    assert s4s.VPDiscrete(ALPHAS) == s4s.VPDiscrete(ALPHAS.tolist()) != s4s.VPDiscrete(ALPHAS.sqrt())
+    ends = {"t_max": 0.999, "t_min": 1e-3}
+    assert s4s.Path(torch.cos, torch.sin, **ends) == s4s.Path(torch.cos, torch.sin, **ends)
+    assert s4s.Path(torch.cos, torch.sin, **ends) != s4s.Path(torch.cos, torch.tan, **ends)
+
+
+class Own(Process):
+    """What the docstring of the base names, and no more."""
+
+    time_range = (80.0, 0.002)
+
+    def alpha(self, t: Number) -> Tensor:
+        return torch.ones_like(double(t))
+
+    def sigma(self, t: Number) -> Tensor:
+        return double(t)
+
+    def time(self, level: Number) -> Tensor:
+        return double(level)
+
+
+def test_a_process_of_ones_own_has_grids() -> None:
+    for name in ("logsnr", "edm", "uniform", "dmn"):
+        assert torch.equal(s4s.grid(name, Own(), 4), s4s.grid(name, s4s.EDM(), 4))
+    assert Own() != Own()
+
+
+def test_noise_may_grow_ever_slower() -> None:
+    process = s4s.VPLinear(20.0, 0.1)
+    torch.testing.assert_close(process.time(process.level(times(process))), times(process))
 
 
 @pytest.mark.parametrize("kind", [s4s.VPLinear, lambda: s4s.VPDiscrete(ALPHAS)])
@@ -91,6 +136,7 @@ def test_one_level_or_one_for_each_sample(process: Process) -> None:
     together = denoise(x, sigma)
     for i in range(3):
         torch.testing.assert_close(together[i], denoise(x[i : i + 1], sigma[i])[0])
+    assert torch.equal(denoise(x, sigma[:, None]), together)
 
 
 def test_network_sees_its_own_state_time_dtype_and_condition() -> None:
@@ -132,10 +178,19 @@ def test_own_coordinates_give_the_same_samples(process: Process) -> None:
     (lambda: s4s.EDM(sigma_max=math.nan), "needs 0 < sigma_min < sigma_max"),
     (lambda: s4s.EDM(sigma_max="80"), "sigma_max = '80'"),  # type: ignore[arg-type]
     (lambda: s4s.VPLinear(t_min=2.0), "needs 0 < t_min < t_max, got t_min = 2.0 and t_max = 1.0"),
+    (lambda: s4s.VPLinear("a"), "beta_0 = 'a' must be a finite number"),  # type: ignore[arg-type]
+    (lambda: s4s.VPLinear(beta_1=-1.0), "beta_1 = -1.0 must not be negative"),
+    (lambda: s4s.VPLinear(20.0, 0.1, t_max=2.0), "beta_0 = 20.0, beta_1 = 0.1: noise must grow up to t_max = 2.0"),
+    (lambda: s4s.VPLinear(0.0, 0.0), "noise must grow"),
     (lambda: s4s.Flow(t_max=1.0), "t_max = 1.0 must be below 1"),
     (lambda: s4s.VPDiscrete([0.5, 0.9]), "must be a falling sequence of at least two numbers between 0 and 1"),
     (lambda: s4s.VPDiscrete([1.2, 0.9]), "between 0 and 1"),
     (lambda: s4s.VPDiscrete([0.9]), "at least two numbers"),
+    (lambda: s4s.VPDiscrete(ALPHAS, t_max=1.5), "t_max = 1.5 is above the last of the 1000 times, 1"),
+    (lambda: s4s.VPDiscrete(ALPHAS, t_max="a"), "t_max = 'a' must be a finite number"),  # type: ignore[arg-type]
+    (lambda: s4s.VPDiscrete(ALPHAS, t_min=-5), "t_min = -5 must not be negative"),
+    (lambda: s4s.VPDiscrete(ALPHAS, t_min="a"), "t_min = 'a' must be a finite number"),  # type: ignore[arg-type]
+    (lambda: s4s.EDM().denoiser(lambda x, t: x)(torch.ones(3, 2), torch.ones(2)), "one for each of the 3 rows"),
     (lambda: s4s.EDM().denoiser(lambda x, t: x, "noise"), "unknown prediction 'noise'; choose one of: eps,"),
 ])  # fmt: skip
 def test_errors(call: Callable[[], object], message: str) -> None:

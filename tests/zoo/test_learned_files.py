@@ -66,6 +66,23 @@ def test_gs_is_rescaled_where_the_network_is_told_another_time(tmp_path: Path) -
     assert made.noise is not None and made.sigma_eval[0] < made.sigma[0] == pytest.approx(80)
 
 
+@pytest.mark.parametrize("process", [EDM, s4s.Cosine(), s4s.Flow()])
+def test_gs_needs_a_process_from_time_1(tmp_path: Path, process: Any) -> None:
+    theirs.gs_file(tmp_path / "g.pt")
+    with pytest.raises(
+        s4s.Error, match=r"its times fall from 1, those of .*: give a process that starts at 1, and none"
+    ):
+        published.gs(tmp_path / "g.pt", process)
+    assert published.gs(tmp_path / "g.pt", s4s.VPLinear()).sigma[0] == pytest.approx(s4s.VPLinear().sigma_max)
+
+
+@pytest.mark.parametrize("t_eps", [0.0, 1.0, 2.0, -1.0, float("nan"), "a"])
+def test_the_last_time_of_gs_lies_between_0_and_1(tmp_path: Path, t_eps: Any) -> None:
+    theirs.gs_file(tmp_path / "g.pt")
+    with pytest.raises(s4s.Error, match="t_eps = "):
+        published.gs(tmp_path / "g.pt", None, t_eps)
+
+
 @pytest.mark.parametrize(("name", "order"), [("ipndm", 2), ("dpmpp", 3), ("unipc", 2)])
 def test_ld3(tmp_path: Path, name: str, order: int) -> None:
     """On EDM's levels it is the textbook solver told other levels; the numbers of files are times of the process."""
