@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from s4s.errors import choose
+from s4s.errors import Error, choose
 
 if TYPE_CHECKING:
     from s4s.models.model import Model
@@ -30,8 +30,10 @@ def load_model(
     Raises:
         Error: unknown type or setting, missing, damaged or unsupported weights.
     """
+    if not isinstance(spec, Mapping):
+        raise Error(f'a model is a mapping with its type, such as {{"type": "diffusers"}}, got {spec!r:.60}')
     kind = spec.get("type")
-    if kind not in MODELS:
+    if not isinstance(kind, str) or kind not in MODELS:
         raise choose("model type", kind, MODELS)
     return MODELS[kind](spec, weights, device=device, offline=offline)
 

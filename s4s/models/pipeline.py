@@ -49,6 +49,8 @@ def pipeline_denoiser(pipe: Any, *, t_min: float | None = None, t_max: float | N
     def denoiser(condition: Tensor | None) -> Any:
         if condition is None:
             raise Error("this model needs a condition: model.condition(indices), numbers of prompts")
+        if not ((condition >= 0) & (condition < probe.count)).all():
+            raise Error(f"the prompts have numbers 0 to {probe.count - 1}, got {condition.tolist()!s:.60}")
 
         def net(x: Tensor, model_time: Tensor) -> Tensor:
             rows = stacked(condition, x)
@@ -61,7 +63,7 @@ def pipeline_denoiser(pipe: Any, *, t_min: float | None = None, t_max: float | N
         return torch.tensor([i % probe.count for i in indices], dtype=torch.int64)
 
     facts = {"type": "pipeline", "class": type(pipe).__name__, "prediction": prediction,
-             "prompts": {"n": probe.count}} | {"call": _plain(call)}  # fmt: skip
+             "prompts": {"n": probe.count}} | {"call": recorded(call)}  # fmt: skip
     return Model(process, shape, denoiser, probe.decoded, rows, facts)
 
 
@@ -96,5 +98,14 @@ def _check(pipe: Any, call: Mapping[str, Any]) -> None:
             raise choose(f"argument of {name}", key, [key for key in known if key not in (*OURS, "self", "kwargs")])
 
 
-def _plain(call: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in call.items() if isinstance(value, str | int | float | bool)}
+def recorded(call: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call that JSON can hold; tensors and objects are left out."""
+    return {key: value for key, value in call.items() if _plain(value)}
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_plain, value))
+    if isinstance(value, dict):
+        return all(map(_plain, value.values()))
+    return value is None or isinstance(value, str | int | float | bool)

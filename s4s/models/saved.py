@@ -131,9 +131,10 @@ def open_pipeline(root: Path, *, dtype: torch.dtype = torch.float32, device: str
     return pipe
 
 
-def arguments(pipe: Any) -> list[str]:
-    """What a pipeline can be called with."""
-    return [*inspect.signature(type(pipe).__call__).parameters]
+def arguments(pipe: Any) -> dict[str, str]:
+    """What a pipeline can be called with, and the types it names."""
+    known = inspect.signature(type(pipe).__call__).parameters
+    return {key: str(found.annotation).lower() for key, found in known.items()}
 
 
 def facts(root: Path, source: str) -> Mapping[str, Any]:

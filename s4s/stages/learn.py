@@ -18,7 +18,7 @@ from s4s.learn.recipe import Learned, apart, learn
 from s4s.models import hub, saved
 from s4s.models.model import Model
 from s4s.models.own import Own, Steps
-from s4s.models.pipeline import pipeline_denoiser
+from s4s.models.pipeline import pipeline_denoiser, recorded
 from s4s.show import describe
 from s4s.stages.asked import DTYPES, RECORD, UNFINISHED, Ask, Prompts, asked_for, before, prompts_of, require_same
 from s4s.stages.learned import Block, Page, pictures, write_page
@@ -100,7 +100,7 @@ def _learned(task: _Task, out: Path, ask: Ask, say: Say, progress: bool) -> Lear
 def _task(pipe: Any, ask: Ask, prompts: Prompts, asked: Mapping[str, Any]) -> _Task:
     """The pipeline, tried as it will be called."""
     known = saved.arguments(pipe)
-    call: dict[str, Any] = dict(ask.options)
+    call: dict[str, Any] = {key: _typed(value, known.get(key, "")) for key, value in ask.options.items()}
     if "prompt" in call:
         raise Error("prompts are those of a file, one a line: --prompts FILE in place of --set prompt=")
     if "prompt" in known:
@@ -125,6 +125,11 @@ def _task(pipe: Any, ask: Ask, prompts: Prompts, asked: Mapping[str, Any]) -> _T
         raise Error(
             f"{type(pipe).__name__} cannot be called with {said or 'a prompt alone'}: {hub.line(error)}"
         ) from error
+
+
+def _typed(value: Any, types: str) -> Any:
+    """A list as the tuple that a pipeline names in its place."""
+    return tuple(value) if isinstance(value, list) and "tuple" in types and "list" not in types else value
 
 
 def _steps(own: Own, nfe: int) -> Steps | None:
@@ -152,7 +157,8 @@ def _about(task: _Task) -> list[str]:
 def _write(out: Path, task: _Task, learned: Learned) -> dict[str, Any]:
     """All files but the record, then the record, which says that they are there."""
     own = _own(task, learned)
-    head = {"asked": dict(task.asked), "call": _plain(task.call), "class": task.kind, "prompted": task.prompted}
+    head = {"asked": dict(task.asked), "call": recorded(task.call), "class": task.kind, "prompted": task.prompted}
+    head["tuples"] = [key for key, value in task.call.items() if isinstance(value, tuple)]  # which JSON has as lists
     record: dict[str, Any] = head | dict(learned.record)
     ends = (learned.teacher.y, _finished(task, learned)) if own else ()
     for nfe, x in own.items():  # of the two ends of the teacher the one that is nearer to where the scheduler ends
@@ -219,7 +225,8 @@ def _page(out: Path, task: _Task, learned: Learned, own: Mapping[int, Tensor], r
 
 def code(out: Path, record: Mapping[str, Any]) -> list[str]:
     """The lines that use what was learned."""
-    call = "".join(f", {key}={value!r}" for key, value in record["call"].items())
+    tuples = {key: tuple(record["call"][key]) for key in record.get("tuples", ())}
+    call = "".join(f", {key}={value!r}" for key, value in (record["call"] | tuples).items())
     nfe, prompt = record["asked"]["nfe"], '"a lighthouse on a rocky coast", ' if record["prompted"] else ""
     return [
         "from s4s.integrations.diffusers import S4SScheduler",
@@ -240,10 +247,6 @@ def ending(out: Path, record: Mapping[str, Any]) -> list[str]:
     files = f"{out / PAGE}: the page; {out / BUNDLE}: the solvers; {out / SCHEDULER}: for diffusers"
     notes = [f"{nfe} evaluations: {note}" for nfe, found in record["notes"].items() for note in found]
     return [title, head, *rows, *notes, "", files, "", "With your pipeline loaded as `pipe`:", *code(out, record)]
-
-
-def _plain(call: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in call.items() if isinstance(value, str | int | float | bool)}
 
 
 def _dumps(record: Mapping[str, Any]) -> str:

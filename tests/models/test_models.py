@@ -62,6 +62,11 @@ def test_errors_name_what_is_accepted(tmp_path: Path) -> None:
         load_model({"type": "edm", "sigma": 1})
     with pytest.raises(Error, match="unknown class plan 'even'; choose one of: random, uniform"):
         classes("even", range(10))
+    for spec in (None, "dit", 3):
+        with pytest.raises(Error, match=r'a model is a mapping with its type, such as {"type": "diffusers"}, got'):
+            load_model(spec)  # type: ignore[arg-type]
+    with pytest.raises(Error, match=r"unknown model type \['edm'\]; choose one of: diffusers, digits"):
+        load_model({"type": ["edm"]})
     assert set(MODELS) == {"digits", "edm", "ldm", "stable-diffusion", "diffusers"}
 
 

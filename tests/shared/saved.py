@@ -82,6 +82,11 @@ def flux(folder: Path, factor: float = 1.0) -> Path:
     return folder / "flux"
 
 
+def dit(folder: Path) -> Path:
+    TINY["DiT"]().pipe.save_pretrained(folder)
+    return folder
+
+
 def wan(folder: Path) -> Path:
     """A pipeline of videos."""
     case = TINY["Wan"]()

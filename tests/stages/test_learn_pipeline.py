@@ -80,6 +80,26 @@ def test_a_pipeline_of_videos(tmp_path: Path) -> None:
     assert text.count("<img ") == text.count('src="data:image/') == 4 * (1 + 3)
 
 
+def test_classes_are_in_the_lines_of_code(tmp_path: Path) -> None:
+    folder, out = builders.dit(tmp_path / "dit"), tmp_path / "out"
+    run = learn(folder, out, "--nfe", "2", "--guidance", "1", "--set", "class_labels=[1, 2, 3]", "--batch", "24")
+    assert run.exit_code == 0, run.output
+    assert json.loads((out / "learned.json").read_text())["call"]["class_labels"] == [1, 2, 3]
+    given: dict[str, Any] = {"pipe": saved.open_pipeline(folder)}
+    exec("\n".join(run.stdout.splitlines()[-3:]).removesuffix("[0]"), given)
+    assert len(given["out"]) == 3
+
+
+def test_lists_become_the_tuples_that_a_pipeline_asks_for(tmp_path: Path) -> None:
+    folder, out = builders.sdxl(tmp_path / "sdxl"), tmp_path / "out"
+    (tmp_path / "two.txt").write_text("a\nb\n")
+    asked = ("--nfe", "2", "--size", "16", "--batch", "24", "--prompts", str(tmp_path / "two.txt"),
+             "--set", "original_size=[16, 32]")  # fmt: skip
+    run = learn(folder, out, *asked)
+    assert run.exit_code == 0, run.output
+    assert "original_size=(16, 32)" in run.stdout and learn(folder, out, *asked).stdout == run.stdout
+
+
 def _another_size_is_noticed(folder: Path, out: Path) -> None:
     """The card has the shift that the pipeline gives for the size that was learned for."""
     pipe = saved.open_pipeline(folder)
