@@ -14,7 +14,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from s4s.errors import Error, choose
 from s4s.solver import Solver
 from s4s.textbook import SOLVERS, Arrays, Trace
-from s4s.values import check_levels, doubles
+from s4s.values import check_levels, doubles, whole
 
 
 def solver(
@@ -101,6 +101,7 @@ def intervals(name: str, nfe: int, *, end_at_zero: bool = False, **options: Any)
     Raises:
         Error: no grid gives that number, such as an odd one for ``heun``.
     """
+    nfe = whole(nfe, "nfe")
     if options.get("orders") and sum(options["orders"]) == nfe:
         return len(options["orders"])
     for steps in range(1, nfe + 1):

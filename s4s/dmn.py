@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from s4s.errors import choose
+from s4s.values import whole
 
 SMALLEST_SHARE = 1e-3  # of an even step in log level: the least any DMN step may shrink to
 SMOOTHING = (1e-1, 1e-2, 1e-3, 1e-4, 1e-6)  # of the start's objective: how far its kinks are rounded, in turn
@@ -26,6 +27,7 @@ def dmn(u: Tensor, process: Any, power: Literal[1, 2] = 2, truncation: int = 3) 
     """
     if power not in (1, 2):
         raise choose("power of grid 'dmn'", power, (1, 2))
+    truncation = whole(truncation, "truncation of grid 'dmn'", 0)
     found = _dmn(len(u), process.sigma_max, process.sigma_min, power, truncation)
     return torch.tensor(found, dtype=torch.float64)
 

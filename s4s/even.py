@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from s4s.classical import solver
-from s4s.errors import Error
 from s4s.noise import noise
 from s4s.schedules import logsnr
 from s4s.solver import Denoise, Solver, sample
+from s4s.values import whole
 
 SAMPLES, STEPS = 32, 24  # paths that levels are found on, and the steps of each
 LEAST = 1e-3  # of the largest density: where the output stands still levels lie this far apart at most
@@ -53,10 +53,10 @@ class Even:
         return cls.of(path.sigma, moved / size / -path.sigma.log().diff()[:-1])
 
     def levels(self, intervals: int) -> Tensor:
-        """[intervals + 1] levels between the path's ends."""
+        """[intervals + 1] levels between the path's ends; of none the first."""
         wanted = np.linspace(0, 1, intervals + 1)
         found = torch.from_numpy(np.exp(np.interp(wanted, self.share.numpy(), self.sigma.log().numpy())))
-        return torch.cat([self.sigma[:1], found[1:-1], self.sigma[-1:]])
+        return torch.cat([self.sigma[:1], found[1:-1], self.sigma[-1:]])[: intervals + 1]
 
 
 def path_of(process: Any) -> Solver:
@@ -119,8 +119,6 @@ def even_of(
     dtype: torch.dtype = torch.float32,
 ) -> Even:
     """How even levels of a process are spread, for any number of them; arguments as ``even`` takes them."""
-    if warmup < 1:
-        raise Error(f"grid 'even': warmup = {warmup} must be at least 1")
     path = path_of(process)
-    x_T = path.x_T(noise(seed, range(warmup), shape).to(device, dtype))
+    x_T = path.x_T(noise(seed, range(whole(warmup, "grid 'even': warmup")), shape).to(device, dtype))
     return Even.along(path, [(denoise, x_T)])

@@ -77,7 +77,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise Error(f"{path}: cannot read the solver file: {error.strerror}") from error
     except Error as error:
         raise Error(f"{path}: not a solver file ({str(error).removeprefix(f'{path}: ')})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Error(f"{path}: not a solver file, or a truncated one ({error}); fit or export it again") from error
 
 

@@ -41,6 +41,8 @@ def grid(schedule: str | Sequence[float] | Tensor, process: Process, nfe: int, *
         Error: unknown schedule or option, nfe below 1, or levels that do not fall.
     """
     nfe = whole(nfe, "nfe")
+    if isinstance(process, type) or not hasattr(process, "sigma_max"):
+        raise Error(f"a grid is of a process, such as s4s.EDM(), got {process!r:.60}")
     if not isinstance(schedule, str):
         return _own(schedule, process, nfe, **options)
     schedule = "edm" if schedule == "karras" else schedule

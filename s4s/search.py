@@ -16,6 +16,7 @@ from s4s.even import even
 from s4s.noise import noise
 from s4s.schedules import edm
 from s4s.solver import Denoise, Solver, sample
+from s4s.values import amount, whole
 
 Metric = Literal["dev", "l1", "l2"]
 
@@ -31,7 +32,9 @@ def gits(
     seed: int = 0,
     metric: Metric = "dev",
     coeff: float = 1.15,
-    **options: Any,
+    batch: int = 64,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """The cheapest path through a teacher's nodes (GITS, Chen et al., arXiv:2405.11326).
 
@@ -42,16 +45,16 @@ def gits(
         teacher: its nodes are the candidates; default ``gits_teacher``.
         warmup: trajectories that the costs are averaged over, from ``s4s.noise(seed, ...)``.
         metric, coeff: see ``gits_cost`` and ``gits_path``.
-        options: ``batch`` (64), ``device`` and ``dtype`` (CPU, float32) of the trajectories.
+        batch: trajectories at a time. ``device``, ``dtype``: of the trajectories.
     """
     teacher = gits_teacher(process) if teacher is None else teacher
     ends = torch.tensor([process.sigma_max, process.sigma_min], dtype=torch.float64)
     if not torch.allclose(teacher.sigma[[0, -1]], ends, rtol=1e-9):
         raise Error(f"grid 'gits': the teacher's levels must go from {ends[0].item():g} to {ends[1].item():g}")
-    if warmup < 1:
-        raise Error(f"grid 'gits': warmup = {warmup} must be at least 1")
-    cost = mean_gits_cost(teacher, denoise, shape, warmup, seed, metric, **options)
-    return step_levels(teacher)[gits_path(cost, len(u) - 1, coeff)]
+    warmup, batch = whole(warmup, "grid 'gits': warmup"), whole(batch, "grid 'gits': batch")
+    cost = mean_gits_cost(teacher, denoise, shape, warmup, seed, metric, batch=batch, device=device, dtype=dtype)
+    path = gits_path(cost, max(len(u) - 1, 1), amount(coeff, "grid 'gits': coeff"))
+    return step_levels(teacher)[path[: len(u)]]
 
 
 def gits_teacher(process: Any) -> Solver:

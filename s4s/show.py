@@ -85,7 +85,7 @@ def card(record: Mapping[str, Any]) -> str:
 
 
 def levels(solver: Solver, *, flow: bool = False) -> str:
-    """The levels as one line for a host, the last as 0: as many evaluations as the solver's, ending as hosts do.
+    """The levels as one line for a host, each once and the last as 0: the solver's steps, ending as hosts do.
 
     In full float32 precision: a first level off by 1e-5 is another noise scale in some hosts. ``flow`` gives the times
     of a rectified flow, ``sigma / (1 + sigma)``.

@@ -163,7 +163,7 @@ def solver_from_dict(data: Any) -> Solver:
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         raise Error(f"not an {SCHEMA} file: the key 'schema' must be {SCHEMA!r}")
     version = data.get("version")
-    if version not in (SCHEMA_VERSION, WITH_NOISE, WITH_NULL):
+    if type(version) is not int or version not in (SCHEMA_VERSION, WITH_NOISE, WITH_NULL):
         raise Error(f"solver schema version {version!r} is not supported; this s4s reads 1, 2 and 3")
     missing = [key for key in (*ARRAYS, "name") if key not in data]
     if missing:
@@ -173,10 +173,13 @@ def solver_from_dict(data: Any) -> Solver:
     noise = noise_from_dict(data["noise"]) if "noise" in data else None
     if (noise is not None) != (version == WITH_NOISE) and version != WITH_NULL:
         raise Error(f"'noise' belongs to schema version {WITH_NOISE}, and {WITH_NOISE} needs it")
-    if ("null" in data) != (version == WITH_NULL):
+    if ("null" in data) != (version == WITH_NULL) or data.get("null", ()) is None:
         raise Error(f"'null' belongs to schema version {WITH_NULL}, and {WITH_NULL} needs it")
     arrays = {key: data[key] for key in (*ARRAYS, "null") if key in data}
-    return Solver(**arrays, name=data["name"], provenance=data.get("provenance", {}), noise=noise)
+    made = Solver(**arrays, name=data["name"], provenance=data.get("provenance", {}), noise=noise)
+    if data.get("nfe", made.nfe) != made.nfe:
+        raise Error(f"'nfe' is {data['nfe']!r:.60}, and the arrays are of {made.nfe} evaluations")
+    return made
 
 
 def sample(

@@ -18,8 +18,8 @@ def parameters(start: Solver, ends: list[int] | None) -> tuple[Tensor, Tensor]:
     sigma, sigma_eval = start.sigma[ends], start.sigma_eval[ends[:-1]]
     if not (sigma.diff() < 0).all():
         raise Error(
-            f"{start.name}: this family needs strictly falling levels; take family 'ss' for a solver with several "
-            "evaluations a step"
+            f"{start.name}: this family needs strictly falling levels; take a solver with one evaluation a step, or, "
+            "with a method that leaves guidance to the model, family 'ss'"
         )
     lam = -sigma.log()
     share = lam.diff() / (lam[-1] - lam[0])

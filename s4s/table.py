@@ -25,8 +25,11 @@ def from_table(sigma: Any, sigma_eval: Any, start: Any, weight: Any, **fields: A
         Error: ``start[0]`` is not positive, or the arrays do not make a solver.
     """
     sigma, start = doubles(sigma, "solver array 'sigma'"), doubles(start, "solver array 'start'")
-    if start.ndim != 1 or len(start) == 0 or not start[0] > 0:
-        raise Error(f"start[0] of a table must be positive: it is what x_T counts in the first node, here {start}")
+    for key, array in (("sigma", sigma), ("start", start)):
+        if array.ndim != 1 or len(array) == 0:
+            raise Error(f"{key} of a table must be numbers in a row, one for each node, got shape {list(array.shape)}")
     factor = start[0]
+    if not factor > 0:
+        raise Error(f"start[0] = {factor:g} of a table must be positive: it is what x_T counts in the first node")
     noise = None if factor == 1 else Start(0.0, factor * sigma[0])
     return Solver(sigma, sigma_eval, start / factor, weight, noise=noise, **fields)

@@ -31,7 +31,7 @@ def doubles(value: Any, what: str) -> Tensor:
                 raise TypeError(f"numpy array of {value.dtype}")
             value = np.array(value, dtype=np.float64, order="C")  # torch takes no strides below 0
         return torch.as_tensor(value, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise Error(f"{what} is not a rectangular array of numbers ({error})") from error
 
 
@@ -52,13 +52,23 @@ def amount(value: Any, what: str) -> float:
     """A number of Python, numpy or torch that is 0 or more as a ``float``; ``Error`` for anything else."""
     try:
         number = math.nan if isinstance(value, bool | str) else float(value)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise Error(f"{what} = {value!r} must be a finite number")
     if number < 0:
         raise Error(f"{what} = {value!r} must not be negative")
     return number
+
+
+def require_device(name: Any) -> torch.device:
+    """A device by its name; ``Error`` where it is none, or is not here."""
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise Error(f"device {name!r} is not here: {str(error).splitlines()[0]}") from error
+    return device
 
 
 def require_floats(value: Any, what: str) -> None:

@@ -28,7 +28,7 @@ from s4s.learn.teacher import TeacherSet, generate
 from s4s.learn.work import Work, joined
 from s4s.process import Process
 from s4s.solver import Denoise, Solver, sample
-from s4s.values import whole
+from s4s.values import amount, require_device, whole
 from s4s.version import __version__
 
 TEXTBOOK: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -107,8 +107,8 @@ def learn(
             between: fewer need less memory.
         condition, held_out: sample indices -> what the network is given with them, for the samples that are learned
             from, and for those that are held out, by default the same.
-        levels: number of evaluations -> noise levels at which the sampler at hand asks the network, tried as a grid as
-            well; None where it has none.
+        levels: a function, number of evaluations -> noise levels at which the sampler at hand asks the network, tried
+            as a grid as well; None where it has none.
         dtype, device: of the states.
         resume: a folder that holds the work: a killed call goes on when called again, to the same numbers.
         say: is told in lines what will be done and how long it takes.
@@ -120,6 +120,7 @@ def learn(
     task = _Task(denoise, process, _shape(denoise, process, shape), condition, held_out or condition, dtype, device,
                  whole(seed, "seed", 0))  # fmt: skip
     nfes = _checked(nfe, time, samples, batch)
+    require_device(device)
     grids = {n: _grids(process, n, levels) for n in nfes}
     candidates = {n: _textbook(grids[n]) for n in nfes}
     counts = {n: len(_textbook(grids[n] | {"even": grids[n]["logsnr"]})) for n in nfes}  # even levels are not yet known
@@ -269,7 +270,7 @@ def _checked(nfe: int | Iterable[int], time: float | None, samples: int | None, 
     nfes = sorted({whole(n, "nfe") for n in given})
     if not nfes:
         raise Error("nfe holds no number of evaluations")
-    if time is not None and not time > 0:
+    if time is not None and not amount(time, "time") > 0:
         raise Error(f"time = {time} must be a number of seconds above 0")
     if samples is not None:
         whole(samples, "samples", 8)
@@ -282,6 +283,8 @@ def _grids(process: Process, nfe: int, levels: Levels | None) -> dict[str, Tenso
     """Grids by name; ``own`` has the levels of the sampler at hand between the ends of the process."""
     found = {name: grid(name, process, nfe) for name in GRIDS}
     low, high = process.levels
+    if levels is not None and not callable(levels):
+        raise Error(f"levels must be a function: number of evaluations -> noise levels, or None; got {levels!r:.60}")
     own = None if levels is None else levels(nfe)
     if own is None or len(own) != nfe or not all(low * (1 + NEAR) < level < high for level in own[1:]):
         return found

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from s4s.errors import Error
 from s4s.models.model import Model
+from s4s.models.probe import network_of
 from s4s.models.scheduler import schedule
 
 TABLE = 4096  # levels between which a time told by a scheduler is looked up
@@ -78,8 +79,7 @@ class Own:
         return torch.as_tensor(self._called(z, rows, steps, seed)[0]).to(z)
 
     def _called(self, z: Tensor, rows: Sequence[int], steps: int, seed: int = 0) -> Any:
-        net = getattr(self.pipe, "transformer", None) or getattr(self.pipe, "unet", None)
-        latents = z.to(self.pipe.device, getattr(net, "dtype", z.dtype))
+        latents = z.to(self.pipe.device, getattr(network_of(self.pipe), "dtype", z.dtype))
         options: dict[str, Any] = {"latents": latents, "num_inference_steps": steps, "output_type": "latent"}
         if self.prompts:
             options["prompt"] = [self.prompts[i] for i in rows]

@@ -49,8 +49,9 @@ def pipeline_denoiser(pipe: Any, *, t_min: float | None = None, t_max: float | N
     def denoiser(condition: Tensor | None) -> Any:
         if condition is None:
             raise Error("this model needs a condition: model.condition(indices), numbers of prompts")
-        if not ((condition >= 0) & (condition < probe.count)).all():
-            raise Error(f"the prompts have numbers 0 to {probe.count - 1}, got {condition.tolist()!s:.60}")
+        given = condition.tolist() if isinstance(condition, Tensor) else condition
+        if not isinstance(condition, Tensor) or not ((condition >= 0) & (condition < probe.count)).all():
+            raise Error(f"a condition is a tensor of prompts' numbers, 0 to {probe.count - 1}, got {given!s:.60}")
 
         def net(x: Tensor, model_time: Tensor) -> Tensor:
             rows = stacked(condition, x)

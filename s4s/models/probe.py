@@ -173,8 +173,7 @@ class Probe:
 
     @property
     def net(self) -> Any:
-        net = getattr(self.pipe, "transformer", None)  # a compiled one is neither true nor false
-        return getattr(self.pipe, "unet", None) if net is None else net
+        return network_of(self.pipe)
 
     def _has_prompts(self) -> bool:
         given = any(self.call.get(key) is not None for key in ("prompt", "prompt_embeds"))
@@ -214,6 +213,12 @@ class Probe:
 
     def _known(self, key: str, *_: Any) -> Any:
         return getattr(self.pipe, key)
+
+
+def network_of(pipe: Any) -> Any:
+    """The network that a pipeline asks at every step; None where it has another name."""
+    net = getattr(pipe, "transformer", None)  # a compiled one is neither true nor false
+    return getattr(pipe, "unet", None) if net is None else net
 
 
 @cache

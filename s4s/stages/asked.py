@@ -16,6 +16,7 @@ from torch import Tensor
 from s4s.errors import Error, choose
 from s4s.files import read_text, require_place
 from s4s.models import captions
+from s4s.values import require_device
 from s4s.version import __version__
 
 RECORD, UNFINISHED = "learned.json", "unfinished"
@@ -59,11 +60,7 @@ class Ask:
 
     def where(self) -> tuple[torch.device, str]:
         """Device, and the name of the dtype."""
-        try:
-            device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-            torch.zeros(1, device=device).item()
-        except (RuntimeError, AssertionError) as error:
-            raise Error(f"device {self.device!r} is not here: {str(error).splitlines()[0]}") from error
+        device = require_device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = self.dtype or ("float32" if device.type == "cpu" else "bfloat16")
         if dtype not in DTYPES:
             raise choose("dtype", dtype, DTYPES)

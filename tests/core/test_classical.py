@@ -233,6 +233,7 @@ def test_evaluations_and_intervals() -> None:
     (lambda: s4s.solver("ddim", [3.0, 3.0, 1.0]), r"must fall: sigma\[0\] = 3 is followed by sigma\[1\] = 3"),
     (lambda: s4s.solver("ddim", [3.0]), "a grid is at least two noise levels"),
     (lambda: s4s.solver("ddim", "edm"), "a grid of noise levels is not a rectangular array of numbers"),
+    (lambda: classical.intervals("ddim", "a"), "nfe = 'a' must be a whole number"),
     (lambda: classical.intervals("heun", 5), "heun spends 2 evaluations a step: it has no grid of nfe 5"),
     (lambda: classical.intervals("dpmpp", 4, singlestep=True), "spends 3 evaluations a step"),
 ])  # fmt: skip

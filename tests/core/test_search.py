@@ -88,7 +88,15 @@ def test_gits_grid() -> None:
     x_T = 80 * s4s.noise(0, range(10), (3, 4, 4))
     assert torch.equal(sigma, teacher.sigma[gits_path(gits_cost(teacher, MIXTURE.denoise, x_T), 5, 1.15)])
     assert torch.equal(sigma, s4s.grid("gits", process, 5, **options, batch=3))
+    with pytest.raises(s4s.Error, match="grid 'gits': got an unexpected keyword argument 'bogus'"):
+        s4s.grid("gits", process, 5, **options, bogus=2)
     assert torch.equal(s4s.grid("gits", process, 20, **options), teacher.sigma)
+
+
+@pytest.mark.parametrize("name", ["logsnr", "edm", "uniform", "quadratic", "dmn", "even", "gits"])
+def test_one_interval_that_ends_at_zero_starts_at_the_highest_level(name: str) -> None:
+    options = {"denoise": MIXTURE.denoise, "shape": (3, 4, 4), "warmup": 2} if name in ("even", "gits") else {}
+    assert s4s.grid(name, s4s.EDM(), 1, end_at_zero=True, **options).tolist() == pytest.approx([80.0, 0.0])
 
 
 def test_gits_path_by_hand() -> None:
@@ -129,6 +137,12 @@ def test_ays_is_what_diffusers_ships() -> None:
      "unknown metric of grid 'gits' 'l3'"),
     (lambda: s4s.grid("gits", s4s.EDM(0.1, 9.0), 5, denoise=MIXTURE.denoise, shape=(3, 4, 4),
                       teacher=s4s.solver("ddim", [80.0, 1.0])), "the teacher's levels must go from 9 to 0.1"),
+    (lambda: s4s.grid("gits", s4s.EDM(), 5, denoise=MIXTURE.denoise, shape=(3, 4, 4), batch=0), "'gits': batch = 0"),
+    (lambda: s4s.grid("gits", s4s.EDM(), 5, denoise=MIXTURE.denoise, shape=(3, 4, 4), warmup=2.5), "warmup = 2.5 must"),
+    (lambda: s4s.grid("even", s4s.EDM(), 5, denoise=MIXTURE.denoise, shape=(3, 4, 4), warmup=2.5), "warmup = 2.5 must"),
+    (lambda: s4s.grid("dmn", s4s.EDM(), 5, truncation="a"), "truncation of grid 'dmn' = 'a' must be a whole number"),
+    (lambda: s4s.grid("dmn", None, 5), r"a grid is of a process, such as s4s.EDM\(\), got None"),  # type: ignore[arg-type]
+    (lambda: s4s.grid("dmn", s4s.EDM, 5), "a grid is of a process, such as"),  # type: ignore[arg-type]
     (lambda: s4s.grid("ays", s4s.EDM(), 5, model="sd15"), "is for levels 14.6146 to 0.0291672; this process has 80"),
     (lambda: s4s.grid("ays", s4s.EDM(), 5, model="sd2"), "unknown model of grid 'ays' 'sd2'; choose one of: sd15"),
 ])  # fmt: skip

@@ -170,6 +170,10 @@ def test_truncated_file(tmp_path_factory: pytest.TempPathFactory, share: float) 
     ({"schema": "other"}, "the key 'schema' must be 's4s-solver'"),
     ({"version": 4}, "version 4 is not supported"),
     ({"version": None}, "version None"),
+    ({"version": True}, "version True is not supported"),
+    ({"version": 3, "null": None}, "'null' belongs to schema version 3, and 3 needs it"),
+    ({"nfe": 7}, "'nfe' is 7, and the arrays are of 4 evaluations"),
+    ({"start": [1, 10**400, 0.3, 0.2, 0.1]}, "'start' is not a rectangular array of numbers"),
     ({"name": 3}, "'name' must be a string"),
     ({"provenance": []}, "'provenance' an object"),
     ({"weight": [[0.0]]}, r"'weight' has shape \[1, 1\], needs \[5, 4\]"),
@@ -195,7 +199,7 @@ def test_bad_file(tmp_path: Path, change: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "3", "null", '{"schema": "s4s-solver"}', '{"schema": "s4s-solver", "version": 1}']
+    "text", ["", "[]", "3", "null", "[" * 100_000, '{"schema": "s4s-solver"}', '{"schema": "s4s-solver", "version": 1}']
 )
 def test_not_a_solver(tmp_path: Path, text: str) -> None:
     path = tmp_path / "solver.json"

@@ -29,7 +29,15 @@ def test_nodes_of_a_table_are_those_of_its_solver() -> None:
     assert s4s.from_table(sigma, told, [1.0, *start[1:]], weight).noise is None
 
 
-@pytest.mark.parametrize("start", [[], [0.0, 1], [-1.0, 1], 3.0])
-def test_a_table_that_starts_nowhere_is_refused(start: object) -> None:
-    with pytest.raises(s4s.Error, match=r"start\[0\] of a table must be positive"):
-        s4s.from_table([20.0, 1.0], [20.0], start, [[0.0], [1.0]])
+@pytest.mark.parametrize(("sigma", "start", "message"), [
+    ([20.0, 1.0], [], r"start of a table must be numbers in a row, one for each node, got shape \[0\]"),
+    ([20.0, 1.0], 3.0, r"start of a table must be numbers in a row, one for each node, got shape \[\]"),
+    ([], [1.1], r"sigma of a table must be numbers in a row"),
+    ([20.0, 1.0], [0.0, 1], r"start\[0\] = 0 of a table must be positive: it is what x_T counts in the first node"),
+    ([20.0, 1.0], [-1.0, 1], r"start\[0\] = -1 of a table must be positive"),
+    ([20.0, 1.0], [float("nan"), 1], r"start\[0\] = nan of a table must be positive"),
+])  # fmt: skip
+def test_a_table_that_starts_nowhere_is_refused(sigma: list[float], start: object, message: str) -> None:
+    with pytest.raises(s4s.Error, match=message) as caught:
+        s4s.from_table(sigma, [20.0], start, [[0.0], [1.0]])
+    assert "\n" not in str(caught.value)

@@ -50,7 +50,7 @@ def test_paths_are_those_of_training_noises_and_counted() -> None:
     uniform = s4s.grid("logsnr", PROCESS, 6)
     named = s4s.grid("even", PROCESS, 6, denoise=denoise, shape=(2,), dtype=torch.float64)
     assert torch.equal(levels, named), "the teacher's first noises are those of seed 0"
-    with pytest.raises(s4s.Error, match="grid 'even': warmup = 0 must be at least 1"):
+    with pytest.raises(s4s.Error, match="grid 'even': warmup = 0 must be a whole number of at least 1"):
         s4s.grid("even", PROCESS, 6, denoise=denoise, shape=(2,), warmup=0)
     assert (levels.log().abs() < 1).sum() > (uniform.log().abs() < 1).sum()
     for name in ("ipndm", "dpmpp"):

@@ -287,8 +287,9 @@ def test_gradients_are_those_of_differences() -> None:
     (lambda: asked("SDXL", size=3), "unknown argument of StableDiffusionXLPipeline 'size'; choose one of: .*height"),
     (lambda: asked("SDXL", num_inference_steps=3), "num_inference_steps= is set by the solver; leave it out"),
     (lambda: asked("SD3")[1].denoiser(None), "needs a condition: model.condition"),
-    (lambda: asked("SD3")[1].denoiser(torch.tensor([0, 5])), r"the prompts have numbers 0 to 1, got \[0, 5\]"),
-    (lambda: asked("SD3")[1].denoiser(torch.tensor([-1])), r"the prompts have numbers 0 to 1, got \[-1\]"),
+    (lambda: asked("SD3")[1].denoiser(torch.tensor([0, 5])), r"tensor of prompts' numbers, 0 to 1, got \[0, 5\]"),
+    (lambda: asked("SD3")[1].denoiser(torch.tensor([-1])), r"tensor of prompts' numbers, 0 to 1, got \[-1\]"),
+    (lambda: asked("SD3")[1].denoiser([0]), r"a condition is a tensor of prompts' numbers, 0 to 1, got \[0\]"),
     (lambda: asked("SDXL", t_max=1.5), "t_max = 1.5 is above the last of the 1000 times, 1"),
     (lambda: asked("SDXL", pooled_prompt_embeds=None), "StableDiffusionXLPipeline fails when it is asked for one step "
      "with these arguments: ValueError: If `prompt_embeds` are provided, `pooled_prompt_embeds` also"),
