@@ -288,7 +288,7 @@ def _like(value: Tensor, x: Tensor) -> Tensor:
 
 def _told(time: Tensor, x: Tensor) -> Tensor:
     """What the network is told of states [B, ...]: [B]."""
-    return time.to(x).reshape(-1).expand(x.shape[0])
+    return (time.flatten() if time.ndim > 1 else time).to(x).expand(x.shape[0])
 
 
 def check_range(low_name: str, low: float, high_name: str, high: float) -> None:

@@ -26,6 +26,7 @@ from s4s.learn.meter import Meter
 from s4s.learn.several import stretch
 from s4s.learn.teacher import TeacherSet, generate
 from s4s.learn.work import Work, joined
+from s4s.noise import MOST
 from s4s.process import Process
 from s4s.solver import Denoise, Solver, sample
 from s4s.values import amount, require_device, whole
@@ -118,7 +119,7 @@ def learn(
         Error: bad settings, outputs that are not finite or of another shape, too little time, a folder of other work.
     """
     task = _Task(denoise, process, _shape(denoise, process, shape), condition, held_out or condition, dtype, device,
-                 whole(seed, "seed", 0))  # fmt: skip
+                 whole(seed, "seed", 0, MOST))  # fmt: skip
     nfes = _checked(nfe, time, samples, batch)
     require_device(device)
     grids = {n: _grids(process, n, levels) for n in nfes}

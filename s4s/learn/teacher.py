@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from s4s.alike import in_turn
 from s4s.errors import Error
-from s4s.noise import Numbers, Start, noise
+from s4s.noise import MOST, Numbers, Start, noise
 from s4s.solver import Denoise, Solver, sample
 from s4s.values import whole
 
@@ -91,7 +91,7 @@ def teacher_set(
             solver has it. Solvers fitted to the set keep them, in their files too.
         options: of ``generate`` (``dtype``, ``device``, ``progress``).
     """
-    n, seed = whole(n, "n, the samples of a teacher set,"), whole(seed, "seed", 0)
+    n, seed = whole(n, "n, the samples of a teacher set,"), whole(seed, "seed", 0, MOST)
     if mean is not None or scale is not None:
         solver = solver.replace(noise=Start(0.0 if mean is None else mean, solver.sigma[0] if scale is None else scale))
     given = None if condition is None else condition(range(n))

@@ -205,6 +205,13 @@ def test_bad_settings(change: dict[str, Any], message: str) -> None:
         s4s.learn(denoise, PROCESS, (2,), **SMALL | change)
 
 
+def test_a_seed_without_noises_is_refused_before_the_network_is_asked() -> None:
+    with pytest.raises(
+        s4s.Error, match="seed = 18446744073709551616 must be a whole number from 0 to 18446744073709551615"
+    ):
+        s4s.learn(lambda x, sigma: pytest.fail("asked"), PROCESS, (2,), **SMALL | {"seed": 2**64})
+
+
 def test_arguments_in_another_order() -> None:
     with pytest.raises(s4s.Error, match="learn takes a denoiser, its process and the shape of a sample"):
         s4s.learn(PROCESS, denoise, (2,))  # type: ignore[arg-type]
