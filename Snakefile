@@ -14,6 +14,9 @@ if not workflow.overwrite_configfiles:
     configfile: str(Path(workflow.basedir) / "config" / "digits.yaml")
 
 
+include: "workflow/rules/parts.smk"
+
+
 if "parts" in config:
 
     include: "workflow/rules/kinds.smk"

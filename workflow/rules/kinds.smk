@@ -32,17 +32,10 @@ wildcard_constraints:
     part="|".join(PARTS),
 
 
-def gone(wildcards):
-    """No file: makes Snakemake run a part again whose table, figures or page are not there."""
-    if workflow.is_main_process and not workflow.touch and not kinds.whole(PARTS[wildcards.part], Path("results")):
-        workflow.dag.forcefiles.add(f"{FOLDER}/parts/{wildcards.part}")
-    return []
-
-
 rule part:
     """One of the benchmarks, whole: a run of the pipeline of its own."""
     input:
-        gone,
+        lambda wildcards: gone(PARTS[wildcards.part], f"{FOLDER}/parts/{wildcards.part}"),
     output:
         touch(f"{FOLDER}/parts/{{part}}"),
     log:

@@ -1,6 +1,4 @@
 # The paper's tables and figures. On the digits that is the benchmark and its ablations, a run of the pipeline of its own.
-from s4s.stages import kinds as several
-
 ABLATIONS = [f"{FOLDER}/ablations"] if CONFIG["benchmark"] == "digits" else []
 
 
@@ -13,17 +11,11 @@ if ABLATIONS:
     ABLATIONS_FILE = Path(workflow.basedir) / "config" / "ablations.yaml"
     ABLATIONS_CONFIG = benchmark.load(ABLATIONS_FILE)
 
-    def ablations_gone(wildcards):
-        """No file: makes Snakemake run the ablations again where their table, figures or page are not there."""
-        if workflow.is_main_process and not workflow.touch and not several.whole(ABLATIONS_CONFIG, Path("results")):
-            workflow.dag.forcefiles.update(ABLATIONS)
-        return []
-
     rule ablations:
         """The ablations, whole: results/ablations."""
         input:
             f"{FOLDER}/fid.csv",  # after the benchmark: both take all cores
-            ablations_gone,
+            lambda wildcards: gone(ABLATIONS_CONFIG, ABLATIONS[0]),
         output:
             touch(ABLATIONS[0]),
         log:
