@@ -141,11 +141,11 @@ def test_a_denoiser_of_one_output_is_refused() -> None:
     assert len(ask(DENOISE, x_T, torch.tensor(1.0), False)) == 1
 
 
-def test_finish_takes_the_output_with_the_condition() -> None:
+def test_finish_is_guided_as_the_last_evaluation() -> None:
     own = split_guidance(start(), SCALE).finish()
-    assert own.calls == 11
+    assert own.calls == 12
     last = s4s.sample(split_guidance(start(), SCALE), DENOISE, x_T)
-    assert torch.allclose(s4s.sample(own, DENOISE, x_T), with_(last, own.sigma_eval[-1]), atol=1e-12)
+    assert torch.allclose(s4s.sample(own, DENOISE, x_T), DENOISE(last, own.sigma_eval[-1]), atol=1e-12)
 
 
 @pytest.fixture(scope="module")
