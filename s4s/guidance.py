@@ -6,15 +6,19 @@ evaluations. A solver with ``null`` says itself how much of each goes into each 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from torch import Tensor
 
 from s4s.errors import Error
 from s4s.solver import Denoise, Solver
+from s4s.values import doubles
 
 ROUNDING = 1e-9  # of a column's largest weight: by how much columns may fail to be one scale's
 
 
-def guided(conditional: Denoise, unconditional: Denoise, scale: float | Tensor) -> Denoise:
+def guided(conditional: Denoise, unconditional: Denoise, scale: float | Sequence[float] | Tensor) -> Denoise:
     """The denoiser under guidance, from one with the condition and one without.
 
     It also tells them apart, for solvers and fits with guidance of their own, but for a scale of each sample's own:
@@ -23,19 +27,33 @@ def guided(conditional: Denoise, unconditional: Denoise, scale: float | Tensor) 
     Args:
         conditional, unconditional: denoisers of the same states and levels.
         scale: 1 is the conditional one alone; [B] is one for each sample of a batch, or of its stacked copies.
+
+    Raises:
+        Error: a scale that is neither.
     """
+    own = _checked(scale)
 
     def columns(x: Tensor, sigma: Tensor, both: bool) -> list[Tensor]:
         return [conditional(x, sigma)] + ([unconditional(x, sigma)] if both else [])
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         D, null = columns(x, sigma, True)
-        return null + _rows(scale, x) * (D - null)
+        return null + _rows(own, x) * (D - null)
 
     for key in ("process", "any_levels"):
         if hasattr(conditional, key) and hasattr(unconditional, key):
             setattr(denoise, key, getattr(conditional, key))
-    return denoise if isinstance(scale, Tensor) else apart(denoise, columns, scale)
+    return denoise if isinstance(own, Tensor) else apart(denoise, columns, own)
+
+
+def _checked(scale: Any) -> float | Tensor:
+    """One finite number, or one for each sample, [B]."""
+    if isinstance(scale, Tensor) and scale.ndim == 1:
+        return scale
+    made = doubles(scale, "the guidance scale")
+    if made.ndim > 1 or not made.isfinite().all():
+        raise Error(f"the guidance scale must be one finite number, or one for each sample, got {made.tolist()!r:.60}")
+    return made if made.ndim else made.item()
 
 
 def _rows(scale: float | Tensor, x: Tensor) -> float | Tensor:
@@ -57,9 +75,12 @@ def split_guidance(solver: Solver, scale: float) -> Solver:
     """The same solver under guidance of a constant scale, as one that weighs the two outputs apart."""
     if solver.null is not None:
         return solver
-    if scale == 1:
+    own = _checked(scale)
+    if isinstance(own, Tensor):
+        raise Error(f"a solver's own guidance begins at one scale, got {len(own)}")
+    if own == 1:
         raise Error("guidance 1 is the conditional network alone: there is no second output to weigh")
-    return solver.replace(weight=scale * solver.weight, null=(1 - scale) * solver.weight)
+    return solver.replace(weight=own * solver.weight, null=(1 - own) * solver.weight)
 
 
 def merge_guidance(solver: Solver) -> tuple[Solver, list[float]]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,9 @@ from s4s.errors import Error
 from s4s.integrations.comfyui.sampler import flows, to_host
 from s4s.integrations.sigmas import NEAR
 from s4s.solver import Solver
+from s4s.values import doubles
+
+SAME = 1e-6  # up to which scales are one scale, rounded
 
 
 def diffusers_callback(scales: Sequence[float]) -> Callable[..., dict[str, Any]]:
@@ -29,9 +33,8 @@ def diffusers_callback(scales: Sequence[float]) -> Callable[..., dict[str, Any]]
     Raises:
         Error: a scale below 1, or a first of 1: diffusers' pipelines then do not guide at all.
     """
-    if not scales:
-        raise Error("a scale is needed for every step, as s4s.merge_guidance gives them")
-    if low := [scale for scale in scales if not scale >= 1]:
+    scales = _checked(scales)
+    if low := [scale for scale in scales if scale < 1]:
         raise Error(f"a scale of {low[0]:.4g}: diffusers' pipelines take scales below 1 for no guidance; fit with more "
                     "evaluations, or sample with s4s.sample")  # fmt: skip
     if scales[0] <= 1:
@@ -59,15 +62,15 @@ def comfyui_function(solver: Solver, scales: Sequence[float]) -> Callable[[dict[
         solver, scales: as ``s4s.merge_guidance`` gives them; the solver may be finished.
 
     Raises:
-        Error: another number of scales, or two evaluations at one level, which the host cannot tell apart.
+        Error: another number of scales, or two scales at one level, whose evaluations the host cannot tell apart.
     """
-    own = solver.detach()
+    own, of = solver.detach(), _checked(scales)
     told = torch.cat([own.sigma_eval, own.sigma[-1:]]) if own.sigma[-1] > 0 else own.sigma_eval
-    if not scales or len(told) - len(scales) not in (0, 1):
-        raise Error(f"{len(scales)} scales for the {solver.nfe} evaluations of {solver.name}: one is needed for each")
-    if len(told.unique()) < len(told):
-        raise Error(f"{solver.name} makes two evaluations at one level, which ComfyUI cannot give scales of their own")
-    of = [*scales, scales[-1]]
+    before = own.nfe - (own.provenance.get("finish") == "one more evaluation")
+    if len(of) not in (own.nfe, before):
+        raise Error(f"{len(of)} scales for the {own.nfe} evaluations of {own.name}: one is needed for each")
+    of += of[-1:] * (len(told) - len(of))
+    _require_told_apart(own.name, told, of)
 
     def mixed(args: dict[str, Any]) -> Tensor:
         sigma = torch.as_tensor(args["sigma"]).flatten()[0].double().cpu()
@@ -78,3 +81,20 @@ def comfyui_function(solver: Solver, scales: Sequence[float]) -> Callable[[dict[
         return out
 
     return mixed
+
+
+def _checked(scales: Sequence[float]) -> list[float]:
+    """Of evaluations one after the other, as plain numbers."""
+    made = doubles(scales, "scales")
+    if made.ndim != 1 or not len(made) or not made.isfinite().all():
+        raise Error(f"scales must be finite numbers, one for every step, got {made.tolist()!r:.60}")
+    found: list[float] = made.tolist()
+    return found
+
+
+def _require_told_apart(name: str, told: Tensor, scales: Sequence[float]) -> None:
+    """Raise for evaluations at one level, in the host's float32, that have scales of their own."""
+    at: dict[float, float] = {}
+    for level, scale in zip(told.float().tolist(), scales, strict=True):
+        if not math.isclose(at.setdefault(level, scale), scale, rel_tol=SAME, abs_tol=SAME):
+            raise Error(f"{name} has two scales at level {level:.4g}, which ComfyUI cannot tell apart")

@@ -21,6 +21,7 @@ from torch import Tensor
 
 import s4s
 from s4s.integrations.comfyui.sampler import sample_comfyui, sigmas_of
+from s4s.integrations.guidance import comfyui_function
 
 ROOT = Path(__file__).parents[2]
 VP = s4s.VPDiscrete(ALPHAS_CUMPROD, rounded=True)
@@ -266,6 +267,35 @@ def test_from_a_file_to_a_latent(nodes: dict[str, Any], finish: str, calls: int)
     assert len(model.told) == calls
     made = solver(VP, 4, finish=False).finish(evaluate=calls == 5)
     close(found, s4s.sample(made, VP.denoiser(network), made.x_T(NOISE)))
+
+
+@pytest.mark.parametrize("finish", ["one more evaluation", "no evaluation"])
+def test_a_scale_a_level_on_the_way_from_a_file_to_a_latent(nodes: dict[str, Any], tmp_path: Path, finish: str) -> None:
+    """As the guide has it: the function is made of the fitted solver, and the node finishes it."""
+    plain = solver(VP, 4, finish=False)
+    scales = torch.tensor([3.0, 1.5, 4.0, 2.0], dtype=torch.float64)
+    own = plain.replace(weight=plain.weight * scales, null=plain.weight * (1 - scales))
+    merged, found = s4s.merge_guidance(own)
+    merged.save(tmp_path / "models/s4s/merged.json")
+    loaded, _ = nodes["S4SLoadSolver"].execute(file="merged.json").result
+    model = Guided(comfyui_function(merged, found))
+    sampler, sigmas = nodes["S4SSampler"].execute(model=model, solver=loaded, finish=finish).result
+    made = own.finish(evaluate=finish == "one more evaluation")
+    both = s4s.guided(VP.denoiser(network), lambda x, sigma: torch.tanh(x) / (1 + sigma), 2.0)
+    close(comfy_host.sample(sampler, sigmas, model, NOISE), s4s.sample(made, both, made.x_T(NOISE)))
+
+
+class Guided(Model):
+    """A model whose outputs with and without the condition a function mixes: input minus each, as ComfyUI has it."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__(Discrete())
+        self.function = function
+
+    def apply(self, x: Tensor, sigma: Tensor) -> Tensor:
+        cond, uncond = super().apply(x, sigma), torch.tanh(x) / (1 + sigma.reshape(-1, 1, 1, 1))
+        args = {"cond": x - cond, "uncond": x - uncond, "sigma": sigma, "input": x, "model": self}
+        return x - self.function(args)
 
 
 def test_a_solver_that_is_not_there_and_one_of_several(nodes: dict[str, Any], tmp_path: Path) -> None:

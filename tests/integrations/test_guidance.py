@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -92,15 +94,27 @@ def test_hosts_refuse_what_they_cannot_do() -> None:
         sample_s4s(lambda x, sigma: x, torch.ones(1, 2), solver.sigma, solver=solver, disable=True)
     with pytest.raises(Error, match=r"a scale of 0\.5: diffusers' pipelines take scales below 1 for no guidance"):
         diffusers_callback([3.0, 0.5])
-    with pytest.raises(Error, match="a scale is needed for every step"):
-        diffusers_callback([])
-    with pytest.raises(Error, match="a scale of nan"):
-        diffusers_callback([3.0, float("nan")])
-    with pytest.raises(Error, match="2 scales for the 4 evaluations"):
-        comfyui_function(merge_guidance(solver)[0], [3.0, 2.0])
-    with pytest.raises(Error, match="two evaluations at one level"):
-        comfyui_function(s4s.solver("heun", s4s.grid("edm", PROCESS, 2)), [3.0, 2.0, 3.0, 4.0])
+    merged, scales = merge_guidance(solver)
+    for wrong in ([], [3.0, math.nan, 2.0, 2.0], [3.0, math.inf, 2.0, 2.0], [scales]):
+        for make in (diffusers_callback, partial(comfyui_function, merged)):
+            with pytest.raises(Error, match=r"scales must be finite numbers, one for every step, got \["):
+                make(wrong)
+    ended = s4s.solver("dpmpp", s4s.grid("logsnr", PROCESS, 4, end_at_zero=True), order=2)
+    for made, few in ((merged, scales[:3]), (merged, [*scales, 2.0]), (ended, scales[:3]), (merged.finish(), [3.0])):
+        with pytest.raises(Error, match=rf"{len(few)} scales for the {made.nfe} evaluations of dpmpp2"):
+            comfyui_function(made, few)
     with pytest.raises(Error, match="the first scale is 1"):
         diffusers_callback([1.0, 2.0])
     with pytest.raises(Error, match="weighs the outputs of evaluation 0"):
         merge_guidance(without(solver, 1))
+
+
+def test_two_evaluations_at_one_level_have_one_scale_in_comfyui() -> None:
+    """Heun's method asks twice at every level between, which the host says alike."""
+    heun = s4s.solver("heun", s4s.grid("edm", PROCESS, 2))
+    function = comfyui_function(*merge_guidance(split_guidance(heun, 3.0)))
+    one, host = torch.ones(1, 2), SimpleNamespace(model_sampling=Discrete())
+    for level in heun.sigma_eval:
+        assert torch.allclose(function({"cond": one, "uncond": 0 * one, "sigma": level[None], "model": host}), 3 * one)
+    with pytest.raises(Error, match=r"heun has two scales at level 1\.\d+, which ComfyUI cannot tell apart"):
+        comfyui_function(heun, [3.0, 2.0, 4.0, 4.0])

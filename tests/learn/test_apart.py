@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -139,6 +141,20 @@ def test_a_denoiser_of_one_output_is_refused() -> None:
         budget(5, 4)
     assert [budget(nfe, None) for nfe in (4, 5, 6)] == [6, 7, 9]
     assert len(ask(DENOISE, x_T, torch.tensor(1.0), False)) == 1
+
+
+def test_scales_as_people_have_them() -> None:
+    """Of torch and numpy, one for all or one a sample; what is neither is one line."""
+    one = s4s.sample(start(), DENOISE, x_T)
+    for scale in (torch.tensor(SCALE), np.float32(SCALE), [SCALE] * 8, np.full(8, SCALE)):
+        assert torch.equal(s4s.sample(start(), guided(with_, none, scale), x_T), one)
+    assert torch.equal(split_guidance(start(), torch.tensor(SCALE)).null, split_guidance(start(), SCALE).null)
+    for wrong in ("3", None, math.nan, torch.ones(8, 1)):
+        for make in (lambda scale: guided(with_, none, scale), lambda scale: split_guidance(start(), scale)):
+            with pytest.raises(Error, match="the guidance scale"):
+                make(wrong)
+    with pytest.raises(Error, match="a solver's own guidance begins at one scale, got 8"):
+        split_guidance(start(), [SCALE] * 8)
 
 
 def test_finish_is_guided_as_the_last_evaluation() -> None:
