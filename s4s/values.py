@@ -1,4 +1,4 @@
-"""Numbers as people have them: arrays in any order of memory, whole numbers of other types, levels in range."""
+"""Numbers as people have them: arrays in any order of memory, whole numbers of other types, levels, outputs."""
 
 from __future__ import annotations
 
@@ -94,6 +94,15 @@ def dtype_in_words(x: Tensor) -> Iterator[None]:
 def plain(value: Any) -> Any:
     """What JSON does not know in a record, as it does: numpy's numbers, arrays and tensors; text for the rest."""
     return value.tolist() if isinstance(value, np.generic | np.ndarray | Tensor) else str(value)
+
+
+def without_variance(output: Tensor, sample: Tensor) -> Tensor:
+    """What a network predicts of a sample [B, C, ...]: of twice the channels, with a variance last, the first half."""
+    if output.shape == sample.shape:
+        return output
+    if output.ndim > 1 and output.shape[1] == 2 * sample.shape[1] and output.shape[0] == sample.shape[0]:
+        return output.chunk(2, 1)[0]
+    raise Error(f"the network's output has shape {list(output.shape)}, the sample {list(sample.shape)}")
 
 
 def require_known(levels: Tensor, denoise: Any) -> None:

@@ -12,7 +12,7 @@ import torch
 from s4s.errors import Error
 
 # Relative; from here on a solver was fitted for something else
-FAR = {"guidance": 0.2, "shift of this resolution": 0.2, "last alphas_cumprod": 1e-2}
+FAR = {"guidance": 0.2, "shift of this resolution": 0.2, "last alphas_cumprod": 1e-2, "alpha + sigma": 1e-2}
 ROUNDING = 1e-9
 
 
@@ -25,13 +25,15 @@ def mismatches(config: Mapping[str, Any], scheduler: Any, guidance: float | None
         guidance: that the pipeline will be called with, if known.
     """
     theirs, card = scheduler.config, config["card"] or {}
+    flow = "flow_prediction" if type(scheduler).__name__.startswith("FlowMatch") else None  # said by the class alone
     by_call = theirs.get("use_dynamic_shifting")  # then ``other_shift`` compares, in every call
     table = getattr(scheduler, "alphas_cumprod", None)
     found = {
-        "prediction_type": (config["prediction_type"], theirs.get("prediction_type")),
+        "prediction_type": (config["prediction_type"], theirs.get("prediction_type") or flow),
         "num_train_timesteps": (config["num_train_timesteps"], theirs.get("num_train_timesteps")),
         "shift": (card.get("shift"), None if by_call else theirs.get("shift")),
-        "last alphas_cumprod": (_last(config["trained_betas"]), None if table is None else float(table[-1])),
+        "last alphas_cumprod": (_last(config), None if table is None else float(table[-1])),
+        "alpha + sigma": (round(max(map(sum, _scales(config))), 4), flow and 1.0),
         "guidance": (card.get("guidance"), guidance),
     }
     for name, (mine, other) in found.items():
@@ -49,7 +51,7 @@ def card_of(solver: Any, said: Mapping[str, Any] | None) -> dict[str, Any]:
     try:
         kept = dict(own) if isinstance(own, Mapping) else {}
         made: dict[str, Any] = json.loads(json.dumps(kept | dict(said or {})))
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise Error(f"the card must be of plain numbers, strings and lists: {error}") from error
     return made
 
@@ -62,8 +64,17 @@ def other_shift(card: Mapping[str, Any] | None, mu: float | None) -> str | None:
     return f"{name}: the solver is for {mine}, the pipeline has {other}"
 
 
-def _last(betas: list[float] | None) -> float | None:
-    return None if betas is None else (1 - torch.tensor(betas, dtype=torch.float64)).prod().item()
+def _scales(config: Mapping[str, Any]) -> Iterator[tuple[float, float]]:
+    """Alpha and sigma of every evaluation of all solvers."""
+    for each in config["solvers"]:
+        yield from zip(each["alpha"], each["noise"], strict=True)
+
+
+def _last(config: Mapping[str, Any]) -> float:
+    """What a table of the solvers' noise schedule ends in, or would: their first evaluation's, without a table."""
+    if config["trained_betas"] is None:
+        return min(1 / (1 + (noise / alpha) ** 2) for alpha, noise in _scales(config))
+    return (1 - torch.tensor(config["trained_betas"], dtype=torch.float64)).prod().item()
 
 
 def _differ(mine: Any, other: Any, tolerance: float) -> bool:

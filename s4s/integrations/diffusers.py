@@ -7,12 +7,10 @@ do (start in the middle, other times, latents changed between steps) is refused.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,9 +18,11 @@ from s4s.bundle import Bundle
 from s4s.discrete import VPDiscrete
 from s4s.errors import Error, Notice, choose, extra
 from s4s.integrations.compare import card_of, mismatches, other_shift
-from s4s.integrations.plan import Plan, plan, plan_from_dict, require_standard_start
+from s4s.integrations.latents import same, shares, version
+from s4s.integrations.plan import Plan, flows, plan, plan_from_dict, require_standard_start, solvers_of
 from s4s.process import PREDICTIONS, Flow, Process
 from s4s.solver import Solver, solver_from_dict
+from s4s.values import doubles, without_variance
 from s4s.version import __version__
 
 with extra("diffusers"):
@@ -31,6 +31,7 @@ with extra("diffusers"):
     from diffusers.schedulers.scheduling_utils import SchedulerOutput
 
 NAMES = {"eps": "epsilon", "x0": "sample", "v": "v_prediction", "flow": "flow_prediction"}
+EARLY = 0.1  # of a training step: how far below the first one a solver's last evaluation may lie
 
 
 class S4SScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
@@ -97,13 +98,15 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         ours = {name: key for key, name in NAMES.items()}.get(prediction, prediction)
         if ours not in NAMES:
             raise choose("prediction", prediction, [*NAMES, *NAMES.values()])
-        solvers = [solver] if isinstance(solver, Solver) else list(solver.values())
+        if not isinstance(process, Process):
+            raise Error(f"a process is needed, such as s4s.Flow(), got {type(process).__name__}")
         own_time = type(process).model_time is Process.model_time
-        plans = [plan(each, process, 1000.0 if isinstance(process, Flow) and own_time else 1.0) for each in solvers]
+        time_scale = 1000.0 if isinstance(process, Flow) and own_time else 1.0
+        plans = [plan(each, process, time_scale) for each in solvers_of(solver)]
         for each in plans:
             require_standard_start(each)
         table = process.alphas_cumprod if isinstance(process, VPDiscrete) else None
-        betas = None if table is None else _betas(torch.as_tensor(table, dtype=torch.float64))
+        betas = None if table is None else _betas(doubles(table, "alphas_cumprod"))
         facts = card_of(solver, card) | {"nfe": [each.nfe for each in plans], "prediction": ours}
         return cls(
             solvers=[each.to_dict() for each in plans],
@@ -153,11 +156,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             raise Error("timesteps= does not go with a fitted solver, which has its own; leave it out")
         if sigmas is not None:
             num_inference_steps = _evenly(sigmas, num_inference_steps)
-        if num_inference_steps is None and len(self._plans) == 1:
-            (num_inference_steps,) = self._plans
-        if num_inference_steps not in self._plans:
-            there = ", ".join(map(str, self._plans))
-            raise Error(f"no solver for num_inference_steps={num_inference_steps} here, only for {there}")
+        num_inference_steps = self._number(num_inference_steps)
         if (line := other_shift(self.config.card, mu)) is not None:
             warnings.warn(line, Notice, stacklevel=2)
         self._plan = self._plans[num_inference_steps]
@@ -200,9 +199,9 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             self._first = self._state = sample.to(torch.promote_types(sample.dtype, torch.float32), copy=True)
         x_t = self._state  # what the sample was before it was rounded
         assert plan is not None and self._first is not None and x_t is not None
-        output = _half(model_output, sample).to(x_t.dtype)
+        output = without_variance(model_output, sample).to(x_t.dtype)
         D = PREDICTIONS[self._prediction](x_t, output, plan.alpha[n], plan.noise[n])  # type: ignore[arg-type]
-        self._outputs.append(D.clone() if _shares(D, model_output) else D)  # a compiled network writes there again
+        self._outputs.append(D.clone() if shares(D, model_output) else D)  # a compiled network writes there again
         x = start * self._first
         for w, output in zip(weight, self._outputs, strict=True):
             x.add_(output, alpha=w)
@@ -214,11 +213,13 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """``alpha x_0 + sigma eps`` at training steps [B], for training tools.
 
         Raises:
-            Error: the solver's process has no table of training steps.
+            Error: the solver's process has no table of training steps, or not these.
         """
-        process = self._process()
+        process, last = self._process(), self.config.num_train_timesteps
         t = torch.as_tensor(timesteps, device=original_samples.device).double()
-        t = (t + 1) / self.config.num_train_timesteps if isinstance(process, VPDiscrete) else t / 1000
+        if not ((t > -EARLY) & (t <= last)).all():
+            raise Error(f"training steps are from 0 to {last}, got {t.min().item():.6g} to {t.max().item():.6g}")
+        t = (t + 1) / last if isinstance(process, VPDiscrete) else t / last
         scales = (process.alpha(t), process.sigma(t))
         alpha, sigma = (s.to(original_samples).reshape(-1, *[1] * (original_samples.ndim - 1)) for s in scales)
         return alpha * original_samples + sigma * noise
@@ -234,7 +235,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """For the next step; nothing is held between pictures."""
         if done < len(self._rows):
             kept = returned.clone() if returned.is_inference() else returned  # whose changes are not counted
-            self._done, self._state, self._returned, self._version = done, state, kept, _version(kept)
+            self._done, self._state, self._returned, self._version = done, state, kept, version(kept)
         else:
             self._forget()
             self._done = done
@@ -242,6 +243,16 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def _forget(self) -> None:
         self._done, self._version, self._outputs = 0, 0, []
         self._first = self._state = self._returned = None
+
+    def _number(self, steps: Any) -> int:
+        """The number of evaluations that is asked for, of those there are."""
+        if steps is None and len(self._plans) == 1:
+            return next(iter(self._plans))
+        try:
+            return next(nfe for nfe in self._plans if nfe == steps)
+        except (StopIteration, RuntimeError, ValueError) as error:  # several numbers are not true or false
+            there = ", ".join(map(str, self._plans))
+            raise Error(f"no solver for num_inference_steps={steps!r:.60} here, only for {there}") from error
 
     def _require_turn(self, timestep: Any, sample: Tensor) -> int:
         """The number of this step, if it is one that can be made."""
@@ -251,12 +262,12 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if n >= self._plan.nfe:
             raise Error(f"the solver's {self._plan.nfe} steps are done; call set_timesteps before another picture")
         if not isinstance(timestep, Tensor) or timestep.device.type == "cpu":
-            found, own = float(torch.as_tensor(timestep).flatten()[0]), self._plan.times[n]
-            if abs(found - own) > 1e-2 * abs(own) + 1e-2:
+            found, own = doubles(timestep, "timestep").flatten()[:1].sum().item(), self._plan.times[n]
+            if not abs(found - own) <= 1e-2 * abs(own) + 1e-2:
                 raise Error(f"step {n} is at time {own:.6g}, but was called at {found:.6g}: all steps, in their order")
         if self._state is not None and sample.device != self._state.device:
             raise Error(f"the latents moved from {self._state.device} to {sample.device} before step {n}; start anew")
-        if n and not _same(sample, self._returned, self._version):
+        if n and not same(sample, self._returned, self._version):
             raise Error(f"the latents were changed before step {n}, by a callback, inpainting or another pipeline with "
                         "this scheduler; a fitted solver does not follow that")  # fmt: skip
         return n
@@ -264,8 +275,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def _process(self) -> Process:
         if self.config.trained_betas is not None:
             return VPDiscrete((1 - torch.tensor(self.config.trained_betas, dtype=torch.float64)).cumprod(0), t_max=1.0)
-        scales = [pair for each in self._plans.values() for pair in zip(each.alpha, each.noise, strict=True)]
-        if all(math.isclose(sum(pair), 1) for pair in scales):
+        if all(map(flows, self._plans.values())):
             return Flow()
         raise Error("add_noise needs a table of training steps, which the solver's process has not")
 
@@ -277,35 +287,11 @@ def _betas(table: Tensor) -> list[float]:
 
 def _evenly(sigmas: Sequence[float], steps: int | None) -> int:
     """How many sigmas a flow pipeline asks for; they must be its default."""
-    n = len(sigmas)
-    if steps not in (None, n) or not np.allclose(sigmas, np.linspace(1, 1 / n, n), atol=1e-4):
+    given = doubles(sigmas, "sigmas").cpu()
+    n = given.numel()
+    own = torch.linspace(1, 1 / max(n, 1), n, dtype=torch.float64)
+    if steps not in (None, n) or given.shape != own.shape or not torch.allclose(given, own, atol=1e-4):
         raise Error(
             "sigmas= does not go with a fitted solver, which has its own; leave it out, or give num_inference_steps"
         )
     return n
-
-
-def _half(output: Tensor, sample: Tensor) -> Tensor:
-    """The prediction of a network that may predict a variance beside it."""
-    if output.shape == sample.shape:
-        return output
-    if output.ndim > 1 and output.shape[1] == 2 * sample.shape[1] and output.shape[0] == sample.shape[0]:
-        return output.chunk(2, 1)[0]
-    raise Error(f"the network's output has shape {list(output.shape)}, the sample {list(sample.shape)}")
-
-
-def _shares(a: Tensor, b: Tensor) -> bool:
-    """Whether writing to one may change the other."""
-    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
-
-
-def _version(tensor: Tensor) -> int:
-    """How often a tensor was changed in place; tensors of inference mode do not count it."""
-    return 0 if tensor.is_inference() else tensor._version
-
-
-def _same(sample: Tensor, returned: Tensor | None, version: int) -> bool:
-    """Whether a sample is what the last step returned: the object itself, or one of its values."""
-    if sample is returned:
-        return _version(sample) == version
-    return returned is not None and sample.shape == returned.shape and bool(torch.equal(sample, returned.to(sample)))

@@ -15,9 +15,11 @@ from tqdm import tqdm
 
 from s4s.errors import Error
 from s4s.guidance import require_mixed
+from s4s.integrations.plan import solvers_of
 from s4s.integrations.sigmas import same_levels
 from s4s.process import any_levels
 from s4s.solver import Denoise, Solver, sample
+from s4s.values import doubles
 
 OWN = "take those of get_sigmas_s4s(solver)"
 
@@ -51,7 +53,7 @@ def sample_s4s(
     Raises:
         Error: other sigmas than the solver's own: its weights belong to its levels; or guidance of its own.
     """
-    chosen = _chosen(solver, torch.as_tensor(sigmas))
+    chosen = _chosen(solver, doubles(sigmas, "sigmas").flatten())
     require_mixed(chosen, "the host")
     with tqdm(total=chosen.nfe, disable=disable) as bar:
 
@@ -83,8 +85,7 @@ def denoiser(model: Model, extra_args: Mapping[str, Any] | None = None) -> Denoi
 
 def _chosen(solver: Solver | Mapping[int, Solver], sigmas: Tensor) -> Solver:
     """The solver whose levels the sigmas are."""
-    solvers = [solver] if isinstance(solver, Solver) else list(solver.values())
-    n = len(sigmas) - 1
+    solvers, n = solvers_of(solver), len(sigmas) - 1
     wanted = [each for each in solvers if each.nfe == n]
     wanted += [each.finish() for each in solvers if each.nfe == n - 1 and each.sigma[-1] > 0 and sigmas[-1] == 0]
     for each in wanted:

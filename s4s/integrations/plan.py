@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -71,6 +72,20 @@ def plan(solver: Solver, process: Process, time_scale: float = 1.0) -> Plan:
     times = process.time(told)
     numbers = (process.model_time(told) * time_scale, process.alpha(times), process.sigma(times))
     return Plan(json.loads(json.dumps(solver.to_dict(), default=plain)), *(_floats(value) for value in numbers))
+
+
+def solvers_of(solver: Any) -> list[Solver]:
+    """A solver, or those of a bundle or curve, in a list."""
+    found = [solver] if isinstance(solver, Solver) else [*solver.values()] if isinstance(solver, Mapping) else []
+    if not found or not all(isinstance(each, Solver) for each in found):
+        raise Error(f"a solver is needed, or a bundle or curve of them, got {type(solver).__name__}")
+    return found
+
+
+def flows(made: Plan) -> bool:
+    """Whether its states are a flow's in the time of flow pipelines, ``(1 - t) x_0 + t eps`` at ``1000 t``."""
+    rows = zip(made.times, made.alpha, made.noise, strict=True)
+    return all(math.isclose(a + s, 1) and math.isclose(t, 1000 * s, rel_tol=1e-6) for t, a, s in rows)
 
 
 def require_standard_start(made: Plan) -> None:

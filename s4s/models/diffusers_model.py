@@ -34,6 +34,7 @@ from s4s.models.model import (
 )
 from s4s.models.scheduler import schedule
 from s4s.process import Process
+from s4s.values import without_variance
 
 DEFAULTS = {
     "path": None,
@@ -160,12 +161,11 @@ def _pipeline(root: Path) -> _Pipeline:
 
 
 def _network(net: Any, scale: float, *, conditional: bool) -> Network:
-    """One calling convention. A network that also predicts a variance has twice the channels; the mean comes first."""
+    """One calling convention. Of a network that also predicts a variance, the mean."""
 
     def network(x: Tensor, model_time: Tensor, labels: Tensor | None) -> Tensor:
         given = {"class_labels": labels} if conditional else {}
-        out: Tensor = net(x, scale * model_time, **given).sample
-        return out[:, : x.shape[1]]
+        return without_variance(net(x, scale * model_time, **given).sample, x)
 
     return network
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from s4s.errors import Error
 from s4s.models.encodings import Encodings, chosen, recalled
 from s4s.models.told import hooked, moved, pipeline_slope
+from s4s.values import without_variance
 
 WALKS = ("_execution_device", "device", "dtype")  # properties that pass through all modules of a pipeline at every use
 DRAWN = "randn_tensor"  # how pipelines without a ``latents`` argument start
@@ -96,7 +97,7 @@ class Probe:
         moving = times.requires_grad and torch.is_grad_enabled()
         with moved(self.pipe, times, self.slope) if moving else nullcontext():
             heard = self.heard(times[0].item(), rows, x.to(self.dtype))
-        out = _prediction(heard.output, heard.sample)
+        out = without_variance(heard.output, heard.sample)
         if len(out) not in (len(x), 2 * len(x)):  # some pipelines step with both halves of guidance
             raise Error(f"{self.name} makes {len(out)} outputs of {len(x)} latents")
         return out[: len(x)].to(x.dtype)
@@ -110,7 +111,7 @@ class Probe:
         with torch.no_grad():
             drawn = self.heard(self.first_time, [0]).sample[:1]
             heard = self.heard(self.first_time, [0], drawn)
-        _prediction(heard.output, heard.sample)
+        without_variance(heard.output, heard.sample)
         if heard.sample.shape[1:] != drawn.shape[1:] or not torch.equal(heard.sample[:1].to(drawn), drawn):
             raise Error(f"{self.name} changes the latents it is given before its first step, so its network cannot be "
                         "asked about states of ours")  # fmt: skip
@@ -278,12 +279,3 @@ def _silent(iterable: Any = None, total: Any = None) -> _Bar:
 
 def _enough(iterable: Any = None, total: Any = None) -> _Bar:
     raise Heard
-
-
-def _prediction(output: Tensor, sample: Tensor) -> Tensor:
-    """The prediction of a network that may predict a variance beside it."""
-    if output.shape == sample.shape:
-        return output
-    if output.ndim > 1 and output.shape[1] == 2 * sample.shape[1]:
-        return output.chunk(2, 1)[0]
-    raise Error(f"the network's output has shape {list(output.shape)}, the latents {list(sample.shape)}")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from s4s.discrete import VPDiscrete
 from s4s.errors import Error, choose, extra
+from s4s.integrations.plan import Plan, flows, plan_from_dict
 from s4s.paths import Cosine
 from s4s.process import Flow, Process
 
@@ -61,7 +62,8 @@ def schedule(
 def _as_run(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """What the class runs on: its own defaults where the configuration says nothing, and no keys it does not know."""
     if kind == "S4SScheduler":  # ours, which says everything
-        if config.get("trained_betas") is None and config.get("prediction_type") != "flow_prediction":
+        flow = config.get("prediction_type") == "flow_prediction"
+        if config.get("trained_betas") is None and not (flow and all(map(flows, _plans(config)))):
             raise Error(f"{kind}: its solver's process has no table of betas, so the model's own is not known")
         return dict(config)
     with extra("diffusers"):
@@ -70,6 +72,11 @@ def _as_run(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
     signature = inspect.signature(getattr(diffusers, kind).__init__)
     known = {key: found.default for key, found in signature.parameters.items() if key != "self"}
     return known | {key: value for key, value in config.items() if key in known}
+
+
+def _plans(config: Mapping[str, Any]) -> list[Plan]:
+    """Of our own scheduler."""
+    return [plan_from_dict(each) for each in config.get("solvers") or []]
 
 
 def _prediction(kind: str, known: Mapping[str, Any], config: Mapping[str, Any]) -> str:

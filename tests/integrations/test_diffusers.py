@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import math
 import subprocess
 import sys
 import warnings
@@ -294,10 +295,39 @@ def test_add_noise(prediction: str) -> None:
         share = (steps / 1000).reshape(3, 1, 1, 1)
         close(made.add_noise(x, noise, steps), (1 - share) * x + share * noise)
         close(made.scale_noise(x, steps, noise), (1 - share) * x + share * noise)
-        with pytest.raises(s4s.Error, match="add_noise needs a table"):  # a velocity's process need not be a flow's
-            S4SScheduler.from_solver(solver(s4s.Cosine()), s4s.Cosine(), "flow").add_noise(x, noise, steps)
     with pytest.raises(s4s.Error, match="add_noise needs a table of training steps"):
         S4SScheduler.from_solver(solver(s4s.VPLinear()), s4s.VPLinear(), "eps").add_noise(x, noise, steps)
+    for wrong in (-1, 1500, math.nan):
+        with pytest.raises(s4s.Error, match=f"training steps are from 0 to 1000, got {wrong} to {wrong}"):
+            made.add_noise(x, noise, torch.tensor([wrong]))
+
+
+@pytest.mark.parametrize("process", [s4s.Cosine(), s4s.Path(lambda t: 1 - t, lambda t: t, t_max=0.999, t_min=1e-3)])
+def test_a_network_of_a_velocity_need_not_be_of_a_flow(process: s4s.Process) -> None:
+    """Another path, or the time in [0, 1]: their states and steps are not those of flow pipelines."""
+    from s4s.models.scheduler import schedule
+
+    made = S4SScheduler.from_solver(solver(process), process, "flow")
+    with pytest.raises(s4s.Error, match="add_noise needs a table"):
+        made.add_noise(torch.ones(1, 3), torch.ones(1, 3), torch.tensor([0.5]))
+    with pytest.raises(s4s.Error, match="its solver's process has no table of betas"):
+        schedule("S4SScheduler", made.config)
+
+
+@pytest.mark.parametrize(("name", "kind"), [
+    ("SD3", "StableDiffusion3Img2ImgPipeline"), ("Flux", "FluxImg2ImgPipeline"),
+])  # fmt: skip
+def test_image_to_image_of_flows_at_full_strength(name: str, kind: str) -> None:
+    case = TINY[name]()
+    made = solver(case.process)
+    case.pipe = getattr(diffusers, kind)(**case.pipe.components)
+    case.pipe.set_progress_bar_config(disable=True)
+    case.pipe.scheduler = S4SScheduler.from_solver(made, case.process, case.prediction)
+    steps = recorded(case.pipe.scheduler)
+    image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    out = case.pipe(image=image, strength=1.0, num_inference_steps=4, **case.call)[0]
+    require_equal(case, made, steps)
+    close(out, steps[-1][2])
 
 
 def test_install_says_what_does_not_match() -> None:
@@ -315,6 +345,14 @@ def test_install_says_what_does_not_match() -> None:
     flow = S4SScheduler.from_solver(solver(s4s.Flow()), s4s.Flow(), "flow", card={"shift": 3.0})
     with pytest.warns(Notice, match="shift: the solver is for 3.0, the pipeline has 1.0"):
         flow.install(Pipe(diffusers.FlowMatchEulerDiscreteScheduler()))
+    with pytest.warns(Notice, match="prediction_type: the solver is for v_prediction, the pipeline has flow_pred"):
+        made.install(Pipe(diffusers.FlowMatchEulerDiscreteScheduler()))
+    with pytest.warns(Notice, match=r"alpha \+ sigma: the solver is for 1\.255, the pipeline has 1\.0"):
+        path = S4SScheduler.from_solver(solver(s4s.Cosine()), s4s.Cosine(), "flow")
+        path.install(Pipe(diffusers.FlowMatchHeunDiscreteScheduler()))
+    with pytest.warns(Notice, match=r"last alphas_cumprod: the solver is for 4\.318\d*e-05, the pipeline has 0\.00466"):
+        free = S4SScheduler.from_solver(solver(s4s.VPLinear()), s4s.VPLinear(), "eps")
+        free.install(Pipe(ddim(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)))
     with warnings.catch_warnings():
         warnings.simplefilter("error", Notice)
         flow.install(Pipe(diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)), guidance_scale=3.5)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pipelines import close, ddim, diffusers, unet
@@ -110,6 +112,17 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "an unknown prediction type": (
         lambda: S4SScheduler(solvers=scheduler().config.solvers, prediction_type="x"), "unknown prediction_type 'x'"
     ),
+    "several numbers of steps": (lambda: scheduler().set_timesteps([4]), r"num_inference_steps=\[4\] here, only for 4"),
+    "an array of steps": (lambda: scheduler().set_timesteps(torch.tensor([3, 4])), "here, only for 4"),
+    "no sigmas": (lambda: scheduler().set_timesteps(sigmas=[]), "no solver for num_inference_steps=0 here, only for 4"),
+    "sigmas in words": (lambda: scheduler().set_timesteps(sigmas="even"), "sigmas is not a rectangular array"),
+    "a step at no time": (lambda: one_step(*started(0), 0, timestep=None), "timestep is not a rectangular array"),
+    "a step at NaN": (lambda: one_step(*started(0), 0, timestep=float("nan")), "but was called at nan"),
+    "a list of solvers": (
+        lambda: S4SScheduler.from_solver([solver()], PROCESS, "eps"), "a solver is needed, or a bundle.*, got list"
+    ),
+    "no process": (lambda: S4SScheduler.from_solver(solver(), None, "eps"), "a process is needed, .*, got NoneType"),
+    "a card in words": (lambda: scheduler(card="abc"), "the card must be of plain numbers"),
     "no number of a bundle": (
         lambda: S4SScheduler.from_solver({n: solver(nfe=n) for n in (3, 4)}, PROCESS, "eps").set_timesteps(),
         "no solver for num_inference_steps=None here, only for 3, 4",
@@ -263,6 +276,25 @@ def test_a_change_in_place_is_seen_in_inference_mode_too() -> None:
         x.mul_(1.5)
         with pytest.raises(s4s.Error, match="the latents were changed before step 2"):
             one_step(made, x, 2)
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_latents_that_are_not_finite_were_not_changed(inference: bool) -> None:
+    """Half precision overflows in some pipelines; that is for the eye to see, and no callback's doing."""
+    with torch.inference_mode(inference):
+        assert run(scheduler(), Z.half(), net=lambda x: x.clone().fill_(math.nan)).isnan().all()
+        assert run(scheduler(), net=lambda x: x.clone().fill_(math.nan)).isnan().all()
+
+
+def test_numbers_as_people_have_them() -> None:
+    """Steps and times of numpy and torch, a table seen from its end."""
+    turned = s4s.VPDiscrete(PROCESS.alphas_cumprod.numpy()[::-1].copy()[::-1])  # type: ignore[arg-type]
+    made = S4SScheduler.from_solver(solver(), turned, "eps")
+    assert made.config.trained_betas == scheduler().config.trained_betas
+    for steps in (np.int64(4), torch.tensor(4)):
+        made.set_timesteps(steps)
+        assert type(made.num_inference_steps) is int
+    assert one_step(made, Z, 0, timestep=np.float32(999)).prev_sample.isfinite().all()
 
 
 def test_one_step_and_an_end_at_zero() -> None:

@@ -116,6 +116,7 @@ def test_sigmas_that_went_through_text_are_the_solver_s_own() -> None:
     (s4s.grid("edm", PROCESS, 5), "these sigmas are not the solver's own, and its weights belong to its levels"),
     (s4s.grid("logsnr", PROCESS, 8), "9 sigmas are for 8 evaluations, the solver makes 5: take those of get_sigmas"),
     (SOLVER.sigma[2:], "4 sigmas are for 3 evaluations, the solver makes 5"),
+    (SOLVER.sigma[0], "1 sigmas are for 0 evaluations, the solver makes 5"),
     (torch.cat([SOLVER.sigma[:-1], torch.zeros(1)]), "these sigmas are not the solver's own"),
 ])  # fmt: skip
 def test_foreign_sigmas_are_refused(sigmas: Tensor, message: str) -> None:
@@ -124,6 +125,11 @@ def test_foreign_sigmas_are_refused(sigmas: Tensor, message: str) -> None:
     with pytest.raises(s4s.Error, match=message):
         sample_s4s(model, X, sigmas.float(), disable=True, solver=SOLVER)
     assert not model.sigmas
+
+
+def test_a_list_of_solvers_is_refused() -> None:
+    with pytest.raises(s4s.Error, match="a solver is needed, or a bundle or curve of them, got list"):
+        sample_s4s(Model(), X, get_sigmas_s4s(SOLVER), disable=True, solver=[SOLVER])  # type: ignore[arg-type]
 
 
 def test_a_fit_on_such_a_model() -> None:
