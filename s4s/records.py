@@ -223,11 +223,16 @@ class Walk:
 
 def another_config(found: Any, wanted: Any) -> str:
     """How two parts of a config differ: the first key that does; the state of the code only where nothing else does."""
-    of_code, where, one, other = min(_differences(found, wanted), key=lambda each: each[:2])
+    of_code, where, one, other = first_difference(found, wanted)
     if of_code:
         return "made by another state of the code, which found something else; run snakemake to renew it"
     return (f"made from another config ({'.'.join(where)} = {one!r} there, {other!r} in this one);"
             " run snakemake to renew it, or choose another benchmark name")  # fmt: skip
+
+
+def first_difference(found: Any, wanted: Any) -> tuple[bool, tuple[str, ...], Any, Any]:
+    """Of two parts of a config that differ: whether in the state of the code alone, the key's place, both values."""
+    return min(_differences(found, wanted), key=lambda each: each[:2])
 
 
 def _differences(found: Any, wanted: Any, *where: str) -> Iterator[tuple[bool, tuple[str, ...], Any, Any]]:

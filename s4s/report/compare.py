@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import hypot, sqrt
 from pathlib import Path
@@ -166,18 +166,7 @@ def _record(folder: Path, name: str) -> chain.Record | None:
         return None
 
 
-def _config(old: Mapping[str, object], new: Mapping[str, object]) -> str:
-    """The first value in which two parts of a config differ, the code last."""
-    key, before, after = _first(old, new)
-    if key.startswith("code"):
-        return "made by another state of the code"
-    return f"{key} = {before!r} before, {after!r} after"
-
-
-def _first(old: object, new: object, key: str = "") -> tuple[str, object, object]:
-    """The last name of the first key in which two parts of a config differ, which tells it, and its values."""
-    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
-        return key, old, new
-    unlike = [name for name in {**old, **new} if old.get(name, ...) != new.get(name, ...)]
-    first = min(unlike, key=lambda name: (name.startswith("code"), name))
-    return _first(old.get(first), new.get(first), first)
+def _config(old: object, new: object) -> str:
+    """The first value in which two parts of a config differ; a key's last name is enough to tell it."""
+    of_code, where, before, after = chain.first_difference(old, new)
+    return "made by another state of the code" if of_code else f"{where[-1]} = {before!r} before, {after!r} after"
