@@ -7,6 +7,7 @@ import json
 import re
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import compvis_layout as compvis
@@ -28,6 +29,7 @@ from s4s.stages.present import Item
 
 CONFIG = Path(__file__).parents[2] / "config" / "digits.yaml"
 URL = "https://example.org/weights/net.pkl?x=1"
+FREE = 60 << 30  # bytes on the disk: what other programs do there changes no test
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +40,7 @@ def cut(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=FREE))
     monkeypatch.chdir(tmp_path)
 
 
@@ -134,7 +137,7 @@ def test_without_arguments_it_takes_the_configs_of_the_folder(capsys: pytest.Cap
 
 def test_too_little_disk_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert missing(load(CONFIG)) == set()
-    monkeypatch.setattr(doctor, "_free", lambda path: 1 << 20)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1 << 20))
     assert missing(load(CONFIG)) == {"disk"}
 
 
@@ -271,6 +274,7 @@ def test_a_folder_of_your_own(tmp_path: Path) -> None:
         assert shown in items(config)["" if size else "weights"].text
     given = items(benchmark({"type": "diffusers", "path": "mine", "sample_size": 8}))
     assert given["weights"].state == "ok" and given["disk"] == found["disk"]
+    assert given["disk"].text.endswith(", 60.0 free at results")
     for part in ("unet", "scheduler"):  # a flat folder
         for file in Path("mine", part).iterdir():
             file.rename(Path("mine", file.name))
