@@ -31,7 +31,7 @@ from s4s.learn.robust import robust_mean
 from s4s.learn.schedule import ALONE, CURVE, GROUP, HEAT, JUDGED, LANES_OF_CURVE, LOOK, OWN_STEPS, POLISH, SWEEPS
 from s4s.learn.seeded import generator
 from s4s.learn.teacher import TeacherSet
-from s4s.learn.unfinished import State, Unfinished, content
+from s4s.learn.unfinished import State, Unfinished, below, content
 from s4s.learn.visits import TINY, Descent, advance, rows_at
 from s4s.solver import Denoise
 from s4s.values import whole
@@ -224,18 +224,13 @@ class _Run:
             kept = {numbers["seed"]: numbers for numbers in state.numbers["descents"]}
             self.descents = [descent for descent in self.descents if descent.seed in kept]
             for lane, descent in enumerate(self.descents):
-                descent.restore(_under(f"{lane}.", state.tensors), kept[descent.seed])
+                descent.restore(below(f"{lane}.", state.tensors), kept[descent.seed])
             self.sweep, self.history, self.before = (state.numbers[key] for key in ("sweep", "history", "seconds"))
             self.passed = state.numbers["passed"]
             self.objective.evaluations = state.numbers["evaluations"]
             for nfe, numbers in state.numbers["kept"]:
                 self.kept[nfe] = Kept(HeldOut(self.objective, 0.0))
-                self.kept[nfe].restore(_under(f"kept{nfe}.", state.tensors), numbers)
-
-
-def _under(mark: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin with a mark, without it."""
-    return {key.removeprefix(mark): t for key, t in tensors.items() if key.startswith(mark)}
+                self.kept[nfe].restore(below(f"kept{nfe}.", state.tensors), numbers)
 
 
 def _groups(numbers: Sequence[int], seed: int, sweep: int) -> list[list[int]]:

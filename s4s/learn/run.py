@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ from s4s.learn.robust import robust_mean
 from s4s.learn.schedule import GRID, HEATS, HOME, JUDGED, LEFT, MOMENTS, NOTED, OPENING, RACE, ROUND, Steps
 from s4s.learn.starts import at_home, label, lanes
 from s4s.learn.stream import MOST, Stream, Terms, advance, solver_at
-from s4s.learn.unfinished import State, Unfinished
+from s4s.learn.unfinished import State, Unfinished, below
 from s4s.solver import Solver
 
 DIVERGED = 10.0  # of the start's held-out loss: beyond it a stream goes back to the best and takes smaller steps
@@ -284,21 +284,14 @@ class Run:
         for key in KEPT:
             setattr(self, key, numbers[key])
         self.lanes = {int(lane): k for lane, k in self.lanes.items()}
-        self.best = self.best.replace(**_arrays(tensors, "best."))
+        self.best = self.best.replace(**below("best.", tensors))
         self.best_loss, self.start_loss = numbers["best_loss"], numbers["start_loss"]
         self.safe, self.likely, self.held_out.last = tensors["safe"], tensors["likely"], tensors["last"]
         self.held_out.tolerance = numbers["tolerance"]
         self.objective.evaluations, self.started = numbers["evaluations"], time.perf_counter() - numbers["seconds"]
         for lane, found in numbers["streams"].items():
-            parts = {key.removeprefix(f"{lane}."): t for key, t in tensors.items() if key.startswith(f"{lane}.")}
-            begin = self.plan.starts[self.lanes[int(lane)]]
-            begin = begin.replace(**_arrays(parts, "from."))
-            self.streams[int(lane)] = self.plan.stream(
-                begin, 0 if self.racing else len(self.plan.phases) - 1, int(lane)
-            )
+            parts = below(f"{lane}.", tensors)
+            begin = self.plan.starts[self.lanes[int(lane)]].replace(**below("from.", parts))
+            phase = 0 if self.racing else len(self.plan.phases) - 1
+            self.streams[int(lane)] = self.plan.stream(begin, phase, int(lane))
             self.streams[int(lane)].restore(parts, found)
-
-
-def _arrays(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Of a solver, by name."""
-    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}

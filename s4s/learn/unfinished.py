@@ -86,6 +86,11 @@ class Unfinished:
         return changed if changed or same else ["network or distance"]
 
 
+def below(mark: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with a mark, without it."""
+    return {key.removeprefix(mark): t for key, t in tensors.items() if key.startswith(mark)}
+
+
 def content(*tensors: Tensor | None) -> str:
     """SHA-256 of the bytes of some tensors, in hexadecimal."""
     digest = hashlib.sha256()
