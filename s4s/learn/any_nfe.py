@@ -30,12 +30,11 @@ from s4s.learn.objective import Objective, Tried
 from s4s.learn.robust import robust_mean
 from s4s.learn.schedule import ALONE, CURVE, GROUP, HEAT, JUDGED, LANES_OF_CURVE, LOOK, OWN_STEPS, POLISH, SWEEPS
 from s4s.learn.seeded import generator
-from s4s.learn.teacher import TeacherSet
-from s4s.learn.unfinished import State, Unfinished, below, content
+from s4s.learn.teacher import TeacherSet, require_noises
+from s4s.learn.unfinished import State, Unfinished, below, content, identity_of
 from s4s.learn.visits import TINY, Descent, advance, rows_at
 from s4s.solver import Denoise
 from s4s.values import whole
-from s4s.version import __version__
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def fit_curve(
     begin = start if isinstance(start, Curve) else through(start)
     numbers, others = _numbers(nfes, unseen)
     held_out, seed = teacher.held_out(validation), whole(seed, "seed", None)
-    _require_noise(begin, teacher)
+    require_noises("curve", begin.levels[NUMBERS[0]][0].item(), begin.noise, teacher)
     sweeps = sweeps or (POLISH if begin.theta.any() and len(numbers) == 1 else SWEEPS)
     network = Frozen(row_levels(denoise, teacher), microbatch, perturbation)
     told = begin.at(numbers[len(numbers) // 2]).sigma_eval
@@ -103,7 +102,8 @@ def fit_curve(
                               "distance": objective.d.name, "teacher": dict(teacher.provenance),
                               "teacher_samples": len(objective.train), "source": "docs/curve.md"}  # fmt: skip
     identity = record | {"sweeps": list(sweeps), "unseen": others, "perturbation": perturbation}
-    identity |= {"start_loss": sum(first.values()), **_contents(begin, teacher)}
+    identity |= {"start_loss": sum(first.values()), **identity_of(teacher),
+                 "curve": content(begin.theta, *begin.levels.values())}  # fmt: skip
     unfinished = Unfinished(resume, {} if resume is None else identity)
     lanes = 1 if begin.theta.any() or not sweeps[0] else LANES_OF_CURVE
     run = _Run([Descent.of(begin, 101 * seed + lane) for lane in range(lanes)], objective, numbers, unfinished)
@@ -267,17 +267,6 @@ def _report(
     return found
 
 
-def _contents(begin: Curve, teacher: TeacherSet) -> dict[str, Any]:
-    """What makes a fit another one although its settings are the same."""
-    samples = [teacher.seed, teacher.first, content(teacher.y, teacher.condition)]
-    noise = {} if teacher.noise is None else {"noise": teacher.noise.to_dict()}
-    return {
-        "curve": content(begin.theta, *begin.levels.values()),
-        "teacher_set": samples,
-        "version": __version__,
-    } | noise
-
-
 def _numbers(nfes: Iterable[int], unseen: Iterable[int]) -> tuple[list[int], list[int]]:
     numbers, others = sorted(set(nfes)), sorted(set(unseen))
     for nfe in [*numbers, *others]:
@@ -286,11 +275,3 @@ def _numbers(nfes: Iterable[int], unseen: Iterable[int]) -> tuple[list[int], lis
     if not numbers or {*numbers} & {*others}:
         raise Error(f"nfes = {numbers} needs a number at least, and none of the unseen ones, {others}")
     return numbers, others
-
-
-def _require_noise(begin: Curve, teacher: TeacherSet) -> None:
-    first = begin.levels[NUMBERS[0]][0].item()
-    if first != teacher.sigma_max:
-        raise Error(f"the curve starts at level {first:.9g}, the teacher's noises at {teacher.sigma_max:.9g}")
-    if begin.noise is not None and not begin.noise.same(teacher.noise):
-        raise Error("the curve starts from another mean or scale of noise than the teacher set")

@@ -33,12 +33,11 @@ from s4s.learn.run import Plan, Run
 from s4s.learn.skip import budget, fewer_calls
 from s4s.learn.starts import even_levels, known, label, races_others
 from s4s.learn.stream import Terms
-from s4s.learn.teacher import TeacherSet
-from s4s.learn.unfinished import Unfinished, content
+from s4s.learn.teacher import TeacherSet, require_noises
+from s4s.learn.unfinished import Unfinished, content, identity_of
 from s4s.noise import Start
 from s4s.solver import Denoise, Solver
 from s4s.values import amount, whole
-from s4s.version import __version__
 
 
 @dataclass(frozen=True)
@@ -141,9 +140,10 @@ def fit(
     settings |= {} if decoupled else {"decoupled": False}
     record = _record(plan, objective, teacher, {"method": method} | settings)
     record |= {"start_loss": found[0].mean().item() + found[1]}
+    numbers = content(*(array for start in given for array in start.arrays.values()))
     identity = record | {"rounds": rounds, "patience": patience, "perturbation": perturbation,
-                         "starts": list(map(label, plan.starts))}  # fmt: skip
-    unfinished = Unfinished(resume, {} if resume is None else identity | _contents(given, teacher))
+                         "starts": list(map(label, plan.starts)), "start_numbers": numbers}  # fmt: skip
+    unfinished = Unfinished(resume, {} if resume is None else identity | identity_of(teacher))
     run = Run(plan, objective, given[0], found, unfinished, started)
     run(rounds, patience, progress)
     if kept is not None:
@@ -181,11 +181,7 @@ def _check(given: Sequence[Solver], teacher: TeacherSet, radius: Any, moments: A
     if amount(moments, "moments") and microbatch is not None:
         raise Error("moments are of whole batches: leave out microbatch, or moments")
     for solver in given:
-        first = solver.sigma[0].item()
-        if first != teacher.sigma_max:
-            raise Error(f"the solver starts at level {first:.9g}, the teacher's noises at {teacher.sigma_max:.9g}")
-        if solver.noise is not None and not solver.noise.same(teacher.noise):
-            raise Error("the solver starts from another mean or scale of noise than the teacher set")
+        require_noises("solver", solver.sigma[0].item(), solver.noise, teacher)
 
 
 def _guidance(denoise: Any, teacher: TeacherSet, method: str) -> float:
@@ -245,11 +241,3 @@ def _result(run: Run, record: dict[str, Any], noise: Start | None) -> FitResult:
     record |= {"convert": record["convert"] or start.provenance.get("convert", "eval")}
     fitted = run.best.replace(name=f"{record['method']}({start.name})", provenance=record, noise=noise)
     return FitResult(fitted.detach(), **found, seconds=run.seconds, history=run.history, raced=run.raced, notes=notes)
-
-
-def _contents(given: Sequence[Solver], teacher: TeacherSet) -> dict[str, Any]:
-    """What makes a fit another one although its settings are the same."""
-    numbers = content(*(array for solver in given for array in solver.arrays.values()))
-    samples = [teacher.seed, teacher.first, content(teacher.y, teacher.condition)]
-    noise = {} if teacher.noise is None else {"noise": teacher.noise.to_dict()}
-    return {"version": __version__, "start_numbers": numbers, "teacher_set": samples} | noise

@@ -64,6 +64,14 @@ class TeacherSet:
         return count
 
 
+def require_noises(what: str, level: float, noise: Start | None, teacher: TeacherSet) -> None:
+    """Raise unless ``what``, a solver or a curve of a first level and a starting noise, begins as the teacher did."""
+    if level != teacher.sigma_max:
+        raise Error(f"the {what} starts at level {level:.9g}, the teacher's noises at {teacher.sigma_max:.9g}")
+    if noise is not None and not noise.same(teacher.noise):
+        raise Error(f"the {what} starts from another mean or scale of noise than the teacher set")
+
+
 def teacher_set(
     solver: Solver,
     denoise: Denoise | Callable[[Tensor], Denoise],

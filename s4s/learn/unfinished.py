@@ -19,6 +19,8 @@ from torch import Tensor
 
 from s4s.errors import Notice
 from s4s.files import replacing
+from s4s.learn.teacher import TeacherSet
+from s4s.version import __version__
 
 SAME = 1e-3  # relative; losses of one fit on two machines differ by less, those of two networks by more
 
@@ -84,6 +86,13 @@ class Unfinished:
         changed = [key.replace("_", " ") for key in keys if found.get(key) != self.identity.get(key)]
         same = math.isclose(found["start_loss"], self.identity["start_loss"], rel_tol=SAME)
         return changed if changed or same else ["network or distance"]
+
+
+def identity_of(teacher: TeacherSet) -> dict[str, Any]:
+    """What makes a fit another one although its settings are the same: the teacher's samples, and the code."""
+    samples = [teacher.seed, teacher.first, content(teacher.y, teacher.condition)]
+    noise = {} if teacher.noise is None else {"noise": teacher.noise.to_dict()}
+    return {"teacher_set": samples, "version": __version__} | noise
 
 
 def below(mark: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
