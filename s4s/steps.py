@@ -26,7 +26,7 @@ def walk(
     nodes = [trace.x_T]
     outputs: list[Tensor] = []
     for n in range(len(steps)):
-        outputs.append(output(trace, nodes[n], sigma[n], form))
+        outputs.append(trace.output(nodes[n], sigma[n], form))
         first = n if base is None else base[n]
         nodes.append(step(nodes[first], sigma[first], sigma[n + 1], steps[n], outputs, form))
     return trace.arrays(nodes[-1], sigma[-1])[2:]
@@ -78,10 +78,6 @@ def lags(nfe: int, order: int) -> tuple[Tensor, Tensor]:
 def lower(values: Tensor, n: Tensor, j: Tensor, nfe: int) -> Tensor:
     """[nfe, nfe] matrix of zeros with the values at ``(n, j)``."""
     return torch.zeros(nfe, nfe, dtype=values.dtype).index_put((n, j), values)
-
-
-def output(trace: Trace, x: Tensor, sigma: Tensor, form: str) -> Tensor:
-    return trace.denoise(x, sigma) if form == "x0" else trace.eps(x, sigma)
 
 
 def step(x: Tensor, here: Tensor, there: Tensor, weights: Tensor, outputs: list[Tensor], form: str) -> Tensor:

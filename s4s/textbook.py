@@ -56,8 +56,8 @@ class Trace:
         D, level = self._evaluate(x, sigma)
         return (x - D) / level
 
-    def output(self, x: Tensor, sigma: Tensor, prediction: Prediction) -> Tensor:
-        """Row of either prediction."""
+    def output(self, x: Tensor, sigma: Tensor, prediction: str) -> Tensor:
+        """Row of either prediction, ``x0`` or ``eps``."""
         return self.denoise(x, sigma) if prediction == "x0" else self.eps(x, sigma)
 
     def arrays(self, x: Tensor, sigma: Tensor) -> Arrays:

@@ -7,16 +7,16 @@ from torch import Tensor
 
 from s4s.errors import Error
 from s4s.guidance import merge_guidance
-from s4s.learn.multistep import Weights
+from s4s.learn.multistep import Weights, free_weights
 from s4s.solver import Solver
-from s4s.steps import history, lags, lower, output, shortest, step, walk
+from s4s.steps import lower, step, walk
 from s4s.textbook import Trace
 
 
 def cfg(start: Solver, order: int | None, convert: str) -> Weights:
     """``lms`` whose every evaluation mixes its two outputs at a scale of its own."""
     mixed, scales = merge_guidance(_apart(start))
-    form, table, n, lag = _history(mixed, order, convert)
+    form, table, n, lag = free_weights(mixed, order, convert)
     asked = torch.tensor([j for j, both in enumerate(start.asks) if both], dtype=torch.int64)
 
     def rows(b: Tensor, sigma: Tensor, sigma_eval: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -32,7 +32,7 @@ def columns(start: Solver, order: int | None, convert: str) -> Weights:
     start = _apart(start)
     assert start.null is not None
     mixed = start.replace(weight=start.weight + start.null, null=None)
-    form, table, n, lag = _history(mixed, order, convert)
+    form, table, n, lag = free_weights(mixed, order, convert)
     guide, used = _differences(start, table, form, convert), int(lag.max()) + 1
     latest = [[j for j in range(m, -1, -1) if start.asks[j]][:used] for m in range(start.nfe)]
     m, j = torch.tensor([(m, j) for m, found in enumerate(latest) for j in found], dtype=torch.int64).reshape(-1, 2).T
@@ -52,16 +52,6 @@ def _apart(start: Solver) -> Solver:
     return start
 
 
-def _history(mixed: Solver, order: int | None, convert: str) -> tuple[str, Tensor, Tensor, Tensor]:
-    """Form and increments of the solver of mixed outputs, and the steps and lags of its free weights."""
-    form, table = shortest(mixed, convert)
-    least = history(table)
-    if order is not None and order < least:
-        raise Error(f"order {order} is below the {least} outputs a step of {mixed.name} uses; ask for order >= {least}")
-    n, lag = lags(mixed.nfe, least if order is None else order)
-    return form, table, n, lag
-
-
 def _walk(
     steps: Tensor, extra: Tensor, sigma: Tensor, sigma_eval: Tensor, form: str, convert: str
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -71,7 +61,7 @@ def _walk(
     trace = Trace(sigma, 2 * N, torch.cat([sigma_eval, sigma_eval]), convert)
     nodes, outputs, moved = [trace.x_T], list[Tensor](), list[Tensor]()
     for n in range(N):
-        outputs.append(output(trace, nodes[n], sigma[n], form))
+        outputs.append(trace.output(nodes[n], sigma[n], form))
         moved.append(trace.outputs[N + n] * _difference(sigma[n], sigma_eval[n], form, convert))
         weights = torch.cat([steps[n, : n + 1], extra[n, : n + 1]])
         nodes.append(step(nodes[n], sigma[n], sigma[n + 1], weights, [*outputs, *moved], form))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from s4s.errors import Error
 from s4s.solver import Solver
-from s4s.steps import history, increments, lags, lower, output, shortest, step, walk
+from s4s.steps import history, increments, lags, lower, shortest, step, walk
 from s4s.textbook import Trace, order_of_step, transfer, vandermonde
 
 Rows = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]
@@ -48,17 +48,22 @@ class Weights(NamedTuple):
 
 def lms(start: Solver, order: int | None, convert: str) -> Weights:
     """S4S linear multistep with free weights, in data or noise form."""
-    form, table = shortest(start, convert)
-    least = history(table)
-    order = least if order is None else order
-    if order < least:
-        raise Error(f"order {order} is below the {least} outputs a step of {start.name} uses; ask for order >= {least}")
-    n, lag = lags(start.nfe, order)
+    form, table, n, lag = free_weights(start, order, convert)
 
     def rows(b: Tensor, sigma: Tensor, sigma_eval: Tensor) -> tuple[Tensor, Tensor]:
         return walk(lower(b, n, n - lag, start.nfe), sigma, sigma_eval, form, convert)
 
     return Weights(table[n, n - lag], rows, balanced=_balanced(n, lag, form))
+
+
+def free_weights(start: Solver, order: int | None, convert: str) -> tuple[str, Tensor, Tensor, Tensor]:
+    """Form and increments of a solver, and the steps and lags of the weights that are learned around it."""
+    form, table = shortest(start, convert)
+    least = history(table)
+    if order is not None and order < least:
+        raise Error(f"order {order} is below the {least} outputs a step of {start.name} uses; ask for order >= {least}")
+    n, lag = lags(start.nfe, least if order is None else order)
+    return form, table, n, lag
 
 
 def pc(start: Solver, order: int | None, convert: str) -> Weights:
@@ -95,11 +100,11 @@ def _walk_corrected(
     """Rows of a predictor-corrector: nodes are predicted, and every step leaves from a corrected state."""
     trace = Trace(sigma, len(predict), sigma_eval, convert)
     x = node = trace.x_T
-    outputs = [output(trace, node, sigma[0], form)]
+    outputs = [trace.output(node, sigma[0], form)]
     for n, (here, there) in enumerate(pairwise(sigma)):
         node = step(x, here, there, predict[n], outputs, form)
         if trace.left:
-            outputs.append(output(trace, node, there, form))
+            outputs.append(trace.output(node, there, form))
             x = step(x, here, there, correct[n], outputs, form)
     return trace.arrays(node, sigma[-1])[2:]
 
