@@ -15,9 +15,6 @@ from s4s.learn.memory import recompute
 from s4s.solver import Denoise
 from s4s.values import amount, whole
 
-Batch = tuple[Tensor, Tensor, Tensor | None]
-"""Starting noises, teacher outputs and, for a conditional network, conditions: a row of each for every sample."""
-
 
 @dataclass(frozen=True)
 class Frozen:
@@ -55,10 +52,3 @@ class Frozen:
         alone = recompute(lambda x, sigma: columns(x, sigma, False)[0], budget)
         return apart(made, lambda x, sigma, both: pair(x, sigma).chunk(2) if both else [alone(x, sigma)],
                      denoise.guidance)  # type: ignore[attr-defined]  # fmt: skip
-
-    def parts(self, batch: Batch, most: int) -> list[Batch]:
-        """A batch in pieces of at most ``most`` samples, or of ``microbatch`` if that is less."""
-        size = min(most, self.microbatch or most)
-        x_T, y, condition = batch
-        rows = [None] * len(x_T.split(size)) if condition is None else condition.split(size)
-        return list(zip(x_T.split(size), y.split(size), rows, strict=True))

@@ -9,19 +9,24 @@ import torch
 from torch import Tensor
 
 from s4s.learn.distance import Distance
-from s4s.learn.frozen import Batch, Frozen
+from s4s.learn.frozen import Frozen
+from s4s.learn.teacher import TeacherSet
 from s4s.solver import Denoise, Solver, sample
+
+ROWS = 256  # of a network call, at the most
 
 
 def relaxed_distances(
-    solver: Solver, network: Frozen, batch: Batch, d: Distance, reach: float, steps: int = 10
+    solver: Solver, network: Frozen, samples: TeacherSet, d: Distance, reach: float, steps: int = 10
 ) -> Tensor:
-    """[B] float64, the least distances found in the ball of radius ``reach`` around each noise, by projected descent.
+    """[n] float64, the least distances found in the ball of radius ``reach`` around each noise, by projected descent.
 
     Upper bounds of the inner minimum, at most the plain distances; ``reach`` = 0 gives those.
     """
-    found = []
-    for x_T, y, c in network.parts(batch, 256):
+    found, rows = [], min(ROWS, network.microbatch or ROWS)
+    for first in range(0, len(samples), rows):
+        part = samples.part(first, first + rows)
+        x_T, y, c = part.x_T, part.y, part.condition
         shift = torch.zeros_like(x_T)
         least = torch.full((len(x_T),), torch.inf, dtype=torch.float64, device=x_T.device)
         for k in range(steps + 1 if reach else 1):

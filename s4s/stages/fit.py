@@ -253,8 +253,8 @@ def _compared(bench: Bench, spec: Any) -> tuple[list[Path], dict[str, str]]:
 def _relaxed_loss(bench: Bench, cell: Cell, radius: float, solver: Solver, network: Frozen, data: TeacherSet) -> float:
     """Mean distance on the held-out samples when each noise may move within a ball of this radius."""
     held_out = data.part(len(data) - bench.config["teacher"]["validation"], len(data))
-    batch, reach = (held_out.x_T, held_out.y, held_out.condition), radius * data.sigma_max
-    return relaxed_distances(solver, network, batch, distance_of(bench, cell), reach).mean().item()
+    reach = radius * data.sigma_max
+    return relaxed_distances(solver, network, held_out, distance_of(bench, cell), reach).mean().item()
 
 
 def solver_of(bench: Bench, cell: Cell) -> Solver | Sampler:

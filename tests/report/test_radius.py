@@ -38,14 +38,14 @@ def test_relaxed_distances_of_a_linear_problem() -> None:
     x_T = 20 * s4s.noise(0, range(64), (5,))
     one = torch.ones(1, 5, dtype=torch.float64)
     a, b = s4s.sample(solver, net, one)[0, 0].item(), 1.1 * s4s.sample(solver, net, one)[0, 0].item()
-    batch, d, last = (x_T, b * x_T, None), distance("l2"), None
+    pairs, d, last = s4s.TeacherSet(b * x_T, 0, 20.0), distance("l2"), None
     for reach in (0.0, 0.5, 2.0, 100.0):
-        found = relaxed_distances(solver, Frozen(net, 10), batch, d, reach, steps=40)
+        found = relaxed_distances(solver, Frozen(net, 10), pairs, d, reach, steps=40)
         missing = ((b - a) / a * x_T.norm(dim=1) - reach).clamp(min=0)
         torch.testing.assert_close(found, (a * missing) ** 2 / 5, rtol=1e-6, atol=1e-6)
         assert last is None or (found <= last + 1e-6).all(), "a larger ball never hurts"
         last = found
-    assert torch.equal(relaxed_distances(solver, Frozen(net), batch, d, 0.0), d(s4s.sample(solver, net, x_T), b * x_T))
+    assert torch.equal(relaxed_distances(solver, Frozen(net), pairs, d, 0.0), d(s4s.sample(solver, net, x_T), b * x_T))
 
 
 def test_descent_stays_in_the_ball() -> None:
