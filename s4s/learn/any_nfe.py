@@ -139,13 +139,13 @@ class _Run:
 
     def __call__(self, sweeps: tuple[int, int], progress: str | None) -> None:
         """A heat of small batches for every descent, then the rest of them and larger ones for the best."""
-        heat, lanes = min(HEAT, sweeps[0]), len(self.descents)
-        race = heat * lanes
+        heat = min(HEAT, sweeps[0])
+        race = heat * len(self.descents)
         self._restore()
         started, total = time.perf_counter(), race + sum(sweeps) - heat
         for k in tqdm(range(self.sweep, total), desc=progress, initial=self.sweep, total=total,
                       disable=progress is None, mininterval=2):  # fmt: skip
-            if k == race and lanes > 1:
+            if k == race:
                 self.descents = [self._best()]
             lane, sweep = divmod(k, heat) if k < race else (0, k - race + heat)
             descent, small = self.descents[lane], sweep < sweeps[0]
@@ -157,7 +157,7 @@ class _Run:
                                  "loss": {str(nfe): v for nfe, v in sorted(descent.scale.items())}})  # fmt: skip
             self._save(time.perf_counter() - started)
         if len(self.numbers) > 1:
-            self._each_alone(self._best() if len(self.descents) > 1 else self.descents[0])
+            self._each_alone(self._best())
 
     def _turn(self, descent: Descent, sweep: int, small: bool) -> None:
         """A sweep; of the larger batches of a single number every step is one that may be kept."""
@@ -191,14 +191,15 @@ class _Run:
 
     def _best(self) -> Descent:
         """The descent that is nearest to the teacher on held-out samples, each number counting the same."""
+        if len(self.descents) == 1:
+            return self.descents[0]
         losses = [_judged(descent.reached, self.objective, self.numbers) for descent in self.descents]
         apart = [sum(math.log(loss + TINY) for loss in each.values()) for each in losses]
         return self.descents[apart.index(min(apart))]
 
     def better(self, begin: Curve, first: Mapping[int, float]) -> Curve:
         """Where the fit ended, or with a ``Notice`` its start, if that is nearer to the teacher on held-out samples."""
-        reached = self._best().reached if len(self.descents) > 1 else self.descents[0].reached
-        reached = together(reached, self.kept)
+        reached = together(self._best().reached, self.kept)
         last = _judged(reached, self.objective, self.numbers)
         if sum(math.log((last[nfe] + TINY) / (first[nfe] + TINY)) for nfe in self.numbers) < 0:
             return reached

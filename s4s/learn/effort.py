@@ -156,17 +156,13 @@ def _called(
         while seconds == math.inf or time.perf_counter() < until:
             began, then = time.perf_counter(), clock()
             out = denoise(x, sigma)
-            mean = _mean_square(out)
+            mean = out.double().square().mean().item()
             seconds, busy = min(seconds, time.perf_counter() - began), min(busy, clock() - then)
     if out.shape != x.shape:
         raise Error(f"the network gives shape {list(out.shape)} for states of shape {list(x.shape)}")
     if not math.isfinite(mean):
         raise Error(f"the network gives NaN or infinity at noise level {level:.4g}: check its weights and dtype")
     return _Call(seconds, busy, mean)
-
-
-def _mean_square(out: Tensor) -> float:
-    return out.detach().double().square().mean().item()
 
 
 @dataclass(frozen=True)

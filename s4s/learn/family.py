@@ -47,7 +47,7 @@ class Family:
         kind: a key of ``FAMILIES``.
         theta: [p] float64, the parameters that reproduce the starting solver.
         blocks: name -> slice of theta; the names are ``weight``, ``grid`` and ``shift``.
-        arrays: theta [p] -> the four arrays; differentiable, usable under ``torch.func``.
+        arrays: theta [p] -> the arrays of a solver; differentiable, usable under ``torch.func``.
         start: the solver it starts from.
         balanced: as in ``Weights``.
     """

@@ -35,7 +35,7 @@ class Kept:
     def look(self, curve: Curve, nfe: int) -> None:
         """Judge the likely coefficients, or the curve where none were passed, on all held-out samples."""
         theta = self.likely if math.isfinite(self.guess) else curve.theta.flatten()
-        loss, _ = self.held_out.look(_with(curve, theta).at(nfe))
+        loss, _ = self.held_out.look(curve.replace(theta=theta.reshape(curve.theta.shape)).at(nfe))
         if loss < self.loss:
             self.theta, self.loss = theta, loss
         self.guess = math.inf
@@ -69,7 +69,3 @@ def together(curve: Curve, kept: Mapping[int, Kept]) -> Curve:
         here = scales(nfe, curve.powers, curve.own)
         theta[..., len(curve.powers) + curve.own.index(nfe)] += (best - curve.theta) @ here
     return curve.replace(theta=theta)
-
-
-def _with(curve: Curve, theta: Tensor) -> Curve:
-    return curve.replace(theta=theta.reshape(curve.theta.shape))

@@ -115,8 +115,8 @@ class Objective:
             raise Error(f"{int(bad.sum())} of the teacher's {len(bad)} samples are not finite, the first is number "
                         f"{int(bad.int().argmax())}: check the network, or take another teacher")  # fmt: skip
         every = Samples(teacher.x_T, teacher.y, teacher.condition, None)
-        first = torch.cat([self._first(part, teacher.sigma_max) for part in every.parts(self._rows(CALL))])
-        every = Samples(every.x_T, every.y, every.condition, first)
+        first = torch.cat([self._first(part) for part in every.parts(self._rows(CALL))])
+        every = replace(every, first=first)
         self.train, self.held_out = every.at(slice(len(every) - held_out)), every.at(slice(len(every) - held_out, None))
         self.reverse = self._differentiable(tried)
         self.gradient_rows = self._gradient_rows() if self.reverse else CALL
@@ -130,9 +130,9 @@ class Objective:
         return min(most, self.network.microbatch or most)
 
     @torch.no_grad()
-    def _first(self, part: Samples, sigma_max: float) -> Tensor:
+    def _first(self, part: Samples) -> Tensor:
         self.evaluations += len(part)
-        level = torch.tensor(sigma_max, dtype=torch.float64, device=part.x_T.device)
+        level = torch.tensor(self.sigma_max, dtype=torch.float64, device=part.x_T.device)
         return self.network.under(part.condition)(part.x_T, level)
 
     @torch.no_grad()
