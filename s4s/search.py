@@ -14,8 +14,9 @@ from s4s.dmn import dmn
 from s4s.errors import Error, choose
 from s4s.even import even
 from s4s.noise import noise
+from s4s.passage import nodes
 from s4s.schedules import edm
-from s4s.solver import Denoise, Solver, sample
+from s4s.solver import Denoise, Solver
 from s4s.values import amount, whole
 
 Metric = Literal["dev", "l1", "l2"]
@@ -80,9 +81,11 @@ def gits_cost(teacher: Solver, denoise: Denoise, x_T: Tensor, metric: Metric = "
     """
     if metric not in get_args(Metric):
         raise choose("metric of grid 'gits'", metric, get_args(Metric))
-    nodes = _step_ends(teacher)
-    sigma = teacher.sigma[nodes]
-    states, slopes = _trajectory(teacher, denoise, x_T, nodes)
+    kept = _step_ends(teacher)
+    sigma = teacher.sigma[kept]
+    every, outputs = nodes(teacher, denoise, x_T)
+    states = [every[n] for n in kept.tolist()]
+    slopes = [(every[n] - outputs[n]) / teacher.sigma[n].to(x_T) for n in kept.tolist()[:-1]]
     last = len(sigma) - 1
     ends = states[0], states[last]
     cost = torch.zeros(last + 1, last + 1, dtype=torch.float64)
@@ -113,8 +116,7 @@ def mean_gits_cost(
     for first in range(0, warmup, batch):
         indices = range(first, min(first + batch, warmup))
         x_T = teacher.x_T(noise(seed, indices, shape).to(device, dtype))
-        with torch.no_grad():
-            total = total + len(indices) / warmup * gits_cost(teacher, denoise, x_T, metric)
+        total = total + len(indices) / warmup * gits_cost(teacher, denoise, x_T, metric)
     return total
 
 
@@ -177,21 +179,6 @@ def _step_ends(teacher: Solver) -> Tensor:
     """Indices of the nodes that end steps: of nodes at one level, as the stages of Heun, the last."""
     falls = teacher.sigma.diff() < 0
     return torch.cat([falls, falls.new_ones(1)]).nonzero()[:, 0]
-
-
-def _trajectory(teacher: Solver, denoise: Denoise, x_T: Tensor, nodes: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """States at the chosen nodes, and the slope ``dx/dsigma`` at each but the last."""
-    states: list[Tensor] = []
-    outputs: list[Tensor] = []
-
-    def record(_: int, x: Tensor, D: Tensor) -> None:
-        states.append(x)
-        outputs.append(D)
-
-    states.append(sample(teacher, denoise, x_T, callback=record))
-    kept = nodes.tolist()
-    slopes = [(states[n] - outputs[n]) / teacher.sigma[n].to(x_T) for n in kept[:-1]]
-    return [states[n] for n in kept], slopes
 
 
 def _deviation(x: Tensor, first: Tensor, last: Tensor) -> Tensor:
