@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from s4s.errors import Error, Notice
-from s4s.process import Number, Process, Variance, check_range, double, interpolate
+from s4s.process import Number, Process, Timed, check_range, double, interpolate
 from s4s.values import amount, doubles
 
 HUGE = 3.0  # factor in level of a table's last training step from which it is left out: within it nothing was trained
@@ -20,7 +20,7 @@ MOST_NOISE = 160.0  # level that no grid then starts above: where linear tables 
 
 
 @dataclass(frozen=True)
-class VPDiscrete(Variance, Process):
+class VPDiscrete(Timed, Process):
     """Variance preserving from a table of K ``alphas_cumprod``, continued to real times.
 
     ``log alpha`` is piecewise linear through ``t = (k+1)/K`` (DPM-Solver, Lu et al. 2022, App. D); the network sees

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from s4s.errors import Error
-from s4s.process import Number, Process, Variance, check_range, double, interpolate, slope
+from s4s.process import Number, Process, Timed, check_range, double, interpolate, slope
 
 NODES = 16385  # of the table that the inverse starts from
 ROUNDS = 6  # of Ridders' method, whose brackets shrink quadratically, from those of the table
@@ -23,7 +23,7 @@ SAME = 4 * torch.finfo(torch.float64).eps  # of a log level: near enough
 
 
 @dataclass(frozen=True)
-class Cosine(Variance, Process):
+class Cosine(Timed, Process):
     """The trigonometric path ``alpha = cos(pi t/2)``, ``sigma = sin(pi t/2)``; levels 0.00157 to 63.7 by default.
 
     Tables of ``alphas_cumprod`` called cosine (Nichol & Dhariwal 2021) are a ``VPDiscrete``.
@@ -48,7 +48,7 @@ class Cosine(Variance, Process):
 
 
 @dataclass(frozen=True, init=False)
-class Path(Variance, Process):
+class Path(Process):
     """A process from two functions of the model's own time; the inverse, level to time, is found by itself.
 
     Args:
@@ -66,6 +66,8 @@ class Path(Variance, Process):
     t_min: float
     _alpha: Callable[[Tensor], Any] = field(repr=False)
     _sigma: Callable[[Tensor], Any] = field(repr=False)
+    _table: tuple[Tensor, Tensor, int] = field(repr=False, compare=False)
+    _copies: dict[torch.device, tuple[Tensor, Tensor]] = field(repr=False, compare=False)
 
     def __init__(
         self, alpha: Callable[[Tensor], Any], sigma: Callable[[Tensor], Any], *, t_max: float, t_min: float
@@ -83,7 +85,7 @@ class Path(Variance, Process):
 
     @property
     def time_range(self) -> tuple[float, float]:
-        return (self.t_max, self.t_min) if self._sign > 0 else (self.t_min, self.t_max)
+        return (self.t_max, self.t_min) if self._table[2] > 0 else (self.t_min, self.t_max)
 
     def alpha(self, t: Number) -> Tensor:
         return _scale("alpha", self._alpha, double(t))
@@ -100,12 +102,6 @@ class Path(Variance, Process):
             return t
         return t + (log_level - at) / slope(self._log_level, t)  # the value of t, with its derivative
 
-    @property
-    def _sign(self) -> int:
-        """Of the direction in which noise grows: 1 with the data at the lower end of time, -1 at the upper."""
-        table: tuple[Tensor, Tensor, int] = self._table  # type: ignore[attr-defined]
-        return table[2]
-
     def _log_level(self, t: Tensor) -> Tensor:
         return self.level(t).log()
 
@@ -119,7 +115,7 @@ class Path(Variance, Process):
         return torch.where(inside, found, beyond)
 
     def _tabulated(self) -> tuple[Tensor, Tensor, int]:
-        """Times and log levels of the nodes, from data to noise, and the sign of that direction."""
+        """Times and log levels of the nodes, from data to noise, and 1 where time rises that way, -1 where it falls."""
         t = torch.linspace(self.t_min, self.t_max, NODES, dtype=torch.float64)
         with torch.no_grad():
             alpha, sigma = self.alpha(t), self.sigma(t)
@@ -135,11 +131,10 @@ class Path(Variance, Process):
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """The table on a device, copied there once."""
-        copies: dict[torch.device, tuple[Tensor, Tensor]] = self._copies  # type: ignore[attr-defined]
-        if device not in copies:
-            times, levels, _ = self._table  # type: ignore[attr-defined]
-            copies[device] = (times.to(device), levels.to(device))
-        return copies[device]
+        if device not in self._copies:
+            times, levels, _ = self._table
+            self._copies[device] = (times.to(device), levels.to(device))
+        return self._copies[device]
 
 
 def _scale(name: str, f: Callable[[Tensor], Any], t: Tensor) -> Tensor:

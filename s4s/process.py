@@ -188,7 +188,7 @@ class EDM(Process):
         return double(level)
 
 
-class Variance:
+class Timed:
     """The ends of a process that is defined by a range of its own time."""
 
     t_min: float
@@ -200,7 +200,7 @@ class Variance:
 
 
 @dataclass(frozen=True)
-class VPLinear(Variance, Process):
+class VPLinear(Timed, Process):
     """Variance preserving, linear beta (Song et al. 2021): ``log alpha = -(beta_1-beta_0) t^2/4 - beta_0 t/2``."""
 
     beta_0: float = 0.1
@@ -233,7 +233,7 @@ class VPLinear(Variance, Process):
 
 
 @dataclass(frozen=True)
-class Flow(Variance, Process):
+class Flow(Timed, Process):
     """Rectified flow: ``alpha = 1 - t``, ``sigma = t``. The level is infinite at ``t = 1``, sampling starts below.
 
     Right for the velocity of any path between noise and data, whatever it was trained on: the state at a time obeys
