@@ -21,7 +21,8 @@ from measure import GIB, M, S, Task, interleaved, ratio
 from tqdm import tqdm
 
 from s4s.files import write_text
-from s4s.learn.memory import keep_freed, lean, recompute, unlean
+from s4s.learn.lean import lean, unlean
+from s4s.learn.memory import keep_freed, recompute
 from s4s.models.edm import CIFAR10
 
 BATCH = 16

@@ -20,10 +20,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from s4s.errors import Error
-from s4s.learn.lean import first_order, lean, reverse_mode, unlean
+from s4s.learn.lean import first_order, reverse_mode
 from s4s.solver import Denoise
-
-__all__ = ["SavedBytes", "keep_freed", "lean", "plenty", "recompute", "unlean"]
 
 PLENTY = 0.5  # share of the free memory that ``plenty`` gives to activations
 MALLOPT = {-1: 2**31 - 1, -3: 2**25}  # glibc's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD, bytes; more it may refuse

@@ -21,7 +21,7 @@ from s4s.report.data import collect, write_fid_csv
 from s4s.report.distance import draw_distance
 from s4s.report.html import write_report
 from s4s.report.kinds import write_kinds
-from s4s.report.radius import draw_radius, has_radii
+from s4s.report.radius import draw_radius
 from s4s.report.samples import draw_samples
 from s4s.report.table import say_headline, write_tables
 
@@ -40,7 +40,6 @@ __all__ = [
     "draw_samples",
     "draw_size",
     "draw_solvers",
-    "has_radii",
     "say_headline",
     "write_fid_csv",
     "write_kinds",

@@ -24,11 +24,6 @@ KINDS = {
 }
 
 
-def has_radii(metrics_files: Iterable[Path]) -> bool:
-    """Whether a benchmark asked for several radii."""
-    return any(record.get("radius") is not None for record in read_records(metrics_files))
-
-
 def with_plain(records: Sequence[Record]) -> list[Record]:
     """The records that name their radius, and those of the same row without one: r = 0, where the losses are one."""
     named = [record for record in records if record.get("radius") is not None and not record.get("settings")]

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import s4s
-from s4s.learn.memory import SavedBytes, lean, unlean
+from s4s.learn.lean import lean, unlean
+from s4s.learn.memory import SavedBytes
 from s4s.models.ddpmpp import UNetConfig
 from s4s.models.digits import DigitsUNet
 from s4s.models.edm import EDMNetwork

@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import s4s
 from s4s.learn.family import family
-from s4s.learn.memory import SavedBytes, lean, plenty, recompute
+from s4s.learn.lean import lean
+from s4s.learn.memory import SavedBytes, plenty, recompute
 from s4s.models.ddpmpp import UNetConfig
 from s4s.models.edm import CIFAR10, EDMNetwork, skeleton
 from s4s.solver import Denoise

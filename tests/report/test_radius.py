@@ -106,7 +106,6 @@ def results(tmp_path: Path) -> Results:
 
 
 def test_the_figure_and_the_tables_tell_the_radii_apart(results: Results) -> None:
-    assert report.has_radii(results.metrics)
     png, pdf = report.draw_radius(results.metrics, results.root / "radius")
     assert png.read_bytes()[:4] == b"\x89PNG" and pdf.read_bytes()[:4] == b"%PDF"
     frame = report.collect(results.metrics)
@@ -124,6 +123,5 @@ def test_the_figure_and_the_tables_tell_the_radii_apart(results: Results) -> Non
 def test_without_radii_there_is_no_figure(tmp_path: Path) -> None:
     made = Results(tmp_path)
     made.add("classical", "ipndm3", "edm", 4, 9.0)
-    assert not report.has_radii(made.metrics)
     with pytest.raises(s4s.Error, match=r"no cell names its radius; give learned\.radius as a list"):
         report.draw_radius(made.metrics, tmp_path / "none")
