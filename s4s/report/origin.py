@@ -14,14 +14,7 @@ from s4s.report.data import Record
 from s4s.report.labels import method_label, start_label
 from s4s.report.protocol import flatten
 
-COMMANDS = {
-    "textbook": "fit",
-    "gits": "fit",
-    "even": "fit",
-    "score": "evaluate",
-    "scoring": "download",
-    "config": "run",
-}
+COMMANDS = chain.COMMANDS | {"config": "run"}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,11 @@ import pytest
 from made_up import Results, fill
 
 from s4s import records, report
+from s4s.cli.main import cli
 from s4s.files import sha256
+from s4s.report.origin import links
+from s4s.stages.cells import CODE
+from s4s.stages.chain import MAKERS
 
 
 class Page(HTMLParser):
@@ -112,3 +116,12 @@ def test_a_command_of_many_cells_is_that_of_one(tmp_path: Path) -> None:
     said = block((tmp_path / "report.html").read_text(), "classical_ddim_edm_6")
     assert "s4s evaluate c.yaml classical_ddim_edm_6 (typed with 1 other cells)" in said
     assert "Nothing says what it was made from" in said
+
+
+def test_a_link_names_a_command_that_there_is(tmp_path: Path) -> None:
+    """Of every stage that leaves a record."""
+    (tmp_path / "made").write_text("")
+    for stage in sorted({*CODE, *MAKERS.values(), *records.COMMANDS, "config", "table", "figure", "transfer"}):
+        records.Record(stage, sha256(tmp_path / "made")).write(tmp_path, "made")
+        (link,) = links(tmp_path, "made")
+        assert link.command.removeprefix("s4s ") in cli.commands, stage
