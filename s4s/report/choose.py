@@ -53,9 +53,9 @@ def choose(metrics_files: Iterable[Path], nfe: int | None = None, start: tuple[s
     """
     records = read_records(metrics_files)
     found = scores(to_frame(records))
-    nfe = _smallest(found) if nfe is None else nfe
-    here = [score for score in found if score.nfe == nfe and score.method != "teacher"]
     fitted = others(score.method for score in found if score.solver)
+    nfe = _smallest([score for score in found if score.method in fitted]) if nfe is None else nfe
+    here = [score for score in found if score.nfe == nfe and score.method != "teacher"]
     learned = [score for score in here if score.method in fitted and start in (None, score.start)]
     if not learned:
         raise Error(f"nothing was learned at NFE {nfe}" + (f" from {'/'.join(start)}" if start else ""))
@@ -66,26 +66,21 @@ def choose(metrics_files: Iterable[Path], nfe: int | None = None, start: tuple[s
     as_they_are = [score for score in unvaried(found) if score in shown]
     name, first = variant_names(found), {score.method: score for score in reversed([*as_they_are, *shown])}
     cells = {method: by_cell[first[method].cells[0]] for method in ordered(first)}
-    grids = {score.schedule: by_cell[score.cells[0]] for score in here if _plain(score) and score.solver == start[0]}
+    plain = [score for score in here if score.method == "classical" and score.solver == start[0]]
+    grids = {score.schedule: by_cell[score.cells[0]] for score in plain}
     return Choice(nfe, start, cells, grids, {method: name(score) for method, score in first.items()})
 
 
 def grid_labels(choice: Choice) -> dict[str, Record]:
     """The classical grids other than the start's, by label."""
-    others = {key: record for key, record in choice.grids.items() if key != choice.start[1]}
-    return {f"{schedule_label(key)} grid": record for key, record in others.items()}
+    found = choice.grids.items()
+    return {f"{schedule_label(key)} grid": record for key, record in found if key != choice.start[1]}
 
 
-def _plain(score: Score) -> bool:
-    return score.method == "classical"
-
-
-def _smallest(found: Sequence[Score]) -> int:
-    learned = others(score.method for score in found if score.solver)
-    nfes = [score.nfe for score in found if score.method in learned]
-    if not nfes:
+def _smallest(learned: Sequence[Score]) -> int:
+    if not learned:
         raise Error("nothing was learned: the metrics files hold only classical solvers and teachers")
-    return min(nfes)
+    return min(score.nfe for score in learned)
 
 
 def _fullest(learned: Sequence[Score]) -> tuple[str, str]:

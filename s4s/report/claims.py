@@ -25,6 +25,7 @@ GAIN = 1.5  # of S4S-Alt over the best training-free solver, the least that the 
 LITTLE = 0.1  # share of the teacher set that is little data
 NEAR = 1.25  # ratio of FIDs up to which little data suffices
 APART = 0.5  # distance of seeds over that from their start, below which they cluster
+WORDS = {True: "holds", None: "in part", False: "does not hold"}
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,7 @@ def _relaxed(found: Sequence[Score], records: Sequence[Record]) -> Claim | None:
     (method, nfe), curve = next(iter(several.items()))
     (low, first), (high, last) = curve[0], curve[-1]
     said = f"falls throughout in {sum(falls.values())} of {len(falls)} cases; {method} at {nfe} NFE: "
-    said += f"{fmean(first):.3g} "
-    said += f"at r = {low:g}, {fmean(last):.3g} at {high:g}"
+    said += f"{fmean(first):.3g} at r = {low:g}, {fmean(last):.3g} at {high:g}"
     return Claim("The relaxed loss falls as r grows", "Figure 4", said, _whole(sum(falls.values()), len(falls)))
 
 
@@ -131,8 +131,7 @@ def claims_table(found: Sequence[Score], records: Sequence[Record]) -> Table | N
     made = claims(found, records)
     if not made:
         return None
-    words = {True: "holds", None: "in part", False: "does not hold"}
-    rows = tuple((Cell(c.said), Cell(c.where), Cell(words[c.holds], bold=True), Cell(c.found)) for c in made)
+    rows = tuple((Cell(c.said), Cell(c.where), Cell(WORDS[c.holds], bold=True), Cell(c.found)) for c in made)
     notes = (protocol_note(records), f"Thresholds: {GAIN:g} times for S4S-Alt; little data is up to {LITTLE:.0%} of "
              f"the set, and suffices up to {NEAR:g} times the FID; seeds cluster below {APART:g} times.")  # fmt: skip
     title = f"The paper's claims, tested on {records[0]['benchmark']}."
@@ -141,6 +140,5 @@ def claims_table(found: Sequence[Score], records: Sequence[Record]) -> Table | N
 
 def claims_frame(found: Sequence[Score], records: Sequence[Record]) -> pd.DataFrame:
     """The same, one line a claim."""
-    words = {True: "holds", None: "in part", False: "does not hold"}
-    return pd.DataFrame([{"claim": c.said, "where": c.where, "here": words[c.holds], "found": c.found}
+    return pd.DataFrame([{"claim": c.said, "where": c.where, "here": WORDS[c.holds], "found": c.found}
                          for c in claims(found, records)])  # fmt: skip

@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -248,8 +248,7 @@ def _score(cells: Sequence[Mapping[str, Any]]) -> Score:
     names = tuple(Path(cell["metrics_file"]).stem for cell in cells)
     judged: dict[str, Any] = {name: _mean(cells, key) for name, key in JUDGED.items()}
     std, unseen = float(fid.std()) if len(cells) > 1 else None, bool(cells[0]["unseen"])
-    made = Score(**row, fid=float(fid.mean()), std=std, cells=names, **judged)
-    return replace(made, unseen=unseen)
+    return Score(**row, fid=float(fid.mean()), std=std, cells=names, unseen=unseen, **judged)
 
 
 def _mean(cells: Sequence[Mapping[str, Any]], key: str) -> float | None:

@@ -26,13 +26,17 @@ from s4s.report.labels import method_label, start_label
 from s4s.report.origin import Origin, origin
 from s4s.report.protocol import feature_space, shared, warnings
 from s4s.report.published import published_table
-from s4s.report.render import to_html
+from s4s.report.render import Table, to_html
 from s4s.report.table import fid_table, headline, summary_table
 
 _CAPTIONS = {
     "fid": "FID against the number of network evaluations a sample (NFE); lower FID at fewer evaluations is better. "
     "Bold: learned solvers, with the standard deviation over fit seeds where there are several. Thin: classical "
     "solvers. Dashed: the teacher.",
+    "fid_vs_calls": "The same against network calls: a guided evaluation is two of them, with the condition and "
+    "without, unless the solver leaves one out.",
+    "imitation": "FID to the samples that the teacher itself makes of the same noises; lower imitates it better, "
+    "whatever the data. Learned solvers bold, classical ones thin.",
     "solvers": "What was learned. Top: the noise levels each solver visits, from pure noise (left) to data (right); "
     "open circles are levels handed to the network where they differ from the node's. Bottom: the weight of each "
     "network output D in each state x; red is positive, blue negative, one colour scale for all panels. "
@@ -59,16 +63,7 @@ _CAPTIONS = {
     "in units of sigma_T. Solid: noises as they were drawn. Dashed: each noise at the best place within its ball. "
     "Lines: means over fit seeds, dots: single fits; lower is better.",
 }
-_TEACHER = (
-    "FID to the samples that the teacher itself makes of the same noises; lower imitates it better, whatever the data. "
-    "Learned solvers bold, classical ones thin."
-)
-_CALLS = (
-    "The same against network calls: a guided evaluation is two of them, with the condition and without, unless the "
-    "solver leaves one out."
-)
 BOX = ("Samples", "Extractor", "Reference", "Network", "Commit", "Config", "Device", "Versions")
-_OTHER_CAPTION = "Figure {}."
 
 
 @dataclass(frozen=True)
@@ -99,27 +94,24 @@ def write_report(
     """
     records = read_records(metrics_files)
     found = scores(to_frame(records))
-    gains, published = gains_table(found, records), published_table(found, records)
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.from_string(files("s4s.report").joinpath("report.html.j2").read_text(encoding="utf-8"))
     origins = [origin(record, records) for record in records]
-    ablations = ablations_table(found, records)
-    tested = claims_table(found, records)
     tables = {"summary": summary_table(found, records), "full": fid_table(found, records)}
     page = template.render(
         benchmark=records[0]["benchmark"],
         headline=headline(found),
         space=feature_space(records),
         warnings=warnings(records),
-        tables={name: Markup(to_html(table)) for name, table in tables.items()},
-        gains=Markup(to_html(gains)) if gains else None,
-        claims=Markup(to_html(tested)) if tested else None,
-        ablations=Markup(to_html(ablations)) if ablations else None,
-        published=Markup(to_html(published)) if published else None,
-        classes=Markup(to_html(classes_table(found, records))) if any(s.within is not None for s in found) else None,
-        imitation=Markup(to_html(imitation_table(found, records))) if compared(found) else None,
+        tables={name: _shown(table) for name, table in tables.items()},
+        gains=_shown(gains_table(found, records)),
+        claims=_shown(claims_table(found, records)),
+        ablations=_shown(ablations_table(found, records)),
+        published=_shown(published_table(found, records)),
+        classes=_shown(classes_table(found, records) if any(s.within is not None for s in found) else None),
+        imitation=_shown(imitation_table(found, records) if compared(found) else None),
         pictures=[_picture(figure, path) for figure in figures],
         box=_shared(origins),
         origins=origins,
@@ -129,6 +121,10 @@ def write_report(
         links=[_relative(link, path) for link in links],
     )
     write_text(path, page)
+
+
+def _shown(table: Table | None) -> Markup | None:
+    return None if table is None else Markup(to_html(table))
 
 
 def _picture(figure: Path, page: Path) -> Picture:
@@ -141,8 +137,7 @@ def _picture(figure: Path, page: Path) -> Picture:
     width = struct.unpack(">I", data[16:20])[0]
     kind = figure.stem.replace("_", "-").split("-")[0]
     source = "data:image/png;base64," + base64.b64encode(data).decode("ascii")
-    own = {"fid_vs_calls": _CALLS, "imitation": _TEACHER}
-    caption = own.get(figure.stem) or _CAPTIONS.get(kind, _OTHER_CAPTION.format(figure.stem))
+    caption = _CAPTIONS.get(figure.stem) or _CAPTIONS.get(kind, f"Figure {figure.stem}.")
     pdf = figure.with_name(figure.stem + ".pdf")
     return Picture(figure.stem, caption, source, width // 2, _relative(pdf if pdf.exists() else figure, page))
 

@@ -34,7 +34,7 @@ def write_kinds(benchmarks: Sequence[Sequence[Path]], stem: Path) -> list[Path]:
 
 def kinds_table(benchmarks: Sequence[Benchmark]) -> Table:
     """FID of the best of each method, a row an NFE, a group a benchmark."""
-    methods = _methods(benchmarks)
+    methods = others(score.method for _, found in benchmarks for score in found)
     groups = []
     for records, found in benchmarks:
         rows = [
@@ -65,10 +65,6 @@ def kinds_frame(benchmarks: Sequence[Benchmark]) -> pd.DataFrame:
             ]  # fmt: skip
     judged = dict.fromkeys(["fid_within_classes", "class_accuracy", "fid_to_teacher"], "float64")
     return pd.DataFrame(lines).astype({"calls": "Int64", **judged})
-
-
-def _methods(benchmarks: Sequence[Benchmark]) -> list[str]:
-    return others(score.method for _, found in benchmarks for score in found)
 
 
 def _cells(winner: Winner, methods: Sequence[str]) -> list[Cell]:

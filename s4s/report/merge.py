@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -86,8 +87,7 @@ def _tables(group: Sequence[Record], stem: Path) -> list[Path]:
     table = fid_table(found, once)
     from_ = ", ".join(dict.fromkeys(record["run"] for record in group))
     heads = (f"Protocol {protocol_name(once) or 'unnamed'}, merged from {from_}.", *notes)
-    table = type(table)(table.title, table.head, table.groups, (*heads, *table.notes), table.names)
-    return write_table(table, fid_frame(found), stem)
+    return write_table(replace(table, notes=(*heads, *table.notes)), fid_frame(found), stem)
 
 
 def _once(group: Sequence[Record]) -> tuple[list[Record], list[str]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from s4s import records as chain
 from s4s.errors import Error
-from s4s.report.data import Record
+from s4s.report.data import FIT, Record
 from s4s.report.labels import method_label, start_label
 from s4s.report.protocol import flatten
 
@@ -49,8 +49,7 @@ class Origin:
 
 def origin(record: Record, records: Sequence[Record]) -> Origin:
     """Of one cell of a run."""
-    row = ("method", "solver", "schedule", "family", "order", "radius", "settings", "nfe")
-    alike = [r["cell"] for r in records if all(r.get(key) == record.get(key) for key in row)]
+    alike = [r["cell"] for r in records if all(r.get(key) == record.get(key) for key in FIT)]
     start = start_label(record["solver"], record["schedule"])
     words = [method_label(record["method"]), start, f"{record['nfe']} NFE"]
     words += [f"seed {record['seed']}"] if record["seed"] is not None else []

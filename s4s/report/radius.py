@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from s4s.errors import Error
-from s4s.report.data import Record, read_records
+from s4s.report.data import ROW, Record, read_records
 from s4s.report.labels import method_label, ordered, start_label
 from s4s.report.protocol import fid_name
 from s4s.report.style import drawing, log_axis, markers, method_colors, save
@@ -35,7 +35,7 @@ def with_plain(records: Sequence[Record]) -> list[Record]:
 
 
 def _row(record: Record) -> tuple[Any, ...]:
-    return tuple(record.get(key) for key in ("method", "solver", "schedule", "family", "order", "nfe"))
+    return tuple(record.get(key) for key in (*ROW, "nfe"))
 
 
 def draw_radius(metrics_files: Iterable[Path], stem: Path) -> list[Path]:

@@ -48,10 +48,7 @@ class Winner:
 
 
 def write_tables(metrics_files: Iterable[Path], directory: Path) -> list[Path]:
-    """Write ``fid`` and ``summary`` as csv, md and tex.
-
-    And ``classes`` of a class-conditional model, ``imitation``, where the teacher was compared with, ``gains``, where
-    starts were scored too, and ``published``, where numbers were published.
+    """Write ``fid`` and ``summary`` as csv, md and tex; and each of the other tables that the results have rows for.
 
     Returns:
         The files written.
@@ -67,17 +64,13 @@ def write_tables(metrics_files: Iterable[Path], directory: Path) -> list[Path]:
         tables.append(("classes", classes_table(found, records), classes_frame(found)))
     if compared(found):
         tables.append(("imitation", imitation_table(found, records), imitation_frame(found)))
-    gains = gains_table(found, records)
-    if gains is not None:
+    if (gains := gains_table(found, records)) is not None:
         tables.append(("gains", gains, gains_frame(found)))
-    ablations = ablations_table(found, records)
-    if ablations is not None:
+    if (ablations := ablations_table(found, records)) is not None:
         tables.append(("ablations", ablations, ablations_frame(found, records)))
-    tested = claims_table(found, records)
-    if tested is not None:
+    if (tested := claims_table(found, records)) is not None:
         tables.append(("claims", tested, claims_frame(found, records)))
-    published = published_table(found, records)
-    if published is not None:
+    if (published := published_table(found, records)) is not None:
         frame = published_frame(found, records)
         tables.append(("published", published, frame))
         if (free := free_step_table(records[0]["benchmark"])) is not None:
