@@ -15,7 +15,7 @@ from torch import Tensor
 from s4s import classical
 from s4s.errors import Error
 from s4s.grid import grid
-from s4s.learn.teacher import TeacherSet, teacher_set
+from s4s.learn.teacher import teacher_set
 from s4s.noise import noise
 from s4s.process import EDM
 from s4s.solver import Solver, sample
@@ -56,14 +56,14 @@ def _checks(method: Method) -> Iterator[Line]:
     yield not taken, f"{name} is the name of a built-in method; rename the file" if taken else "its name is its own"
     yield bool(about), (about or "a docstring of the file, with its source").split("\n")[0]
     process = EDM()
-    errors, again = [], True
+    x_T = noise(SEED, range(32), SHAPE).float() * process.sigma_max
+    truth, errors, again = sample(_strong(process), cloud, x_T), [], True
     for nfe in NFES:
         run, said = _runner(method, process, nfe)
-        x_T = noise(SEED, range(32), SHAPE).float() * process.sigma_max
         x = run(x_T)
         yield True, f"nfe {nfe}: {said()}"
         again &= torch.equal(x, run(x_T)) and torch.allclose(x[:5], run(x_T[:5]), atol=1e-4)
-        errors.append((x - _truth(process)).square().mean().sqrt().item())
+        errors.append((x - truth).square().mean().sqrt().item())
     yield again, "the same samples again, and one by one" if again else "samples depend on the call or on their batch"
     falls = errors[-1] < errors[0]
     said_errors = " and ".join(f"{error:.3g} at nfe {nfe}" for error, nfe in zip(errors, NFES, strict=True))
@@ -83,19 +83,11 @@ def _runner(method: Method, process: Any, nfe: int) -> tuple[Callable[[Tensor], 
     given: dict[str, Any] = {"process": process, "nfe": nfe}
     if method.kind == "fit":
         start = classical.solver("ipndm", grid("edm", process, nfe), order=3)
-        given = {"start": start, "denoise": cloud, "teacher": _teacher(process), "seed": SEED}
+        teacher = teacher_set(_strong(process), cloud, 48, SHAPE, seed=SEED + 1)
+        given = {"start": start, "denoise": cloud, "teacher": teacher, "seed": SEED}
     solver = made_solver(method, nfe, given)
     return lambda x_T: sample(solver, cloud, x_T), lambda: f"a solver of {solver.nfe} evaluations"
 
 
 def _strong(process: Any) -> Solver:
     return classical.solver("dpmpp", grid("logsnr", process, 64), order=3)
-
-
-def _teacher(process: Any) -> TeacherSet:
-    return teacher_set(_strong(process), cloud, 48, SHAPE, seed=SEED + 1)
-
-
-def _truth(process: Any) -> Tensor:
-    x_T = noise(SEED, range(32), SHAPE).float() * process.sigma_max
-    return sample(_strong(process), cloud, x_T)

@@ -13,7 +13,7 @@ from s4s import classical
 from s4s.learn.methods import APART, METHODS
 from s4s.learn.objective import CALL
 from s4s.learn.teacher import BATCH
-from s4s.stages.cells import Cell, cells, curves, guided, needs_features, shards, taught, uint8_rule
+from s4s.stages.cells import Cell, cells, curves, needs_features, rows_a_call, shards, taught, uint8_rule
 from s4s.stages.fit_costs import curve_evaluations, fit_evaluations
 from s4s.stages.passes import Pass
 
@@ -60,11 +60,6 @@ def flops(config: Config, found: list[Pass]) -> dict[str, float]:
     if len(found) > 1:
         made["samples"] += float(len(cells(config)) * config["sample"]["n"] * found[1].flops)
     return made
-
-
-def rows_a_call(config: Config) -> int:
-    """2 with guidance, which calls the network with and without the condition in one batch."""
-    return 2 if guided(config) else 1
 
 
 def memory(config: Config, found: list[Pass]) -> tuple[int, int]:

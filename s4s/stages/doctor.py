@@ -16,6 +16,7 @@ import torch
 from s4s.download import cache_dir
 from s4s.errors import Error
 from s4s.stages import costs
+from s4s.stages.cells import rows_a_call
 from s4s.stages.config import load
 from s4s.stages.passes import Pass, passes
 from s4s.stages.present import Item, channels, network, scoring, solvers, version
@@ -127,7 +128,7 @@ def _costs(config: Config, root: Path, results: Path, tflops: float | None) -> I
     calls = sum(costs.evaluations(config).values())
     stated = "one CPU core" if digits else "a GPU, as stated" if tflops else f"a GPU of the A100's class in {dtype}"
     yield Item("", "time", f"about {_number(sum(hours.values()), 1)} {'CPU' if digits else 'GPU'} hours: {parts}")
-    each = found[0].flops * costs.rows_a_call(config) / 1e9
+    each = found[0].flops * rows_a_call(config) / 1e9
     yield Item("", "", f"{calls:,} network evaluations of {_number(each, 2)} GFLOP, at an assumed {rate:g} TFLOP/s of "
                f"{stated}; training and scoring are not in it")  # fmt: skip
 

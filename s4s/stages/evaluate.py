@@ -21,7 +21,7 @@ from s4s.score.metrics import Moments
 from s4s.score.reference import Statistics
 from s4s.solver import Solver
 from s4s.stages.bench import Bench
-from s4s.stages.cells import OF_SAMPLES, Cell, calls, guided, teacher_of
+from s4s.stages.cells import OF_SAMPLES, Cell, guided, rows_a_call, teacher_of
 from s4s.stages.chain import outside
 from s4s.stages.features import Shard, extractor_files, extractor_of, feature_files, protocol_of, read_shard
 from s4s.stages.files import write_json
@@ -137,7 +137,7 @@ def evaluate_cell(bench: Bench, cell: Cell) -> Path:
             "fit_nfe": spent.get("evaluations"), "sample_seconds": sum(f["seconds"] for f in facts)}  # fmt: skip
     if guided(bench.config):
         own = solver.calls if isinstance(solver, Solver) and solver.null is not None else None
-        head |= {"calls": own or calls(bench.config, cell)}
+        head |= {"calls": own or cell.nfe * rows_a_call(bench.config)}
     if cell.unseen:
         head |= {"unseen": 1}
     if spent.get("peak_bytes"):

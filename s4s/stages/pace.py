@@ -18,7 +18,7 @@ from torch import nn
 
 from s4s.models.digits import SHAPE, Classifier
 from s4s.stages import costs
-from s4s.stages.cells import cells
+from s4s.stages.cells import cells, rows_a_call
 from s4s.stages.plan import job_counts
 from s4s.stages.skeleton import digits
 from s4s.stages.train import HALVES
@@ -40,7 +40,7 @@ def job_seconds(config: Config) -> dict[str, float]:
     states, images, level = torch.randn(ROWS, *net.shape), torch.randn(ROWS, *SHAPE), torch.ones(ROWS)
     labels = torch.zeros(ROWS, dtype=torch.long) if net.classes else None
     with torch.no_grad():
-        evaluation = costs.rows_a_call(config) * _seconds(lambda: net(states, level, labels)) / ROWS
+        evaluation = rows_a_call(config) * _seconds(lambda: net(states, level, labels)) / ROWS
     half = model["batch"] // HALVES
     some = None if labels is None else labels[:half]
     training = model["steps"] * HALVES * _slopes(net, lambda: net(states[:half], level[:half], some))

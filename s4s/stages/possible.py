@@ -169,8 +169,7 @@ def _require_learned(config: Config) -> None:
         spec = {"name": entry} if isinstance(entry, str) else entry
         names.append(spec["name"])
         require_of_curves(config, spec)
-        own = spec["name"] not in (*METHODS, TOGETHER)
-        if own and (given := {*spec} - {"name", "starts"}):
+        if spec["name"] not in FITTED and (given := {*spec} - {"name", "starts"}):
             raise Error(f"learned.methods: {spec['name']}, of a file of your own, takes no {min(given)}; leave it out")
         if not spec.get("starts", learned["starts"]):
             raise Error(f"learned.starts: method {spec['name']} has nothing to start from; give it starts, or drop it")

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from s4s.download import cache_dir
 from s4s.errors import Error, missing
 from s4s.files import at_home, sha256
 from s4s.learn import lpips
@@ -212,8 +211,7 @@ def _found(chosen: Protocol) -> str:
 
 
 def _lpips() -> str:
-    made = cache_dir() / "lpips-vgg16.safetensors"
-    if made.exists():
+    if (made := lpips.place()).exists():
         return _hashed(made)
     return ", ".join(str(path) for path in lpips.sources(offline=True))
 

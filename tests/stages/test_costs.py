@@ -11,7 +11,7 @@ from problems import TwoPoints
 import s4s
 from s4s.learn.methods import APART, METHODS
 from s4s.stages import costs
-from s4s.stages.cells import Cell, cells
+from s4s.stages.cells import Cell, cells, rows_a_call
 from s4s.stages.config import check, load
 from s4s.stages.passes import Pass
 
@@ -52,7 +52,7 @@ def test_guidance_doubles_the_network_not_the_decoder() -> None:
     models = ({"type": "stable-diffusion", "guidance": scale, "batch": 2} for scale in (1, 7.5))
     one, two = (load(CONFIG) | {"model": model, "score": {"protocol": "edm", "data": None}} for model in models)
     calls, images = costs.evaluations(one), len(cells(one)) * 5000
-    assert [costs.rows_a_call(config) for config in (one, two)] == [1, 2]
+    assert [rows_a_call(config) for config in (one, two)] == [1, 2]
     for config, factor in ((one, 1), (two, 2)):
         found = costs.flops(config, [plain, decoder])
         assert found["teacher"] == factor * 100 * calls["teacher"]
@@ -73,7 +73,7 @@ def test_guidance_doubles_the_network_not_the_decoder() -> None:
     ({"type": "ldm", "kind": "imagenet256", "guidance": None}, 1), ({"type": "stable-diffusion"}, 2),
 ])  # fmt: skip
 def test_which_models_are_guided(model: dict[str, Any], calls: int) -> None:
-    assert costs.rows_a_call({"model": model}) == calls
+    assert rows_a_call({"model": model}) == calls
 
 
 def test_disk() -> None:
