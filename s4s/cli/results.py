@@ -1,4 +1,4 @@
-"""Commands on results: ``s4s cells``, ``table``, ``figure``, ``verify`` and ``doctor``."""
+"""Commands on results: ``s4s cells``, ``table``, ``kinds``, ``figure``, ``verify`` and ``doctor``."""
 
 from __future__ import annotations
 

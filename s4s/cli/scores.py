@@ -1,4 +1,4 @@
-"""Commands on samples: ``s4s sample``, ``s4s features``, ``s4s evaluate`` and ``s4s paths``."""
+"""Commands on samples: ``s4s sample``, ``features``, ``evaluate``, ``transfer`` and ``paths``."""
 
 from __future__ import annotations
 

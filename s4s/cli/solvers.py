@@ -1,4 +1,4 @@
-"""Commands on solvers: ``s4s teacher``, ``s4s fit`` and ``s4s show``."""
+"""Commands on solvers: ``s4s teacher``, ``fit``, ``check-method`` and ``show``."""
 
 from __future__ import annotations
 

@@ -19,11 +19,7 @@ from s4s.solver import Denoise
 from s4s.values import whole
 
 DTYPES = {"float32": torch.float32, "tf32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-RUN: dict[str, Any] = {
-    "dtype": "float32",
-    "channels_last": False,
-    "compile": False,
-}  # settings of every type: how its network runs
+RUN: dict[str, Any] = {"dtype": "float32", "channels_last": False, "compile": False}  # of every type: how it runs
 
 Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """``network(x_t, model_time, condition)``: x_t [B, ...] in the network's dtype, model_time [B], condition [B, ...]."""

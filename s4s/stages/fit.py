@@ -33,11 +33,7 @@ from s4s.stages.networks import network
 from s4s.stages.own import Counted, CountedUnder, Sampler, load_method, load_solver_or_sampler, made_solver, pointer
 from s4s.stages.teacher import teacher_pairs, teacher_paths
 
-PERTURBATIONS = {
-    "tf32": 3e-2,
-    "float16": 3e-2,
-    "bfloat16": 1e-1,
-}  # about the square root of the rounding error; else the default
+PERTURBATIONS = {"tf32": 3e-2, "float16": 3e-2, "bfloat16": 1e-1}  # about the root of rounding; else the default
 
 
 def distance_of(bench: Bench, cell: Cell | None = None) -> Distance:

@@ -20,9 +20,7 @@ from s4s.noise import Start
 from s4s.solver import Solver, sample
 
 OUTSIDE = 0.01  # relative; how far a solver's levels may lie outside the model's
-PICTURE = (
-    0.01  # how much less than 1 the standard deviation of the first state may be, before noise alone is too little
-)
+PICTURE = 0.01  # how far below 1 the first state's standard deviation may be, before noise alone is too little
 TOP = 1e-5  # relative; ComfyUI makes more noise where the first sigma is the model's largest to within this
 LITTLE = 0.5  # of the noise there should be: less has another reason than chance
 
