@@ -1,5 +1,3 @@
-import os
-import sys
 import time
 from functools import cache
 from pathlib import Path
@@ -10,14 +8,6 @@ from s4s.stages import artefacts, cells as asked, config as benchmark, written
 from s4s.stages.chain import Chain, given as files_given
 from s4s.errors import Error
 from s4s.files import require_place
-
-
-envvars:
-    "PATH",
-
-
-# Jobs find the s4s of the environment that runs Snakemake, activated or not.
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 try:
     for path in workflow.overwrite_configfiles:

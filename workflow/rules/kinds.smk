@@ -1,22 +1,10 @@
 # Several benchmarks, one after the other, and a table over all of them: what config/kinds.yaml asks for.
-import os
-import sys
-from pathlib import Path
-
 from snakemake.exceptions import WorkflowError
 from s4s.errors import Error
-from s4s.stages import config as benchmark, kinds, written
-
-
-envvars:
-    "PATH",
-
-
-# Jobs find the s4s of the environment that runs Snakemake, activated or not.
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+from s4s.stages import config as benchmark, written
 
 try:
-    PARTS = {part["benchmark"]: part for part in kinds.parts(config, kinds.place(workflow.overwrite_configfiles))}
+    PARTS = {part["benchmark"]: part for part in several.parts(config, several.place(workflow.overwrite_configfiles))}
 except Error as error:
     raise WorkflowError(str(error))
 
@@ -48,7 +36,7 @@ rule part:
     params:
         config=f"{FOLDER}/configs/{{part}}.yaml",
         pipeline=workflow.main_snakefile,
-        depends_on=lambda wildcards: benchmark.digest(kinds.made_from(PARTS[wildcards.part])),
+        depends_on=lambda wildcards: benchmark.digest(several.made_from(PARTS[wildcards.part])),
     shell:
         "s4s run {params.config} -s {params.pipeline:q} --cores {threads} --nolock > {log} 2>&1"
 

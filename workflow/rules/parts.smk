@@ -1,7 +1,18 @@
-# What a list of benchmarks and the paper share: benchmarks that are a job each, a run of the pipeline of its own.
+# What a list of benchmarks and one of them share: the PATH of jobs, and benchmarks that are a job each, a run of the
+# pipeline of its own.
+import os
+import sys
 from pathlib import Path
 
 from s4s.stages import kinds as several
+
+
+envvars:
+    "PATH",
+
+
+# Jobs find the s4s of the environment that runs Snakemake, activated or not.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 
 def gone(part, mark):
