@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from broken import again as again
 from broken import unbroken as unbroken
 from commands import commands as commands
@@ -23,6 +24,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The download cache, empty."""
     monkeypatch.setenv("S4S_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Draws that name no generator are the same in every order of the tests."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,6 +27,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.ranges: list[str | None] = []
+        self.over = threading.Event()
 
     def url(self, how: str, name: str = "file.bin") -> str:
         return f"http://127.0.0.1:{self.server_port}/{how}/{name}"
@@ -65,7 +65,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(rest[:10])
         elif "stall" in how and attempt <= 1:
             self.wfile.write(rest[:1000])
-            time.sleep(1.5)
+            self.server.over.wait(60)  # not a time that a slow machine may outlast
         else:
             self.wfile.write(rest)
 
@@ -76,6 +76,7 @@ def server() -> Iterator[Server]:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         yield server
+        server.over.set()
         server.shutdown()
 
 
@@ -151,7 +152,7 @@ def test_a_server_that_cannot_resume(server: Server, tmp_path: Path, how: str) -
 
 
 def test_a_stall_is_retried(server: Server, tmp_path: Path) -> None:
-    check(download(server.url("stall"), tmp_path / "file.bin", SHA256, timeout=0.3))
+    check(download(server.url("stall"), tmp_path / "file.bin", SHA256, timeout=1.0))
     assert server.ranges == [None, "bytes=1000-"]
 
 
@@ -251,7 +252,7 @@ def test_no_space_and_no_permission(server: Server, tmp_path: Path, monkeypatch:
 
 def test_two_at_once_fetch_it_once(server: Server, tmp_path: Path) -> None:
     def work() -> None:
-        paths.append(download(server.url("stall"), tmp_path / "file.bin", SHA256, timeout=0.3))
+        paths.append(download(server.url("stall"), tmp_path / "file.bin", SHA256, timeout=1.0))
 
     paths: list[Path] = []
     threads = [threading.Thread(target=work) for _ in range(3)]
