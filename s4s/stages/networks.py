@@ -25,7 +25,7 @@ def train_network(bench: Bench, kind: str) -> Path:
         net = train.train_denoiser(model["seed"], model["steps"], model["batch"], channels=model["channels"], kind=what)
     else:
         offset = 1 + list(NETWORKS).index(kind)
-        net = train.train_classifier(kind, model["seed"] + offset, model["classifier_steps"])
+        net = train.train_classifier(NETWORKS[kind], model["seed"] + offset, model["classifier_steps"])
     path = bench.folder.model(kind)
     extra = {} if kind == "denoiser" else {"accuracy": train.accuracy(net)}
     weights.save(net, path, made_from=made_from(bench.config, "train"), **extra)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from s4s.errors import Error
-from s4s.models.digits import CLASSES, Autoencoder, Classifier, DigitsUNet, Perceptual, digits
+from s4s.models.digits import CLASSES, Autoencoder, DigitsUNet, digits
 from s4s.models.digits_model import alphas_cumprod
 
 Draw = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, ...]]
@@ -64,7 +64,8 @@ def train_denoiser(
     if net.autoencoder is not None and autoencoder is not None:
         net.autoencoder.load_state_dict(autoencoder.state_dict())
         net.autoencoder.requires_grad_(False)
-    return _train(net, (_drawing(kind), _losses(kind)), (x, y), seed, steps, batch, lr)
+    loss = _denoising_loss if kind.process == "edm" else _plain_loss
+    return _train(net, (_drawing(kind), loss), (x, y), seed, steps, batch, lr)
 
 
 def train_autoencoder(seed: int, steps: int, latents: int, batch: int = 128, lr: float = 2e-3) -> Autoencoder:
@@ -77,13 +78,12 @@ def train_autoencoder(seed: int, steps: int, latents: int, batch: int = 128, lr:
     return net
 
 
-def train_classifier(kind: str, seed: int, steps: int, batch: int = 64, lr: float = 2e-3) -> nn.Module:
-    """Digit classifier; ``kind`` is ``features`` (scores samples) or ``perceptual`` (measures distance in fits)."""
+def train_classifier(
+    make: Callable[[], nn.Module], seed: int, steps: int, batch: int = 64, lr: float = 2e-3
+) -> nn.Module:
+    """Digit classifier: ``Classifier``, which scores samples, or ``Perceptual``, which measures distance in fits."""
     torch.manual_seed(seed)
-    return _train(CLASSIFIERS[kind](), (lambda x, y, _: (x, y), _class_loss), digits(), seed, steps, batch, lr)
-
-
-CLASSIFIERS: dict[str, Callable[[], nn.Module]] = {"features": Classifier, "perceptual": Perceptual}
+    return _train(make(), (lambda x, y, _: (x, y), _class_loss), digits(), seed, steps, batch, lr)
 
 
 def accuracy(net: nn.Module) -> float:
@@ -131,10 +131,6 @@ NOISED: dict[str, Callable[[Tensor, torch.Generator], tuple[Tensor, ...]]] = {
     "flow": _flowing,
 }
 """``(images, generator) -> target, time, noised images`` of a process."""
-
-
-def _losses(kind: Kind) -> Loss:
-    return _denoising_loss if kind.process == "edm" else _plain_loss
 
 
 def _denoising_loss(net: nn.Module, x: Tensor, sigma: Tensor, noisy: Tensor, *labels: Tensor) -> Tensor:
