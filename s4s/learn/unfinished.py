@@ -17,11 +17,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from s4s.errors import Notice
-from s4s.files import replacing
+from s4s.errors import Error, Notice
+from s4s.files import at_home, replacing
 from s4s.learn.teacher import TeacherSet
 from s4s.version import __version__
 
+HEAD = b'{"__metadata__":{"record":'  # of the header of a state's file, after its length in 8 bytes
 SAME = 1e-3  # relative; losses of one fit on two machines differ by less, those of two networks by more
 
 
@@ -40,11 +41,15 @@ class Unfinished:
         path: where it is; None keeps nothing.
         identity: JSON-able; what makes it this fit and no other. Its ``start_loss`` stands for the network and the
             distance, which have no names of their own, and is compared to within rounding.
+
+    Raises:
+        Error: the file is there and no fit has written it, so that saving would destroy something else.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None, identity: Mapping[str, Any]) -> None:
-        self.path = None if path is None else Path(path)
+        self.path = None if path is None else at_home(path)
         self.identity = json.loads(json.dumps(identity))
+        _require_free(self.path)
 
     def beside(self, name: str) -> Unfinished:
         """The file of a further part of the same fit."""
@@ -98,6 +103,21 @@ def identity_of(teacher: TeacherSet) -> dict[str, Any]:
 def below(mark: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors whose names begin with a mark, without it."""
     return {key.removeprefix(mark): t for key, t in tensors.items() if key.startswith(mark)}
+
+
+def _require_free(path: Path | None) -> None:
+    """Raise where something else than a state is."""
+    if path is None or not path.exists():
+        return
+    if path.is_dir():
+        raise Error(f"{path}: a folder; name a file in it for resume=")
+    try:
+        with path.open("rb") as file:
+            begin = file.read(8 + len(HEAD))
+    except OSError as error:
+        raise Error(f"{path}: cannot read it ({error.strerror}); name another file for resume=") from error
+    if begin and begin[8:] != HEAD:
+        raise Error(f"{path}: no file of an unfinished fit; name another for resume=, or remove it")
 
 
 def content(*tensors: Tensor | None) -> str:

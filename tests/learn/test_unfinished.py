@@ -170,9 +170,29 @@ def test_the_microbatch_may_change(tmp_path: Path) -> None:
     assert found.val_loss == pytest.approx(fit().val_loss, rel=0.05)
 
 
-@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:-9], lambda b: b"nonsense" * 9])
+@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:-9], lambda b: b[:50] + b"nonsense" * 9])
 def test_a_damaged_file_starts_anew(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
     path = left(tmp_path / "a")
     path.write_bytes(damage(path.read_bytes()))
     with pytest.warns(Notice, match="a: damaged or truncated; this fit starts anew"):
         assert fit(resume=path).history == fit().history
+
+
+def test_a_file_of_something_else_is_left_as_it_is(tmp_path: Path) -> None:
+    """Such as a solver's: the state of the fit would take its place, and be removed at the end."""
+    path = tmp_path / "solver.json"
+    START.save(path)
+    before = path.read_bytes()
+    with pytest.raises(s4s.Error, match=r"solver\.json: no file of an unfinished fit; name another for resume="):
+        fit(resume=path)
+    assert path.read_bytes() == before
+    with pytest.raises(s4s.Error, match="a folder; name a file in it for resume="):
+        fit(resume=tmp_path)
+
+
+def test_a_file_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Killed):
+        fit(killing(150), resume="~/a")
+    assert [file.name for file in tmp_path.iterdir()] == ["a"]
