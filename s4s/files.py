@@ -29,8 +29,19 @@ MARKS = {  # of encodings; those of UTF-32 begin with those of UTF-16
 
 
 def at_home(path: str | os.PathLike[str]) -> Path:
-    """A path as people write it: a leading ``~`` is the home folder."""
-    return Path(os.path.expanduser(path))
+    """A path as people write it: a leading ``~`` is the home folder.
+
+    Raises:
+        Error: it is none, such as None or a solver.
+    """
+    try:
+        name = os.fsdecode(path)
+    except TypeError:
+        name = ""
+    if not name or "\0" in name:
+        given = repr(path) if path is None or isinstance(path, str | bytes) else f"a {type(path).__name__}"
+        raise Error(f"the path of a file or folder is needed, such as 'solver.json', got {given:.60}")
+    return Path(os.path.expanduser(name))
 
 
 def cache_dir() -> Path:
@@ -69,8 +80,9 @@ def decoded(data: bytes) -> str:
 
 def read_json(path: str | os.PathLike[str]) -> Any:
     """What a solver file holds, unchecked."""
+    file = at_home(path)
     try:
-        return json.loads(read_text(at_home(path)))
+        return json.loads(read_text(file))
     except IsADirectoryError as error:
         raise Error(f"{path}: a folder; name the solver's file in it, such as solvers.json") from error
     except OSError as error:

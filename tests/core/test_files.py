@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
 
+import s4s
 from s4s.errors import Error
 from s4s.files import replacing, sha256, write_tensors
 
@@ -44,3 +46,20 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         replacing(tmp_path / "file" / "x.txt"),
     ):
         pass
+
+
+@pytest.mark.parametrize(("path", "given"), [
+    (None, "None"), (3, "a int"), ("", "''"), (b"", "b''"), ("a\0b", r"'a\\x00b'"),
+    (s4s.solver("ddim", [2.0, 1.0]), "a Solver"),
+])  # fmt: skip
+def test_what_is_no_path_is_one_line(path: Any, given: str) -> None:
+    made = s4s.solver("ddim", [2.0, 1.0])
+    for call in (made.save, s4s.Bundle({1: made}).save, s4s.load_solver, s4s.load_bundle, s4s.load_curve):
+        with pytest.raises(Error, match=f"the path of a file or folder is needed, such as 'solver.json', got {given}$"):
+            call(path)
+
+
+def test_paths_in_bytes(tmp_path: Path) -> None:
+    made = s4s.solver("ddim", [2.0, 1.0])
+    made.save(bytes(tmp_path / "a.json"))  # type: ignore[arg-type]
+    assert torch.equal(s4s.load_solver(bytes(tmp_path / "a.json")).weight, made.weight)  # type: ignore[arg-type]
