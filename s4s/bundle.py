@@ -14,8 +14,8 @@ from s4s.curve import Curve, curve_from_dict
 from s4s.errors import Error
 from s4s.files import at_home, read_json, write_text
 from s4s.solver import SCHEMA as SOLVER_SCHEMA
-from s4s.solver import Solver, solver_from_dict
-from s4s.values import dumps, plain
+from s4s.solver import Solver, require_solver, solver_from_dict
+from s4s.values import dumps, record_text, require_record
 
 SCHEMA = "s4s-bundle"
 SCHEMA_VERSION = 1
@@ -37,11 +37,16 @@ class Bundle(Mapping[int, Solver]):
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        require_record("bundle", self.provenance)
+        if not isinstance(self.solvers, Mapping):
+            raise Error(f"a bundle is of numbers of evaluations and their solvers, {{4: solver}}, got a "
+                        f"{type(self.solvers).__name__}")  # fmt: skip
         if not self.solvers:
             raise Error("a bundle needs at least one solver")
         for nfe, solver in self.solvers.items():
+            require_solver(solver)
             if solver.nfe != nfe:
-                raise Error(f"{solver.name} makes {solver.nfe} evaluations, but is in the bundle for {nfe}")
+                raise Error(f"{solver.name} makes {solver.nfe} evaluations, but is in the bundle for {nfe!r}")
         object.__setattr__(self, "solvers", {int(nfe): self.solvers[nfe] for nfe in sorted(self.solvers)})
 
     def __getitem__(self, nfe: int) -> Solver:
@@ -77,9 +82,7 @@ class Bundle(Mapping[int, Solver]):
         """Write as JSON, one matrix row a line. The file appears whole or not at all."""
         data = self.to_dict()
         solvers = ",\n".join(indent(dumps(solver).rstrip(), "    ") for solver in data.pop("solvers"))
-        lines = [
-            f"  {json.dumps(key)}: {json.dumps(value, sort_keys=True, default=plain)}" for key, value in data.items()
-        ]
+        lines = [f"  {json.dumps(key)}: {record_text(value)}" for key, value in data.items()]
         lines.insert(-1, f'  "solvers": [\n{solvers}\n  ]')
         write_text(at_home(path), "{\n" + ",\n".join(lines) + "\n}\n")
 

@@ -26,10 +26,10 @@ from s4s import classical, spacing
 from s4s.errors import Error
 from s4s.files import at_home, read_json, write_text
 from s4s.noise import Start, noise_from_dict
-from s4s.solver import Solver
+from s4s.solver import Solver, require_solver
 from s4s.steps import history, increments, lags, lower, shortest, walk
 from s4s.textbook import Arrays
-from s4s.values import check_levels, doubles, plain
+from s4s.values import check_levels, doubles, record_text, require_record
 
 SCHEMA = "s4s-solver-curve"
 SCHEMA_VERSION = 1
@@ -81,6 +81,7 @@ class Curve(Mapping[int, Solver]):
     _bases: dict[int, _Base] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        require_record(self.name, self.provenance)
         object.__setattr__(self, "theta", doubles(self.theta, "the coefficients of a curve"))
         object.__setattr__(self, "levels", _grids(self.levels))
         shape, powers, own = self.theta.shape, len(self.powers), len(self.own)
@@ -177,7 +178,7 @@ class Curve(Mapping[int, Solver]):
         """Write as JSON, a function's knots and a grid each a line. The file appears whole or not at all."""
         lines = []
         for key, value in self.to_dict().items():
-            body = json.dumps(value, sort_keys=True, default=plain)
+            body = record_text(value)
             if key == "weight":
                 body = "[\n" + ",\n".join(f"    {json.dumps(part)}" for part in value) + "\n  ]"
             if key == "levels":
@@ -206,7 +207,10 @@ def curve(
     """
     if not callable(start):
         raise Error("a curve starts from a function of the number of evaluations: lambda nfe: s4s.solver(...)")
-    solvers = {nfe: start(nfe).detach() for nfe in NUMBERS}
+    solvers = {nfe: start(nfe) for nfe in NUMBERS}
+    for solver in solvers.values():
+        require_solver(solver)
+    solvers = {nfe: solver.detach() for nfe, solver in solvers.items()}
     made: dict[str, Any] = dict(solvers[MOST].provenance)
     for nfe, solver in solvers.items():
         known = {key: solver.provenance.get(key) for key in ("solver", "options")}

@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from s4s.errors import Error
-from s4s.solver import Denoise, Solver
-from s4s.values import doubles
+from s4s.solver import Denoise, Solver, require_solver
+from s4s.values import doubles, require_function
 
 ROUNDING = 1e-9  # of a column's largest weight: by how much columns may fail to be one scale's
 
@@ -32,6 +32,8 @@ def guided(conditional: Denoise, unconditional: Denoise, scale: float | Sequence
         Error: a scale that is neither.
     """
     own = _checked(scale)
+    for each in (conditional, unconditional):
+        require_function(each, "a denoiser under guidance", "process.denoiser(net)")
 
     def columns(x: Tensor, sigma: Tensor, both: bool) -> list[Tensor]:
         return [conditional(x, sigma)] + ([unconditional(x, sigma)] if both else [])
@@ -73,6 +75,7 @@ def apart(denoise: Denoise, columns: object, scale: float) -> Denoise:
 
 def split_guidance(solver: Solver, scale: float) -> Solver:
     """The same solver under guidance of a constant scale, as one that weighs the two outputs apart."""
+    require_solver(solver)
     if solver.null is not None:
         return solver
     own = _checked(scale)
@@ -92,6 +95,7 @@ def merge_guidance(solver: Solver) -> tuple[Solver, list[float]]:
         Error: an output with the condition is used in other proportions to the one without from step to step, which no
             scale of the host's says.
     """
+    require_solver(solver)
     if solver.null is None:
         raise Error(f"{solver.name} has no guidance of its own: the host's scale is the one it was fitted at")
     total, scales = solver.weight + solver.null, []

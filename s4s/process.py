@@ -16,7 +16,7 @@ from torch import Tensor
 
 from s4s.errors import Error, choose
 from s4s.solver import Denoise
-from s4s.values import amount, doubles
+from s4s.values import amount, doubles, require_function
 
 Network = Callable[..., Tensor]
 Number = float | Tensor
@@ -94,6 +94,7 @@ class Process:
         Raises:
             Error: unknown prediction type. ``denoise``: a network whose output is no tensor of its input's shape.
         """
+        require_function(net, "a network", "lambda x, t: net(x, t)")
         net = _as_many(net)
         if prediction == "velocity":
             return _marked(self._towards_data(net, condition), self)

@@ -16,7 +16,7 @@ from s4s.even import even
 from s4s.noise import noise
 from s4s.passage import nodes
 from s4s.schedules import edm
-from s4s.solver import Denoise, Solver
+from s4s.solver import Denoise, Solver, require_solver
 from s4s.values import amount, whole
 
 Metric = Literal["dev", "l1", "l2"]
@@ -49,6 +49,7 @@ def gits(
         batch: trajectories at a time. ``device``, ``dtype``: of the trajectories.
     """
     teacher = gits_teacher(process) if teacher is None else teacher
+    require_solver(teacher)
     ends = torch.tensor([process.sigma_max, process.sigma_min], dtype=torch.float64)
     if not torch.allclose(teacher.sigma[[0, -1]], ends, rtol=1e-9):
         raise Error(f"grid 'gits': the teacher's levels must go from {ends[0].item():g} to {ends[1].item():g}")

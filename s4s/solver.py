@@ -24,7 +24,16 @@ from s4s.ending import finished, prolonged
 from s4s.errors import Error
 from s4s.files import at_home, read_json, write_text
 from s4s.noise import Start, noise_from_dict
-from s4s.values import check_levels, doubles, dtype_in_words, dumps, require_floats, require_known
+from s4s.values import (
+    check_levels,
+    doubles,
+    dtype_in_words,
+    dumps,
+    require_floats,
+    require_function,
+    require_known,
+    require_record,
+)
 
 SCHEMA = "s4s-solver"
 SCHEMA_VERSION = 1
@@ -69,6 +78,9 @@ class Solver:
     asks: tuple[bool, ...] = field(init=False, repr=False, default=())
 
     def __post_init__(self) -> None:
+        require_record(self.name, self.provenance)
+        if not (self.noise is None or isinstance(self.noise, Start)):
+            raise Error(f"noise of a solver must be an s4s.Start(mean, scale), got a {type(self.noise).__name__}")
         for key in self.arrays:
             object.__setattr__(self, key, doubles(getattr(self, key), f"solver array '{key}'"))
         _check(self)
@@ -93,6 +105,7 @@ class Solver:
 
     def x_T(self, normal: Tensor) -> Tensor:
         """Standard normal noise [B, ...] (``s4s.noise``) -> where the solver starts, in EDM coordinates."""
+        require_floats(normal, "the noise")
         return self.sigma[0].item() * normal if self.noise is None else self.noise.x_T(normal)
 
     def finish(self, *, evaluate: bool = True) -> Solver:
@@ -168,8 +181,6 @@ def solver_from_dict(data: Any) -> Solver:
     missing = [key for key in (*ARRAYS, "name") if key not in data]
     if missing:
         raise Error(f"the solver file lacks {', '.join(missing)}")
-    if not isinstance(data["name"], str) or not isinstance(data.get("provenance", {}), dict):
-        raise Error("'name' must be a string and 'provenance' an object")
     noise = noise_from_dict(data["noise"]) if "noise" in data else None
     if (noise is not None) != (version == WITH_NOISE) and version != WITH_NULL:
         raise Error(f"'noise' belongs to schema version {WITH_NOISE}, and {WITH_NOISE} needs it")
@@ -210,7 +221,9 @@ def sample(
         Error: a network output has the wrong shape, or is not finite, or the solver evaluates outside the levels that
             ``denoise`` says it knows; names the step and the level. Outputs that cannot be the solver's first.
     """
+    require_solver(solver)
     require_floats(x_T, "x_T")
+    require_function(denoise, "denoise", "process.denoiser(net)")
     if check:
         require_known(solver.sigma_eval, denoise)
     sigma_eval, start, weight = (
@@ -222,8 +235,9 @@ def sample(
     for n in range(known, solver.nfe):
         with dtype_in_words(x):
             made = ask(denoise, x, sigma_eval[n], solver.asks[n] if solver.asks else None)
-        if made[0].shape != x_T.shape:
-            raise Error(f"denoise returned shape {list(made[0].shape)} at step {n} for states {list(x_T.shape)}")
+        if (found := getattr(made[0], "shape", None)) != x_T.shape:
+            what = f"a {type(made[0]).__name__}" if found is None else f"shape {list(found)}"
+            raise Error(f"denoise returned {what} at step {n} for states {list(x_T.shape)}")
         if check:
             finite.append(torch.stack([D.detach().isfinite().all() for D in made]).all())
         if callback is not None:
@@ -233,6 +247,16 @@ def sample(
     if check:
         _require_finite(finite, known, solver)
     return x
+
+
+def require_solver(value: Any) -> None:
+    """Raise for anything else than one solver."""
+    if isinstance(value, Mapping):
+        raise Error(f"one solver is needed, got a {type(value).__name__}: take that of a number of evaluations, "
+                    "such as bundle[6]")  # fmt: skip
+    if not isinstance(value, Solver):
+        raise Error(f"a solver is needed, got a {type(value).__name__}: make one with s4s.solver, or read one with "
+                    "s4s.load_solver")  # fmt: skip
 
 
 def solver_of(arrays: Arrays, name: str = "custom") -> Solver:

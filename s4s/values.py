@@ -6,7 +6,7 @@ import json
 import math
 import operator
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,6 +48,14 @@ def whole(value: Any, what: str, least: int | None = 1, most: int | None = None)
     return number
 
 
+def wholes(value: Any, what: str, fewest: int = 1) -> list[int]:
+    """One whole number or several, rising, each once; ``Error`` where too few, or another thing is among them."""
+    found = sorted({whole(one, what) for one in (value if isinstance(value, Iterable) else [value])})
+    if len(found) < fewest:
+        raise Error(f"{what} holds no number of evaluations")
+    return found
+
+
 def amount(value: Any, what: str) -> float:
     """A number of Python, numpy or torch that is 0 or more as a ``float``; ``Error`` for anything else."""
     try:
@@ -69,6 +77,18 @@ def require_device(name: Any) -> torch.device:
     except (RuntimeError, AssertionError, TypeError) as error:
         raise Error(f"device {name!r} is not here: {str(error).splitlines()[0]}") from error
     return device
+
+
+def require_function(value: Any, what: str, such: str) -> None:
+    """Raise unless a value can be called; ``such`` is an example of what is meant."""
+    if not callable(value):
+        raise Error(f"{what} must be a function, such as {such}, got a {type(value).__name__}")
+
+
+def require_title(progress: Any) -> None:
+    """Raise unless a bar's title is text, or None for no bar."""
+    if not (progress is None or isinstance(progress, str)):
+        raise Error(f"progress = {progress!r:.60} must be text, which stands before the bar, or None")
 
 
 def require_floats(value: Any, what: str) -> None:
@@ -135,6 +155,25 @@ def check_levels(sigma: Tensor, *, strictly: bool) -> None:
         raise Error("noise levels must be positive; only the last may be 0")
 
 
+def record_text(record: Any, **options: Any) -> str:
+    """A record as JSON, its keys in order.
+
+    Raises:
+        Error: JSON has no such keys, or it holds itself.
+    """
+    try:
+        return json.dumps(record, sort_keys=True, default=plain, **options)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Error(f"the record cannot be saved as JSON: {error}") from error
+
+
+def require_record(name: Any, provenance: Any) -> None:
+    """Raise unless the name and the record of solvers are such as a file holds."""
+    if not isinstance(name, str) or not isinstance(provenance, Mapping):
+        raise Error(f"'name' must be a string and 'provenance' an object, got a {type(name).__name__} and a "
+                    f"{type(provenance).__name__}")  # fmt: skip
+
+
 def dumps(data: dict[str, Any]) -> str:
     """JSON with one key a line and one matrix row a line, so that solver files diff well."""
     lines = []
@@ -142,7 +181,7 @@ def dumps(data: dict[str, Any]) -> str:
         if key in ("weight", "null"):
             body = "[\n" + ",\n".join("    " + json.dumps(row) for row in value) + "\n  ]"
         elif key == "provenance":
-            body = json.dumps(value, indent=2, sort_keys=True, default=plain).replace("\n", "\n  ")
+            body = record_text(value, indent=2).replace("\n", "\n  ")
         else:
             body = json.dumps(value)
         lines.append(f"  {json.dumps(key)}: {body}")

@@ -15,7 +15,7 @@ from torch import Tensor
 from s4s.errors import Error
 from s4s.integrations.comfyui.sampler import flows, to_host
 from s4s.integrations.sigmas import NEAR
-from s4s.solver import Solver
+from s4s.solver import Solver, require_solver
 from s4s.values import doubles
 
 SAME = 1e-6  # up to which scales are one scale, rounded
@@ -64,6 +64,7 @@ def comfyui_function(solver: Solver, scales: Sequence[float]) -> Callable[[dict[
     Raises:
         Error: another number of scales, or two scales at one level, whose evaluations the host cannot tell apart.
     """
+    require_solver(solver)
     own, of = solver.detach(), _checked(scales)
     told = torch.cat([own.sigma_eval, own.sigma[-1:]]) if own.sigma[-1] > 0 else own.sigma_eval
     before = own.nfe - (own.provenance.get("finish") == "one more evaluation")

@@ -18,8 +18,8 @@ from s4s.guidance import require_mixed
 from s4s.integrations.plan import solvers_of
 from s4s.integrations.sigmas import same_levels
 from s4s.process import any_levels
-from s4s.solver import Denoise, Solver, sample
-from s4s.values import doubles
+from s4s.solver import Denoise, Solver, require_solver, sample
+from s4s.values import doubles, require_function
 
 OWN = "take those of get_sigmas_s4s(solver)"
 
@@ -69,12 +69,14 @@ def sample_s4s(
 
 def get_sigmas_s4s(solver: Solver, *, finish: bool = False, device: str | torch.device = "cpu") -> Tensor:
     """The sigmas to sample with, float32 [N+1]; ``finish`` adds the 0 that asks for one more evaluation."""
+    require_solver(solver)
     made = solver.finish() if finish else solver
     return made.sigma.detach().to(device, torch.float32)
 
 
 def denoiser(model: Model, extra_args: Mapping[str, Any] | None = None) -> Denoise:
     """``denoise(x, sigma)`` of a k-diffusion model, for ``s4s.teacher_set``, ``s4s.fit`` and ``s4s.sample``."""
+    require_function(model, "a model of k-diffusion", "K.external.CompVisDenoiser(net)")
     options = dict(extra_args or {})
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:

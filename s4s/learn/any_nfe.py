@@ -30,11 +30,11 @@ from s4s.learn.objective import Objective, Tried
 from s4s.learn.robust import robust_mean
 from s4s.learn.schedule import ALONE, CURVE, GROUP, HEAT, JUDGED, LANES_OF_CURVE, LOOK, OWN_STEPS, POLISH, SWEEPS
 from s4s.learn.seeded import generator
-from s4s.learn.teacher import TeacherSet, require_noises
+from s4s.learn.teacher import TeacherSet, require_noises, require_teacher
 from s4s.learn.unfinished import State, Unfinished, below, content, identity_of
 from s4s.learn.visits import TINY, Descent, advance, rows_at
 from s4s.solver import Denoise
-from s4s.values import whole
+from s4s.values import require_title, whole, wholes
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class CurveResult:
 @with_derivatives
 def fit_curve(
     start: Curve | Callable[[int], Any],
-    nfes: Iterable[int],
+    nfes: int | Iterable[int],
     denoise: Denoise | Callable[[Tensor], Denoise],
     teacher: TeacherSet,
     *,
@@ -90,6 +90,8 @@ def fit_curve(
     began = time.perf_counter()
     begin = start if isinstance(start, Curve) else through(start)
     numbers, others = _numbers(nfes, unseen)
+    require_teacher(teacher)
+    require_title(progress)
     held_out, seed = teacher.held_out(validation), whole(seed, "seed", None)
     require_noises("curve", begin.levels[NUMBERS[0]][0].item(), begin.noise, teacher)
     sweeps = sweeps or (POLISH if begin.theta.any() and len(numbers) == 1 else SWEEPS)
@@ -268,11 +270,11 @@ def _report(
     return found
 
 
-def _numbers(nfes: Iterable[int], unseen: Iterable[int]) -> tuple[list[int], list[int]]:
-    numbers, others = sorted(set(nfes)), sorted(set(unseen))
+def _numbers(nfes: int | Iterable[int], unseen: Iterable[int]) -> tuple[list[int], list[int]]:
+    numbers, others = wholes(nfes, "nfes"), wholes(unseen, "unseen", fewest=0)
     for nfe in [*numbers, *others]:
         if nfe not in NUMBERS:
             raise Error(f"a curve has solvers of {NUMBERS[0]} to {NUMBERS[-1]} evaluations, not of {nfe}")
-    if not numbers or {*numbers} & {*others}:
-        raise Error(f"nfes = {numbers} needs a number at least, and none of the unseen ones, {others}")
+    if {*numbers} & {*others}:
+        raise Error(f"nfes = {numbers} must hold none of the unseen ones, {others}")
     return numbers, others

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from s4s.errors import choose
 from s4s.learn.distance import Distance, l1, l2, total
 from s4s.learn.lpips import lpips
+from s4s.values import amount
 
 DISTANCES: dict[str, Callable[[], Distance]] = {"l1": l1, "l2": l2, "lpips": lpips}
 
@@ -19,7 +20,7 @@ def distance(name: str | Mapping[str, float] | Distance) -> Distance:
     if isinstance(name, Distance):
         return name
     if isinstance(name, Mapping):
-        return total(*((share, distance(part)) for part, share in name.items()))
+        return total(*((amount(share, f"the weight of {part!r}"), distance(part)) for part, share in name.items()))
     if name not in DISTANCES:
         raise choose("distance", name, DISTANCES)
     return DISTANCES[name]()

@@ -33,11 +33,11 @@ from s4s.learn.run import Plan, Run
 from s4s.learn.skip import budget, fewer_calls
 from s4s.learn.starts import even_levels, known, label, races_others
 from s4s.learn.stream import Terms
-from s4s.learn.teacher import TeacherSet, require_noises
+from s4s.learn.teacher import TeacherSet, require_noises, require_teacher
 from s4s.learn.unfinished import Unfinished, content, identity_of
 from s4s.noise import Start
 from s4s.solver import Denoise, Solver
-from s4s.values import amount, whole
+from s4s.values import amount, require_title, whole
 
 
 @dataclass(frozen=True)
@@ -115,10 +115,13 @@ def fit(
     """
     started = time.perf_counter()
     given = _starts(solver)
+    require_teacher(teacher)
+    require_title(progress)
     seed, rounds, patience = whole(seed, "seed", None), whole(rounds, "rounds"), whole(patience, "patience")
     _check(given, teacher, radius, moments, microbatch)
     specs = phases(method, all(map(is_textbook, given)), family, decoupled)
     held_out = teacher.held_out(validation)
+    order = None if order is None else whole(order, "order")
     options: dict[str, Any] = {"order": order, "convert": convert or _said_by_all(given)}
     apart, kept = specs[-1].family in APART, _budget(specs[-1], given[0].nfe, calls)
     options |= {"guidance": _guidance(denoise, teacher, method)} if apart else {}
@@ -159,7 +162,7 @@ def fit(
 
 def _starts(solver: Any) -> list[Solver]:
     """The starts that were given, one or several."""
-    given = [*solver] if isinstance(solver, Iterable) else [solver]
+    given = [*solver] if isinstance(solver, Iterable) and not isinstance(solver, Mapping | str) else [solver]
     for start in given:
         if not isinstance(start, Solver):
             raise Error(f"a fit starts at a solver or a list of them, not at a {type(start).__name__}: make one with "

@@ -29,7 +29,7 @@ from s4s.learn.work import Work, joined
 from s4s.noise import MOST
 from s4s.process import Process
 from s4s.solver import Denoise, Solver, sample
-from s4s.values import amount, require_device, whole
+from s4s.values import amount, require_device, whole, wholes
 from s4s.version import __version__
 
 TEXTBOOK: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -267,10 +267,7 @@ def _shape(denoise: Any, process: Any, shape: Any) -> tuple[int, ...]:
 
 def _checked(nfe: int | Iterable[int], time: float | None, samples: int | None, batch: int | None) -> list[int]:
     """The numbers of evaluations, rising."""
-    given = list(nfe) if isinstance(nfe, Iterable) else [nfe]
-    nfes = sorted({whole(n, "nfe") for n in given})
-    if not nfes:
-        raise Error("nfe holds no number of evaluations")
+    nfes = wholes(nfe, "nfe")
     if time is not None and not amount(time, "time") > 0:
         raise Error(f"time = {time} must be a number of seconds above 0")
     if samples is not None:

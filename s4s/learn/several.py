@@ -17,7 +17,8 @@ from s4s.learn.family import is_textbook
 from s4s.learn.fit import FitResult, fit
 from s4s.learn.methods import moves_grid, phases
 from s4s.learn.teacher import TeacherSet
-from s4s.solver import Denoise, Solver
+from s4s.solver import Denoise, Solver, require_solver
+from s4s.values import require_function, wholes
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +30,7 @@ class Fitted(Bundle):
 
 def fit_nfes(
     start: Callable[[int], Solver],
-    nfes: Iterable[int],
+    nfes: int | Iterable[int],
     denoise: Denoise | Callable[[Tensor], Denoise],
     teacher: TeacherSet,
     method: str = "s4s-alt",
@@ -43,7 +44,7 @@ def fit_nfes(
     Args:
         start: number of evaluations -> where to start, such as
             ``lambda nfe: s4s.solver("ipndm", s4s.grid("edm", process, nfe))``.
-        nfes: numbers of evaluations.
+        nfes: numbers of evaluations, or one.
         denoise, teacher, method, options: as ``s4s.fit`` takes them; ``resume`` is of a single fit.
 
     Returns:
@@ -54,17 +55,18 @@ def fit_nfes(
     """
     if "resume" in options:
         raise Error("resume is the file of a single fit; call s4s.fit for each number of evaluations to resume it")
-    found: dict[int, FitResult] = {}
-    last: Solver | None = None
-    for nfe in sorted(set(nfes)):
-        begin = start(nfe)
+    require_function(start, "start", 'lambda nfe: s4s.solver("ipndm", s4s.grid("edm", process, nfe))')
+    begins = {nfe: start(nfe) for nfe in wholes(nfes, "nfes")}
+    for nfe, begin in begins.items():
+        require_solver(begin)
         if begin.nfe != nfe:
             raise Error(f"start({nfe}) has {begin.nfe} evaluations")
+    found: dict[int, FitResult] = {}
+    last: Solver | None = None
+    for nfe, begin in begins.items():
         raced = begin if last is None or not is_textbook(begin) else [begin, _stretched(begin, last)]
         found[nfe] = fit(raced, denoise, teacher, method, **options)
         last = found[nfe].solver if any(map(moves_grid, phases(method, is_textbook(begin)))) else None
-    if not found:
-        raise Error("nfes holds no number of evaluations")
     return Fitted({nfe: result.solver for nfe, result in found.items()}, {"method": method}, found)
 
 

@@ -13,8 +13,8 @@ from tqdm import tqdm
 from s4s.alike import in_turn
 from s4s.errors import Error
 from s4s.noise import MOST, Numbers, Start, noise
-from s4s.solver import Denoise, Solver, sample
-from s4s.values import whole
+from s4s.solver import Denoise, Solver, require_solver, sample
+from s4s.values import require_device, require_function, require_title, whole
 
 BATCH = 100  # samples per network call, aligned to the sample index: results do not depend on shards or ranges
 
@@ -64,6 +64,12 @@ class TeacherSet:
         return count
 
 
+def require_teacher(value: Any) -> None:
+    """Raise for anything else than a teacher set."""
+    if not isinstance(value, TeacherSet):
+        raise Error(f"a teacher set is needed, as s4s.teacher_set makes it, got a {type(value).__name__}")
+
+
 def require_noises(what: str, level: float, noise: Start | None, teacher: TeacherSet) -> None:
     """Raise unless ``what``, a solver or a curve of a first level and a starting noise, begins as the teacher did."""
     if level != teacher.sigma_max:
@@ -99,6 +105,9 @@ def teacher_set(
             solver has it. Solvers fitted to the set keep them, in their files too.
         options: of ``generate`` (``dtype``, ``device``, ``progress``).
     """
+    require_solver(solver)
+    if condition is not None:
+        require_function(condition, "condition", "model.condition")
     n, seed = whole(n, "n, the samples of a teacher set,"), whole(seed, "seed", 0, MOST)
     if mean is not None or scale is not None:
         solver = solver.replace(noise=Start(0.0 if mean is None else mean, solver.sigma[0] if scale is None else scale))
@@ -138,6 +147,10 @@ def generate_each(
     Yields:
         A batch of every solver, [rows, *shape] each; together they are the indices.
     """
+    require_device(device)
+    require_title(progress)
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise Error(f"dtype = {dtype!r:.60} must be one of torch's for floating point numbers, such as torch.float32")
     turns, begins = list(in_turn(solvers, dtype)), batches(indices, batch)
     for start in tqdm(begins, desc=progress, disable=progress is None, mininterval=2):
         rows = range(start, start + batch)

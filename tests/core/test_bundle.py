@@ -84,6 +84,31 @@ def test_bad_files(tmp_path: Path, change: dict[str, Any], message: str) -> None
         s4s.load_bundle(tmp_path / "bundle.json")
 
 
+@pytest.mark.parametrize(("solvers", "message"), [
+    (SOLVERS[3], "a bundle is of numbers of evaluations and their solvers, {4: solver}, got a Solver"),
+    ([SOLVERS[3]], "got a list"),
+    ({3: None}, "a solver is needed, got a NoneType: make one with s4s.solver, or read one"),
+    ({3: BUNDLE}, r"one solver is needed, got a Bundle: take that of a number of evaluations, such as bundle\[6\]"),
+    ({"3": SOLVERS[3]}, "unipc2 makes 3 evaluations, but is in the bundle for '3'"),
+])  # fmt: skip
+def test_what_cannot_be_a_bundle(solvers: Any, message: str) -> None:
+    with pytest.raises(s4s.Error, match=message):
+        s4s.Bundle(solvers)
+
+
+def test_a_record_that_cannot_be_saved_destroys_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    BUNDLE.save(path)
+    before = path.read_bytes()
+    for record in ({(1, 2): 3}, {1: 2, "a": 3}):
+        for made in (s4s.Bundle(SOLVERS, record), SOLVERS[3].replace(provenance=record)):  # type: ignore[arg-type]
+            with pytest.raises(s4s.Error, match="the record cannot be saved as JSON: "):
+                made.save(path)
+    assert path.read_bytes() == before
+    with pytest.raises(s4s.Error, match="'provenance' an object, got a str and a NoneType"):
+        s4s.Bundle(SOLVERS, None)  # type: ignore[arg-type]
+
+
 def test_a_solver_under_another_number_is_refused() -> None:
     with pytest.raises(s4s.Error, match="unipc2 makes 3 evaluations, but is in the bundle for 4"):
         s4s.Bundle({4: SOLVERS[3]})

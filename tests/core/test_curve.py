@@ -196,6 +196,7 @@ def test_bad_files(tmp_path: Path, change: dict[str, Any], message: str) -> None
     (lambda nfe: s4s.solver("ipndm" if nfe > 9 else "ddim", s4s.grid("edm", PROCESS, nfe)), "a curve corrects one"),
     (lambda nfe: s4s.solver("ddim", s4s.grid("edm", PROCESS, 4)), "start\\(3\\) is ddim of 4 evaluations"),
     (lambda nfe: s4s.solver("ddim", s4s.grid("edm", PROCESS, nfe, end_at_zero=True)), "down to one above 0"),
+    (lambda nfe: None, "a solver is needed, got a NoneType"),
     (lambda nfe: moved().at(nfe), "a curve needs a textbook solver"),
     (s4s.solver("ddim", s4s.grid("edm", PROCESS, 4)), "a curve starts from a function of the number of evaluations"),
 ])  # fmt: skip

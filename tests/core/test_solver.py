@@ -136,6 +136,33 @@ def test_wrong_shape_names_the_step() -> None:
         s4s.sample(SOLVER, lambda x, sigma: x[:, :1], X_T)
 
 
+@pytest.mark.parametrize(("change", "message"), [
+    ({"solver": s4s.Bundle({4: SOLVER})}, r"one solver is needed, got a Bundle: take that of a number of evaluations"),
+    ({"solver": "solver.json"}, "a solver is needed, got a str: make one with s4s.solver, or read one"),
+    ({"denoise": None}, r"denoise must be a function, such as process.denoiser\(net\), got a NoneType"),
+    ({"denoise": lambda x, sigma: (x,)}, r"denoise returned a tuple at step 0 for states \[2, 2\]"),
+    ({"x_T": X_T.long()}, "x_T must be a tensor of floating point numbers, got torch.int64"),
+])  # fmt: skip
+def test_what_cannot_be_sampled_is_one_line(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(s4s.Error, match=message):
+        s4s.sample(**{"solver": SOLVER, "denoise": denoise, "x_T": X_T} | change)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"name": None}, "'name' must be a string and 'provenance' an object, got a NoneType"),
+    ({"provenance": [1]}, "'provenance' an object, got a str and a list"),
+    ({"noise": 80.0}, r"noise of a solver must be an s4s.Start\(mean, scale\), got a float"),
+])  # fmt: skip
+def test_what_a_file_could_not_hold_is_no_solver(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(s4s.Error, match=message):
+        SOLVER.replace(**change)
+
+
+def test_starting_noise_is_a_tensor() -> None:
+    with pytest.raises(s4s.Error, match="the noise must be a tensor of floating point numbers, got NoneType"):
+        SOLVER.x_T(None)  # type: ignore[arg-type]
+
+
 def test_a_solver_is_a_value() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         SOLVER.name = "other"  # type: ignore[misc]

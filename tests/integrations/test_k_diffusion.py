@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -69,6 +70,16 @@ def test_it_is_called_as_their_samplers_are() -> None:
         torch.testing.assert_close(step["denoised"], TwoPoints().denoise(step["x"], sigma))
     with torch.no_grad():
         torch.testing.assert_close(found, s4s.sample(SOLVER, denoiser(Model()), X), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: get_sigmas_s4s(s4s.Bundle({5: SOLVER})), "one solver is needed, got a Bundle: take that of a number"),  # type: ignore[arg-type]
+    (lambda: get_sigmas_s4s(None), "a solver is needed, got a NoneType"),  # type: ignore[arg-type]
+    (lambda: denoiser(None), "a model of k-diffusion must be a function"),  # type: ignore[arg-type]
+])  # fmt: skip
+def test_what_is_no_solver_and_no_model(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(s4s.Error, match=message):
+        call()
 
 
 def test_their_dpmpp_2m_is_ours_on_the_same_sigmas() -> None:

@@ -6,6 +6,7 @@ import math
 import time
 import warnings
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -251,6 +252,9 @@ def test_noises_of_samples_that_are_drawn_but_once_move_too() -> None:
         ({"checkpoint": "a"}, "checkpoint = 'a' must be True, False or None"),
         ({"distance": {"l2": 0.0}}, "a sum of distances needs a positive weight"),
         ({"order": 2, "method": "s4s"}, "order 2 is below the 3 outputs"),
+        ({"order": "3"}, "order = '3' must be a whole number"),
+        ({"progress": True}, "progress = True must be text, which stands before the bar, or None"),
+        ({"distance": {"l2": "a"}}, "the weight of 'l2' = 'a' must be a finite number"),
     ],
 )
 def test_bad_input_is_one_line(change: dict[str, object], message: str, teacher: s4s.TeacherSet) -> None:
@@ -260,10 +264,31 @@ def test_bad_input_is_one_line(change: dict[str, object], message: str, teacher:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("start", [None, "ipndm", ["ipndm"]])
+@pytest.mark.parametrize("start", [None, "ipndm", ["ipndm"], s4s.Bundle({1: s4s.solver("ddim", [2.0, 1.0])})])
 def test_what_is_no_start_is_refused(start: object, teacher: s4s.TeacherSet) -> None:
-    with pytest.raises(s4s.Error, match=r"a fit starts at a solver or a list of them, not at a (NoneType|str)"):
+    with pytest.raises(s4s.Error, match=r"a fit starts at a solver or a list of them, not at a (NoneType|str|Bundle)"):
         s4s.fit(start, denoise, teacher)  # type: ignore[arg-type]
+
+
+def test_what_is_no_teacher_set_is_refused(teacher: s4s.TeacherSet) -> None:
+    start = s4s.solver("ipndm", s4s.grid("edm", PROCESS, 5))
+    with pytest.raises(s4s.Error, match=r"a teacher set is needed, .*, got a Tensor"):
+        s4s.fit(start, denoise, teacher.y)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"solver": None}, "a solver is needed, got a NoneType"),
+    ({"denoise": 3}, "denoise must be a function"),
+    ({"condition": torch.zeros(4)}, "condition must be a function, such as model.condition, got a Tensor"),
+    ({"device": "gpu"}, "device 'gpu' is not here"),
+    ({"dtype": "float32"}, "dtype = 'float32' must be one of torch's for floating point numbers"),
+    ({"dtype": torch.int32}, "dtype = torch.int32 must be one of torch's"),
+    ({"progress": True}, "progress = True must be text"),
+])  # fmt: skip
+def test_what_cannot_be_a_teacher_is_one_line(change: dict[str, Any], message: str) -> None:
+    given = {"solver": s4s.solver("ddim", s4s.grid("edm", PROCESS, 3)), "denoise": denoise, "n": 4, "shape": (2,)}
+    with pytest.raises(s4s.Error, match=message):
+        s4s.teacher_set(**given | change)
 
 
 def test_samples_that_are_not_finite_are_refused(teacher: s4s.TeacherSet) -> None:

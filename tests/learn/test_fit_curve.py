@@ -177,7 +177,9 @@ def test_a_curve_goes_on_from_a_curve_and_is_polished_for_one_number() -> None:
 @pytest.mark.parametrize(("options", "message"), [
     ({"nfes": (2, 4)}, "a curve has solvers of 3 to 20 evaluations, not of 2"),
     ({"unseen": [21]}, "a curve has solvers of 3 to 20 evaluations, not of 21"),
-    ({"nfes": ()}, "needs a number at least"),
+    ({"nfes": ()}, "nfes holds no number of evaluations"),
+    ({"nfes": [4.0]}, "nfes = 4.0 must be a whole number"),
+    ({"progress": True}, "progress = True must be text"),
     ({"unseen": [4, 5]}, "none of the unseen ones, \\[4, 5\\]"),
     ({"validation": 200}, "validation = 200 must leave some"),
     ({"distance": "l3"}, "unknown distance 'l3'"),
@@ -186,6 +188,11 @@ def test_what_cannot_be_fitted_is_one_line(options: dict[str, Any], message: str
     with pytest.raises(s4s.Error, match=message) as caught:
         fit(**options)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_teacher_set_is_one_line() -> None:
+    with pytest.raises(s4s.Error, match="a teacher set is needed"):
+        s4s.fit_curve(start, [4], denoise, TEACHER.y)  # type: ignore[arg-type]
 
 
 def test_another_first_level_is_one_line() -> None:

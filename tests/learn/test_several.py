@@ -56,9 +56,12 @@ def test_stretched_grids() -> None:
 
 @pytest.mark.parametrize(("arguments", "options", "message"), [
     ((start, []), {}, "nfes holds no number"),
-    ((lambda nfe: start(nfe + 1), [4]), {}, r"start\(4\) has 5 evaluations"),
+    ((start, [4.0]), {}, "nfes = 4.0 must be a whole number"),
+    ((start(4), [4]), {}, "start must be a function"),
+    ((lambda nfe: start(4), [4, 5]), {"denoise": None}, r"start\(5\) has 4 evaluations"),  # before the first fit
+    ((lambda nfe: start(nfe + 1), 4), {}, r"start\(4\) has 5 evaluations"),
     ((start, [4]), {"resume": "x"}, "resume is the file of a single fit"),
 ])  # fmt: skip
 def test_errors(arguments: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(s4s.Error, match=message):
-        s4s.fit_nfes(*arguments, denoise, TEACHER, rounds=1, **options)
+        s4s.fit_nfes(*arguments, **{"denoise": denoise, "teacher": TEACHER, "rounds": 1} | options)
