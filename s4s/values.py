@@ -118,6 +118,7 @@ def plain(value: Any) -> Any:
 
 def without_variance(output: Tensor, sample: Tensor) -> Tensor:
     """What a network predicts of a sample [B, C, ...]: of twice the channels, with a variance last, the first half."""
+    require_floats(output, "the network's output")
     if output.shape == sample.shape:
         return output
     if output.ndim > 1 and output.shape[1] == 2 * sample.shape[1] and output.shape[0] == sample.shape[0]:

@@ -12,7 +12,8 @@ import torch
 from s4s.errors import Error
 
 # Relative; from here on a solver was fitted for something else
-FAR = {"guidance": 0.2, "shift of this resolution": 0.2, "last alphas_cumprod": 1e-2, "alpha + sigma": 1e-2}
+FAR = {"guidance": 0.2, "shift of this resolution": 0.2, "last alphas_cumprod": 1e-2, "alpha + sigma": 1e-2,
+       "first time": 0.3}  # fmt: skip
 ROUNDING = 1e-9
 
 
@@ -25,15 +26,21 @@ def mismatches(config: Mapping[str, Any], scheduler: Any, guidance: float | None
         guidance: that the pipeline will be called with, if known.
     """
     theirs, card = scheduler.config, config["card"] or {}
-    flow = "flow_prediction" if type(scheduler).__name__.startswith("FlowMatch") else None  # said by the class alone
+    matching = type(scheduler).__name__.startswith("FlowMatch")  # the class alone says that it is of a flow
+    prediction = "flow_prediction" if matching else theirs.get("prediction_type")
+    flow = prediction == "flow_prediction"
     by_call = theirs.get("use_dynamic_shifting")  # then ``other_shift`` compares, in every call
-    table = getattr(scheduler, "alphas_cumprod", None)
+    table = None if flow else getattr(scheduler, "alphas_cumprod", None)  # of a flow it is there and not used
     found = {
-        "prediction_type": (config["prediction_type"], theirs.get("prediction_type") or flow),
+        "prediction_type": (config["prediction_type"], prediction),
         "num_train_timesteps": (config["num_train_timesteps"], theirs.get("num_train_timesteps")),
-        "shift": (card.get("shift"), None if by_call else theirs.get("shift")),
+        "shift": (
+            card.get("shift"),
+            None if by_call else theirs.get("flow_shift" if flow and not matching else "shift"),
+        ),
         "last alphas_cumprod": (_last(config), None if table is None else float(table[-1])),
-        "alpha + sigma": (round(max(map(sum, _scales(config))), 4), flow and 1.0),
+        "alpha + sigma": (round(max(map(sum, _scales(config))), 4), 1.0 if flow else None),
+        "first time": (round(config["solvers"][0]["times"][0], 4), _time(next(_scales(config)), theirs, flow, table)),
         "guidance": (card.get("guidance"), guidance),
     }
     for name, (mine, other) in found.items():
@@ -68,6 +75,17 @@ def _scales(config: Mapping[str, Any]) -> Iterator[tuple[float, float]]:
     """Alpha and sigma of every evaluation of all solvers."""
     for each in config["solvers"]:
         yield from zip(each["alpha"], each["noise"], strict=True)
+
+
+def _time(
+    scales: tuple[float, float], theirs: Mapping[str, Any], flow: bool, table: torch.Tensor | None
+) -> float | None:
+    """What the network of a pipeline is told at some alpha and sigma; of a table the training step, to one below."""
+    level = scales[1] / scales[0]
+    if flow:
+        count = theirs.get("num_train_timesteps")
+        return None if count is None else round(count * level / (1 + level), 4)
+    return None if table is None else max(int(((1 / table - 1).sqrt() <= level).sum()) - 1, 0)
 
 
 def _last(config: Mapping[str, Any]) -> float:

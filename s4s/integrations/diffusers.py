@@ -22,7 +22,7 @@ from s4s.integrations.latents import same, shares, version
 from s4s.integrations.plan import Plan, flows, plan, plan_from_dict, require_standard_start, solvers_of
 from s4s.process import PREDICTIONS, Flow, Process
 from s4s.solver import Solver, solver_from_dict
-from s4s.values import doubles, without_variance
+from s4s.values import amount, doubles, require_floats, without_variance
 from s4s.version import __version__
 
 with extra("diffusers"):
@@ -125,9 +125,16 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def install(self, pipe: Any, *, guidance_scale: float | None = None) -> Any:
         """Put the scheduler into a pipeline, with a ``Notice`` for what can be seen not to match it.
 
-        Compares prediction type, noise schedule and shift with the pipeline's present scheduler, and the guidance that
-        calls will use with the card's. Returns the pipeline.
+        Compares prediction type, noise schedule, times and shift with the pipeline's present scheduler, and the
+        guidance that calls will use with the card's. Returns the pipeline.
+
+        Raises:
+            Error: no pipeline with a scheduler to compare with.
         """
+        if not isinstance(getattr(getattr(pipe, "scheduler", None), "config", None), Mapping):
+            raise Error(f"install takes a loaded pipeline with a scheduler of diffusers, got a {type(pipe).__name__}"
+                        " without one")  # fmt: skip
+        guidance_scale = None if guidance_scale is None else amount(guidance_scale, "guidance_scale")
         for line in mismatches(self.config, pipe.scheduler, guidance_scale):
             warnings.warn(line, Notice, stacklevel=2)
         pipe.scheduler = self
@@ -193,6 +200,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         Raises:
             Error: before ``set_timesteps``, after the last step, out of order, or a sample changed since.
         """
+        require_floats(sample, "the sample")
         n = self._require_turn(timestep, sample)
         plan, (start, weight) = self._plan, self._rows[n]
         if n == 0:  # a copy, of the pipeline's own latents, which it may write to
@@ -216,7 +224,10 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             Error: the solver's process has no table of training steps, or not these.
         """
         process, last = self._process(), self.config.num_train_timesteps
-        t = torch.as_tensor(timesteps, device=original_samples.device).double()
+        require_floats(original_samples, "original_samples")
+        t = doubles(timesteps, "timesteps").to(original_samples.device)
+        if t.numel() not in (1, len(original_samples)):
+            raise Error(f"{t.numel()} timesteps for {len(original_samples)} samples: give one, or one for each")
         if not ((t > -EARLY) & (t <= last)).all():
             raise Error(f"training steps are from 0 to {last}, got {t.min().item():.6g} to {t.max().item():.6g}")
         t = (t + 1) / last if isinstance(process, VPDiscrete) else t / last

@@ -356,8 +356,31 @@ def test_install_says_what_does_not_match() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Notice)
         flow.install(Pipe(diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)), guidance_scale=3.5)
+        for kind in (diffusers.UniPCMultistepScheduler, diffusers.DPMSolverMultistepScheduler):  # of Wan and Sana
+            flow.install(Pipe(kind(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)))
         right = S4SScheduler.from_solver(solver(vp()), vp(), "eps", card={"guidance": 2.0})
         right.install(Pipe(ddim()), guidance_scale=2.2)
+
+
+def test_install_says_where_the_network_is_told_other_times() -> None:
+    """A process of one's own has times from 0 to 1, where pipelines count training steps."""
+    straight = s4s.Path(lambda t: 1 - t, lambda t: t, t_max=0.999, t_min=0.001)
+    flow = diffusers.UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0)
+    for process, prediction, present in (
+        (straight, "flow", diffusers.FlowMatchEulerDiscreteScheduler()), (straight, "flow", flow),
+        (s4s.VPLinear(), "eps", ddim()),
+    ):  # fmt: skip
+        made = S4SScheduler.from_solver(solver(process), process, prediction)
+        with pytest.warns(Notice, match=r"first time: the solver is for (0\.999|1\.0), the pipeline has 99"):
+            made.install(Pipe(present))
+
+
+def test_install_says_another_shift_of_schedulers_that_are_of_flows_by_their_configuration() -> None:
+    flow = S4SScheduler.from_solver(solver(s4s.Flow()), s4s.Flow(), "flow", card={"shift": 3.0})
+    with pytest.warns(Notice) as said:
+        flow.install(Pipe(diffusers.UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0)))  # fmt: skip
+    assert [str(each.message) for each in said] == ["shift: the solver is for 3.0, the pipeline has 5.0"]
 
 
 def test_a_flow_pipeline_whose_own_shift_is_another() -> None:

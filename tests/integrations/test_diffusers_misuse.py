@@ -7,6 +7,7 @@ import math
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -122,6 +123,17 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: S4SScheduler.from_solver([solver()], PROCESS, "eps"), "a solver is needed, or a bundle.*, got list"
     ),
     "no process": (lambda: S4SScheduler.from_solver(solver(), None, "eps"), "a process is needed, .*, got NoneType"),
+    "no pipeline": (lambda: scheduler().install(None), "install takes a loaded pipeline .*, got a NoneType"),
+    "a pipeline without a scheduler": (lambda: scheduler().install(SimpleNamespace(scheduler=None)), "without one"),
+    "guidance in words": (
+        lambda: scheduler().install(SimpleNamespace(scheduler=ddim()), guidance_scale="7"),  # type: ignore[arg-type]
+        "guidance_scale = '7' must be a finite number",
+    ),
+    "no sample": (lambda: one_step(*started(0), 0, sample=None), "the sample must be a tensor of floating point"),
+    "a sample of whole numbers": (lambda: one_step(*started(0), 0, sample=Z.long()), "got torch.int64"),
+    "no output": (lambda: one_step(*started(0), 0, model_output=(Z,)), "the network's output must be .*, got tuple"),
+    "steps in words": (lambda: scheduler().add_noise(Z, Z, "3"), "timesteps is not a rectangular array"),  # type: ignore[arg-type]
+    "steps of other samples": (lambda: scheduler().add_noise(Z, Z, torch.ones(3)), "3 timesteps for 2 samples"),
     "a card in words": (lambda: scheduler(card="abc"), "the card must be of plain numbers"),
     "no number of a bundle": (
         lambda: S4SScheduler.from_solver({n: solver(nfe=n) for n in (3, 4)}, PROCESS, "eps").set_timesteps(),
