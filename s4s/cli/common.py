@@ -41,6 +41,18 @@ def single_thread() -> None:
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32: fits take differences of network outputs
 
 
+def save_solvers(found: Any, out: Path) -> None:
+    """Write a solver or a bundle, in the place of another if need be, and of nothing else."""
+    from s4s.bundle import load_bundle
+
+    if (out := at_home(out)).exists():
+        try:
+            load_bundle(out)
+        except Error as error:
+            raise Error(f"{out}: is there, and no file of solvers; name another") from error
+    found.save(out)
+
+
 def open_bench(config: Any, results: Path) -> Any:
     """What the stages work on."""
     single_thread()

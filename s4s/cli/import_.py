@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from s4s.cli.common import save_solvers
 from s4s.errors import Error
 
 OUT = click.option(
@@ -180,5 +181,5 @@ def _numbers(text: str) -> list[float]:
 
 
 def _save(solver: Any, out: Path) -> None:
-    solver.save(out)
+    save_solvers(solver, out)
     click.echo(f"{out}  {solver.name}, {solver.nfe} evaluations")

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from s4s.cli.common import save_solvers
+
 
 @click.group()
 def zoo() -> None:
@@ -48,11 +50,7 @@ def save(name: str, out: Path) -> None:
 
     Example: s4s zoo save digits-s4s-alt solvers.json
     """
-    from s4s.bundle import load_bundle
     from s4s.zoo import shelf
 
-    found = shelf.bundle(name)
-    if out.exists():
-        load_bundle(out)  # what is no file of solvers is not replaced
-    found.save(out)
+    save_solvers(shelf.bundle(name), out)
     click.echo(out)

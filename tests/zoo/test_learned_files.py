@@ -237,3 +237,7 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     }
     for arguments, expected in refused.items():
         assert run(*arguments, "--out", "out.json", capsys=capsys) == f"s4s: {expected}\n"
+    before = Path("l.pt").read_bytes()
+    named = run("ld3", "l.pt", "--order", "2", "--out", "l.pt", capsys=capsys)
+    assert named == "s4s: l.pt: is there, and no file of solvers; name another\n"
+    assert Path("l.pt").read_bytes() == before
