@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -14,7 +14,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from s4s.errors import Error, choose
 from s4s.solver import Solver
 from s4s.textbook import SOLVERS, Arrays, Trace
-from s4s.values import check_levels, doubles, whole
+from s4s.values import check_levels, doubles, whole, wholes
 
 
 def solver(
@@ -102,6 +102,7 @@ def intervals(name: str, nfe: int, *, end_at_zero: bool = False, **options: Any)
         Error: no grid gives that number, such as an odd one for ``heun``.
     """
     nfe = whole(nfe, "nfe")
+    _require_options(name, options)
     if options.get("orders") and sum(options["orders"]) == nfe:
         return len(options["orders"])
     for steps in range(1, nfe + 1):
@@ -137,7 +138,8 @@ def _options(name: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def _check_options(name: str, options: dict[str, Any], steps: int) -> None:
+def _require_options(name: str, options: dict[str, Any]) -> None:
+    """Raise for an option that a solver does not have, or a value that it cannot be."""
     known = _options(name)
     for key, value in options.items():
         if key not in known:
@@ -148,6 +150,15 @@ def _check_options(name: str, options: dict[str, Any], steps: int) -> None:
         fraction = isinstance(value, Real) and not isinstance(value, Integral)  # 2.0 is among 1, 2, 3
         if value not in choices or fraction or isinstance(value, bool) != isinstance(choices[0], bool):
             raise choose(f"{key} of solver {name!r}", value, choices)
+    if options.get("orders") is not None:
+        wholes(options["orders"], "orders")
+    if options.get("inner") is not None and doubles(options["inner"], "inner").ndim != 1:
+        raise Error("inner must be levels in a row, one for each stage inside a step")
+
+
+def _check_options(name: str, options: dict[str, Any], steps: int) -> None:
+    _require_options(name, options)
+    known = _options(name)
     order = options.get("order", known["order"]["default"]) if "order" in known else 1
     if options.get("singlestep"):
         _check_singlestep(options, order, steps)
@@ -160,7 +171,8 @@ def _check_options(name: str, options: dict[str, Any], steps: int) -> None:
 
 
 def _check_singlestep(options: dict[str, Any], order: int, steps: int) -> None:
-    orders = list(options.get("orders") or [order] * steps)
+    given = options.get("orders")
+    orders = [order] * steps if given is None else list(given) if isinstance(given, Iterable) else [given]
     if not options.get("lower_order_final", True):
         raise Error("lower_order_final=False means nothing with singlestep=True; give the stages of each step, orders=")
     if len(orders) != steps or any(k not in range(1, order + 1) for k in orders):

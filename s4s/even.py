@@ -18,7 +18,7 @@ from s4s.classical import solver
 from s4s.noise import noise
 from s4s.schedules import logsnr
 from s4s.solver import Denoise, Solver, sample
-from s4s.values import whole
+from s4s.values import require_device, require_dtype, whole
 
 SAMPLES, STEPS = 32, 24  # paths that levels are found on, and the steps of each
 LEAST = 1e-3  # of the largest density: where the output stands still levels lie this far apart at most
@@ -119,6 +119,8 @@ def even_of(
     dtype: torch.dtype = torch.float32,
 ) -> Even:
     """How even levels of a process are spread, for any number of them; arguments as ``even`` takes them."""
+    require_device(device)
+    require_dtype(dtype)
     path = path_of(process)
     x_T = path.x_T(noise(seed, range(whole(warmup, "grid 'even': warmup")), shape).to(device, dtype))
     return Even.along(path, [(denoise, x_T)])

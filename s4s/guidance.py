@@ -111,7 +111,8 @@ def merge_guidance(solver: Solver) -> tuple[Solver, list[float]]:
 
 
 def require_mixed(solver: Solver, host: str) -> None:
-    """Raise for a solver that a host which mixes the two outputs itself cannot run as it is."""
+    """Raise for a solver that a host which mixes the two outputs itself cannot run as it is, and for none."""
+    require_solver(solver)
     if solver.null is not None:
         raise Error(f"{solver.name} has guidance of its own, and {host} applies its own: s4s.merge_guidance(solver) "
                     "gives a solver for it and a scale of every step; see docs/guidance.md")  # fmt: skip

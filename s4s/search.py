@@ -17,7 +17,7 @@ from s4s.noise import noise
 from s4s.passage import nodes
 from s4s.schedules import edm
 from s4s.solver import Denoise, Solver, require_solver
-from s4s.values import amount, whole
+from s4s.values import amount, require_device, require_dtype, whole
 
 Metric = Literal["dev", "l1", "l2"]
 
@@ -53,6 +53,8 @@ def gits(
     ends = torch.tensor([process.sigma_max, process.sigma_min], dtype=torch.float64)
     if not torch.allclose(teacher.sigma[[0, -1]], ends, rtol=1e-9):
         raise Error(f"grid 'gits': the teacher's levels must go from {ends[0].item():g} to {ends[1].item():g}")
+    require_device(device)
+    require_dtype(dtype)
     warmup, batch = whole(warmup, "grid 'gits': warmup"), whole(batch, "grid 'gits': batch")
     cost = mean_gits_cost(teacher, denoise, shape, warmup, seed, metric, batch=batch, device=device, dtype=dtype)
     path = gits_path(cost, max(len(u) - 1, 1), amount(coeff, "grid 'gits': coeff"))

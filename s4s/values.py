@@ -91,6 +91,12 @@ def require_title(progress: Any) -> None:
         raise Error(f"progress = {progress!r:.60} must be text, which stands before the bar, or None")
 
 
+def require_dtype(dtype: Any) -> None:
+    """Raise unless states can be of a dtype."""
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise Error(f"dtype = {dtype!r:.60} must be one of torch's for floating point numbers, such as torch.float32")
+
+
 def require_floats(value: Any, what: str) -> None:
     """Raise unless a state is a tensor of floating point numbers."""
     if not (isinstance(value, Tensor) and value.is_floating_point()):

@@ -94,7 +94,7 @@ def fit_curve(
     require_title(progress)
     held_out, seed = teacher.held_out(validation), whole(seed, "seed", None)
     require_noises("curve", begin.levels[NUMBERS[0]][0].item(), begin.noise, teacher)
-    sweeps = sweeps or (POLISH if begin.theta.any() and len(numbers) == 1 else SWEEPS)
+    sweeps = _two(sweeps) or (POLISH if begin.theta.any() and len(numbers) == 1 else SWEEPS)
     network = Frozen(row_levels(denoise, teacher), microbatch, perturbation)
     told = begin.at(numbers[len(numbers) // 2]).sigma_eval
     tried = Tried(told[len(told) // 2].item(), True)
@@ -268,6 +268,15 @@ def _report(
         found[nfe] = {"val_loss": distances.mean().item(), "robust": robust_mean(distances), "start": start,
                       "fitted": nfe in fitted}  # fmt: skip
     return found
+
+
+def _two(sweeps: Any) -> tuple[int, int] | None:
+    """Times that small batches and larger ones visit all numbers, where they are given."""
+    if sweeps is None:
+        return None
+    if not isinstance(sweeps, Sequence) or len(sweeps) != 2:
+        raise Error(f"sweeps = {sweeps!r:.60} must be two whole numbers, such as (14, 1)")
+    return whole(sweeps[0], "sweeps", 0), whole(sweeps[1], "sweeps", 0)
 
 
 def _numbers(nfes: int | Iterable[int], unseen: Iterable[int]) -> tuple[list[int], list[int]]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from s4s.errors import Error
+from s4s.values import require_function
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,9 @@ class Distance:
     features: Callable[[Tensor], Tensor]
     penalty: Callable[[Tensor], Tensor] = torch.square
     weight: Callable[[Tensor], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        require_function(self.features, "features of a distance", "lambda x: x.flatten(1)")
 
     def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Args: [B, ...] each, data units. Returns: [B]."""
@@ -84,6 +88,8 @@ def perceptual(
         eps: added to the length.
     """
 
+    require_function(taps, "taps", "lambda x: [net(x)]")
+
     def features(x: Tensor) -> Tensor:
         parts = []
         for i, tap in enumerate(taps(x)):
@@ -101,6 +107,9 @@ def perceptual(
 
 def decoded(d: Distance, decode: Callable[[Tensor], Tensor]) -> Distance:
     """A distance of what latents decode to: ``decode`` maps [B, ...] latents to [B, ...] images."""
+    if not isinstance(d, Distance):
+        raise Error(f"decoded takes a distance, such as s4s.distance('lpips'), got a {type(d).__name__}")
+    require_function(decode, "decode", "model.decode")
     return replace(d, name=f"{d.name} decoded", features=lambda x: d.features(decode(x)))
 
 

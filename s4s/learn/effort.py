@@ -23,6 +23,7 @@ from s4s.learn.teacher import teacher_set
 from s4s.noise import noise
 from s4s.process import EDM, Process
 from s4s.solver import Denoise
+from s4s.values import require_floats
 from s4s.words import duration
 
 ROWS = 8  # of the second call that is timed; the first has one
@@ -156,6 +157,7 @@ def _called(
         while seconds == math.inf or time.perf_counter() < until:
             began, then = time.perf_counter(), clock()
             out = denoise(x, sigma)
+            require_floats(out, "what the network gives")
             mean = out.double().square().mean().item()
             seconds, busy = min(seconds, time.perf_counter() - began), min(busy, clock() - then)
     if out.shape != x.shape:

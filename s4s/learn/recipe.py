@@ -29,7 +29,7 @@ from s4s.learn.work import Work, joined
 from s4s.noise import MOST
 from s4s.process import Process
 from s4s.solver import Denoise, Solver, sample
-from s4s.values import amount, require_device, whole, wholes
+from s4s.values import amount, doubles, require_device, require_dtype, require_function, whole, wholes
 from s4s.version import __version__
 
 TEXTBOOK: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -122,6 +122,10 @@ def learn(
                  whole(seed, "seed", 0, MOST))  # fmt: skip
     nfes = _checked(nfe, time, samples, batch)
     require_device(device)
+    require_dtype(dtype)
+    for key, given in (("condition", condition), ("held_out", held_out), ("say", say)):
+        if given is not None:
+            require_function(given, key, "model.condition" if key != "say" else "print")
     grids = {n: _grids(process, n, levels) for n in nfes}
     candidates = {n: _textbook(grids[n]) for n in nfes}
     counts = {n: len(_textbook(grids[n] | {"even": grids[n]["logsnr"]})) for n in nfes}  # even levels are not yet known
@@ -284,6 +288,7 @@ def _grids(process: Process, nfe: int, levels: Levels | None) -> dict[str, Tenso
     if levels is not None and not callable(levels):
         raise Error(f"levels must be a function: number of evaluations -> noise levels, or None; got {levels!r:.60}")
     own = None if levels is None else levels(nfe)
+    own = None if own is None else doubles(own, f"levels({nfe})").tolist()
     if own is None or len(own) != nfe or not all(low * (1 + NEAR) < level < high for level in own[1:]):
         return found
     return found | {"own": grid([high, *own[1:], low], process, nfe)}

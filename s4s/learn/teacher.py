@@ -14,7 +14,7 @@ from s4s.alike import in_turn
 from s4s.errors import Error
 from s4s.noise import MOST, Numbers, Start, noise
 from s4s.solver import Denoise, Solver, require_solver, sample
-from s4s.values import require_device, require_function, require_title, whole
+from s4s.values import require_device, require_dtype, require_function, require_title, whole
 
 BATCH = 100  # samples per network call, aligned to the sample index: results do not depend on shards or ranges
 
@@ -149,8 +149,7 @@ def generate_each(
     """
     require_device(device)
     require_title(progress)
-    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise Error(f"dtype = {dtype!r:.60} must be one of torch's for floating point numbers, such as torch.float32")
+    require_dtype(dtype)
     turns, begins = list(in_turn(solvers, dtype)), batches(indices, batch)
     for start in tqdm(begins, desc=progress, disable=progress is None, mininterval=2):
         rows = range(start, start + batch)

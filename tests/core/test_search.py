@@ -140,6 +140,10 @@ def test_ays_is_what_diffusers_ships() -> None:
     (lambda: s4s.grid("gits", s4s.EDM(), 5, denoise=MIXTURE.denoise, shape=(3, 4, 4), batch=0), "'gits': batch = 0"),
     (lambda: s4s.grid("gits", s4s.EDM(), 5, denoise=MIXTURE.denoise, shape=(3, 4, 4), warmup=2.5), "warmup = 2.5 must"),
     (lambda: s4s.grid("even", s4s.EDM(), 5, denoise=MIXTURE.denoise, shape=(3, 4, 4), warmup=2.5), "warmup = 2.5 must"),
+    (lambda: s4s.grid("even", s4s.EDM(), 5, denoise=MIXTURE.denoise, shape=(3, 4, 4), dtype="half"), "dtype = 'half'"),
+    (lambda: s4s.grid("even", s4s.EDM(), 5, denoise=MIXTURE.denoise, shape=(3, 4, 4), device="gpu"), "'gpu' is not"),
+    (lambda: s4s.grid("gits", s4s.EDM(), 5, denoise=MIXTURE.denoise, shape=(3, 4, 4), teacher=3), "a solver is needed"),
+    (lambda: s4s.grid("gits", s4s.EDM(), 5, denoise=MIXTURE.denoise, shape=(3, 4, 4), device="gpu"), "'gpu' is not"),
     (lambda: s4s.grid("dmn", s4s.EDM(), 5, truncation="a"), "truncation of grid 'dmn' = 'a' must be a whole number"),
     (lambda: s4s.grid("dmn", None, 5), r"a grid is of a process, such as s4s.EDM\(\), got None"),  # type: ignore[arg-type]
     (lambda: s4s.grid("dmn", s4s.EDM, 5), "a grid is of a process, such as"),  # type: ignore[arg-type]

@@ -190,6 +190,9 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda: run(solver(VP), Model(Discrete()), mask=torch.ones_like(NOISE)),
         "the latent has a noise mask: what it keeps is put back before every evaluation",
     ),
+    "a bundle": (
+        lambda: sigmas_of(s4s.Bundle({6: solver(VP)}), Discrete()), "one solver is needed, got a Bundle"  # type: ignore[arg-type]
+    ),
     "a model of another kind": (lambda: run(solver(VP), Model(Still())), r"of another kind \(Still\); a fitted solver"),
     "a network that fails": (
         lambda: run(solver(VP), Model(Broken())), "the denoiser returned NaN or infinity at step 0 of 6"

@@ -178,6 +178,8 @@ def test_a_curve_goes_on_from_a_curve_and_is_polished_for_one_number() -> None:
     ({"nfes": (2, 4)}, "a curve has solvers of 3 to 20 evaluations, not of 2"),
     ({"unseen": [21]}, "a curve has solvers of 3 to 20 evaluations, not of 21"),
     ({"nfes": ()}, "nfes holds no number of evaluations"),
+    ({"sweeps": 3}, "sweeps = 3 must be two whole numbers, such as"),
+    ({"sweeps": (-1, 0)}, "sweeps = -1 must be a whole number of at least 0"),
     ({"nfes": [4.0]}, "nfes = 4.0 must be a whole number"),
     ({"progress": True}, "progress = True must be text"),
     ({"unseen": [4, 5]}, "none of the unseen ones, \\[4, 5\\]"),

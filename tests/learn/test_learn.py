@@ -199,6 +199,10 @@ def test_a_bar_ends_full_however_many_calls_a_part_took(capsys: pytest.CaptureFi
     ({"batch": 0}, "batch = 0 must be"),
     ({"seed": -1}, "seed = -1 must be"),
     ({"distance": "l3"}, "unknown distance 'l3'"),
+    ({"dtype": "float32"}, "dtype = 'float32' must be one of torch's"),
+    ({"condition": torch.zeros(8)}, "condition must be a function, such as model.condition, got a Tensor"),
+    ({"say": True}, "say must be a function, such as print, got a bool"),
+    ({"levels": lambda nfe: "even"}, r"levels\(\d\) is not a rectangular array of numbers"),
 ])  # fmt: skip
 def test_bad_settings(change: dict[str, Any], message: str) -> None:
     with pytest.raises(s4s.Error, match=message):
@@ -219,6 +223,7 @@ def test_arguments_in_another_order() -> None:
 
 @pytest.mark.parametrize(("net", "message"), [
     (lambda x, sigma: x * torch.nan, "the network gives NaN or infinity at noise level 20"),
+    (lambda x, sigma: None, "what the network gives must be a tensor of floating point numbers, got NoneType"),
     (lambda x, sigma: x[:, :1], r"the network gives shape \[1, 1\] for states of shape \[1, 2\]"),
 ])  # fmt: skip
 def test_bad_networks(net: Any, message: str) -> None:

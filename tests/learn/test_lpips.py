@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -190,3 +191,14 @@ def test_sums() -> None:
     assert torch.equal(by_name(a, b), total((0.5, distance("l2")), (2.0, distance("l1")))(a, b))
     with pytest.raises(Error, match="a positive weight and no negative one"):
         total((-1.0, distance("l2")))
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: Distance("mine", None), "features of a distance must be a function, such as .*, got a NoneType"),  # type: ignore[arg-type]
+    (lambda: perceptual(None), "taps must be a function"),  # type: ignore[arg-type]
+    (lambda: decoded("l2", torch.tanh), r"decoded takes a distance, such as s4s\.distance\('lpips'\), got a str"),  # type: ignore[arg-type]
+    (lambda: decoded(distance("l2"), None), "decode must be a function, such as model.decode"),  # type: ignore[arg-type]
+])  # fmt: skip
+def test_what_is_no_distance_is_one_line(call: Any, message: str) -> None:
+    with pytest.raises(Error, match=message):
+        call()
