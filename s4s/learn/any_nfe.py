@@ -28,6 +28,7 @@ from s4s.learn.methods import TOGETHER
 from s4s.learn.modes import with_derivatives
 from s4s.learn.objective import Objective, Tried
 from s4s.learn.robust import robust_mean
+from s4s.learn.run import GAIN_OF_BOTH
 from s4s.learn.schedule import ALONE, CURVE, GROUP, HEAT, JUDGED, LANES_OF_CURVE, LOOK, OWN_STEPS, POLISH, SWEEPS
 from s4s.learn.seeded import generator
 from s4s.learn.teacher import TeacherSet, require_noises, require_teacher
@@ -45,8 +46,10 @@ class CurveResult:
         curve: the curve; ``curve.at(nfe)`` is a solver.
         losses: number of evaluations -> on held-out samples, ``val_loss``, the mean distance, ``robust``, the mean of
             its logarithmic form, ``start``, that of the start on the first of them, and whether it was ``fitted``.
-        evaluations: of the network, by the fit; ``reported``: by what ``losses`` says beside. ``seconds``: wall time.
+        evaluations: of the network, by the fit; ``reported``: by what ``losses`` and ``notes`` say beside.
+        seconds: wall time.
         history: of every sweep, each number's training loss.
+        notes: what would have helped: more sweeps.
     """
 
     curve: Curve
@@ -55,6 +58,7 @@ class CurveResult:
     reported: int
     seconds: float
     history: Sequence[dict[str, Any]] = field(default_factory=list)
+    notes: Sequence[str] = field(default_factory=list)
 
 
 @with_derivatives
@@ -112,13 +116,16 @@ def fit_curve(
     run(sweeps, progress)
     found, spent = run.better(begin, first), objective.evaluations
     losses = _report(found, objective, first, _require_finite(_judged(begin, objective, others), begin))
-    record |= {"sweeps": list(sweeps), "derivatives": objective.derivatives}
+    notes = run.notes()
+    record |= {"sweeps": list(sweeps), "derivatives": objective.derivatives, "notes": notes}
     record |= {"evaluations": spent, "val_loss": {str(nfe): loss["val_loss"] for nfe, loss in losses.items()}}
     name = f"{TOGETHER}({begin.textbook(NUMBERS[0]).name})"
     made = found.replace(name=name, provenance=record, noise=teacher.noise)
     unfinished.remove()
+    for note in notes:
+        warnings.warn(f"{progress}: {note}" if progress else note, Notice, stacklevel=3)
     seconds = time.perf_counter() - began + run.before
-    return CurveResult(made, losses, spent, objective.evaluations - spent, seconds, run.history)
+    return CurveResult(made, losses, spent, objective.evaluations - spent, seconds, run.history, notes)
 
 
 @dataclass
@@ -127,6 +134,7 @@ class _Run:
 
     Args:
         kept: number of evaluations -> what is kept of its descent alone. ``passed``: steps since the last look.
+        eve: after the race, the curve before the last sweep, or the last ``LOOK`` of a single number.
     """
 
     descents: list[Descent]
@@ -137,6 +145,7 @@ class _Run:
     passed: int = 0
     sweep: int = 0
     before: float = 0.0
+    eve: Curve | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
     def __call__(self, sweeps: tuple[int, int], progress: str | None) -> None:
@@ -145,12 +154,15 @@ class _Run:
         race = heat * len(self.descents)
         self._restore()
         started, total = time.perf_counter(), race + sum(sweeps) - heat
+        eve = max(total - (LOOK if len(self.numbers) == 1 else 1), race)
         for k in tqdm(range(self.sweep, total), desc=progress, initial=self.sweep, total=total,
                       disable=progress is None, mininterval=2):  # fmt: skip
             if k == race:
                 self.descents = [self._best()]
             lane, sweep = divmod(k, heat) if k < race else (0, k - race + heat)
             descent, small = self.descents[lane], sweep < sweeps[0]
+            if k == eve:
+                self.eve = descent.reached
             self._turn(descent, sweep, small)
             if self.passed >= LOOK or (self.passed and k + 1 == total):
                 self._look(descent)
@@ -195,20 +207,28 @@ class _Run:
         """The descent that is nearest to the teacher on held-out samples, each number counting the same."""
         if len(self.descents) == 1:
             return self.descents[0]
-        losses = [_judged(descent.reached, self.objective, self.numbers) for descent in self.descents]
-        apart = [sum(math.log(loss + TINY) for loss in each.values()) for each in losses]
+        apart = [_apart(_judged(descent.reached, self.objective, self.numbers)) for descent in self.descents]
         return self.descents[apart.index(min(apart))]
 
     def better(self, begin: Curve, first: Mapping[int, float]) -> Curve:
         """Where the fit ended, or with a ``Notice`` its start, if that is nearer to the teacher on held-out samples."""
         reached = together(self._best().reached, self.kept)
-        last = _judged(reached, self.objective, self.numbers)
-        if sum(math.log((last[nfe] + TINY) / (first[nfe] + TINY)) for nfe in self.numbers) < 0:
+        if _apart(_judged(reached, self.objective, self.numbers)) < _apart(first):
             return reached
         warnings.warn(
             "the curve ended no nearer to the teacher than it began, and stays its start", Notice, stacklevel=3
         )
         return begin
+
+    def notes(self) -> list[str]:
+        """What would have helped: more sweeps."""
+        if self.eve is None:
+            return []
+        then, now = (_apart(_judged(at, self.objective, self.numbers)) for at in (self.eve, self._best().reached))
+        fall = math.exp((now - then) / len(self.numbers))
+        if not fall < GAIN_OF_BOTH:
+            return []
+        return [f"the held-out loss still fell, at last by {1 - fall:.0%}, when the sweeps were spent; more would help"]
 
     def _save(self, seconds: float) -> None:
         states = [descent.state() for descent in self.descents]
@@ -218,6 +238,7 @@ class _Run:
         more |= {"evaluations": self.objective.evaluations}
         looked = {nfe: each.state() for nfe, each in self.kept.items()}
         tensors |= {f"kept{nfe}.{key}": t for nfe, (parts, _) in looked.items() for key, t in parts.items()}
+        tensors |= {} if self.eve is None else {"eve": self.eve.theta}
         more["kept"] = [[nfe, numbers] for nfe, (_, numbers) in looked.items()]
         self.unfinished.save(State(tensors, more | {"descents": kept, "seconds": self.before + seconds}))
 
@@ -231,6 +252,8 @@ class _Run:
             self.sweep, self.history, self.before = (state.numbers[key] for key in ("sweep", "history", "seconds"))
             self.passed = state.numbers["passed"]
             self.objective.evaluations = state.numbers["evaluations"]
+            if "eve" in state.tensors:
+                self.eve = self.descents[0].curve.replace(theta=state.tensors["eve"])
             for nfe, numbers in state.numbers["kept"]:
                 self.kept[nfe] = Kept(HeldOut(self.objective, 0.0))
                 self.kept[nfe].restore(below(f"kept{nfe}.", state.tensors), numbers)
@@ -248,6 +271,11 @@ def _judged(curve: Curve, objective: Objective, numbers: Iterable[int]) -> dict[
     few = objective.held_out.at(slice(JUDGED))
     found = {nfe: robust_mean(objective.distances(curve.at(nfe), few)) for nfe in numbers}
     return {nfe: loss if math.isfinite(loss) else math.inf for nfe, loss in found.items()}
+
+
+def _apart(losses: Mapping[int, float]) -> float:
+    """How far a curve is from the teacher: each number's loss counts by its logarithm, so by what share it falls."""
+    return sum(math.log(loss + TINY) for loss in losses.values())
 
 
 def _require_finite(losses: dict[int, float], begin: Curve) -> dict[int, float]:

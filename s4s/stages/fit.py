@@ -135,7 +135,7 @@ def _polished(bench: Bench, cell: Cell, denoise: Denoise | Callable[[Tensor], De
     solver, loss = found.curve.at(cell.nfe), found.losses[cell.nfe]["val_loss"]
     record = {**solver.provenance, "curve": cell.curve, "val_loss": loss}
     made = solver.replace(provenance=record)
-    return FitResult(made, loss, start_loss, found.evaluations, found.seconds, [*found.history])
+    return FitResult(made, loss, start_loss, found.evaluations, found.seconds, [*found.history], notes=[*found.notes])
 
 
 def polish_elsewhere(bench: Bench, curve: Curve, nfe: int) -> tuple[CurveResult, dict[str, str], dict[str, str]]:
@@ -209,7 +209,7 @@ def _of_curve(bench: Bench, cell: Cell) -> Path:
     record: dict[str, Any] = dict(curve.provenance)
     loss = record.pop("losses")[str(cell.nfe)]
     spent = {"val_loss": loss["val_loss"], "evaluations": record["evaluations"], "seconds": record["seconds"]}
-    write_json(folder.fit(cell), spent | {"history": [], "notes": []})
+    write_json(folder.fit(cell), spent | {"history": [], "notes": record.get("notes", [])})
     solver = curve.at(cell.nfe)
     solver.replace(provenance=record | {"val_loss": loss["val_loss"], "curve": cell.curve}).save(folder.solver(cell))
     for path in (folder.fit(cell), folder.solver(cell)):

@@ -75,7 +75,15 @@ def test_its_evaluations_are_what_the_network_was_asked() -> None:
     batches = sum((2 * min(rows_at(32, nfe), 150) + min(rows_at(128, nfe), 150)) * 2 * (nfe - 1) for nfe in (3, 5))
     batches += OWN_STEPS * 64 * 2 * 4  # of 5 alone, at the end
     assert asked < found.evaluations + found.reported <= asked + batches + 100, "two descents begin"
-    assert found.reported == 50 * (2 + 3 + 4) + 50 * 3
+    assert found.reported == 50 * (2 + 3 + 4) + 50 * 3 + 2 * 50 * (2 + 4), "losses, the unseen's start, and notes"
+
+
+def test_sweeps_that_end_while_the_loss_falls_are_told() -> None:
+    with pytest.warns(Notice, match=r"still fell, at last by \d\d%, when the sweeps were spent; more would help"):
+        spent = fit((3,), sweeps=(2, 4))
+    assert spent.curve.provenance["notes"] == spent.notes and len(spent.notes) == 1
+    enough = fit((3,), sweeps=(4, 20))
+    assert enough.notes == [] and enough.losses[3]["robust"] < 0.1 * spent.losses[3]["robust"]
 
 
 def test_the_same_seed_gives_the_same_curve() -> None:
