@@ -176,7 +176,7 @@ def test_killed_it_goes_on_to_the_same_bytes(flux: Path, tmp_path: Path, monkeyp
     (("--device", "gpu"), "device 'gpu' is not here"),
     (("--device", "meta:9"), "device 'meta:9' is not here"),
     (("--set", "prompt=a"), "prompts are those of a file, one a line: --prompts FILE"),
-    (("--time", "1s"), "the least that can be learned here takes about"),
+    (("--time", "0.001s"), "the least that can be learned here takes about"),
     (("--set", "colour=red"), "unknown argument of FluxPipeline 'colour'; choose one of"),
     (("--set", "num_inference_steps=3"), "num_inference_steps= is set by the solver"),
     (("--set", "max_sequence_length=9999"), "ValueError: `max_sequence_length` cannot be greater than 512"),

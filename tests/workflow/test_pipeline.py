@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -121,14 +120,22 @@ def test_jobs_find_their_program_by_themselves(finished: Path, tmp_path: Path) -
     assert [path.read_bytes() for path in made] == [path.read_bytes() for path in expected] and made
 
 
+KILLED = """
+import os, signal
+from itertools import count
+from s4s.cli.main import main
+from s4s.learn.run import Run
+save, saves = Run.save, count(1)
+Run.save = lambda run: (save(run), next(saves) == 40 and os.kill(os.getpid(), signal.SIGKILL))
+main()
+"""
+
+
 def test_a_killed_fit_goes_on(copied: Path, commands: Commands) -> None:
     """Killed by the system after a round, in the middle of another; then once more from the start."""
     config, folder = changed(copied, "rounds: 1", "rounds: 4"), copied / "results" / "tiny"
     unfinished, fit = folder / "fits" / f"{S4S_ALT}.unfinished.safetensors", ["fit", config, S4S_ALT]
-    with subprocess.Popen([sys.executable, "-m", "s4s", *fit], cwd=copied, stderr=subprocess.DEVNULL) as job:
-        while not unfinished.exists() and job.poll() is None:
-            time.sleep(0.005)
-        job.kill()
+    job = subprocess.run([sys.executable, "-c", KILLED, *fit], cwd=copied, stderr=subprocess.DEVNULL)
     assert job.returncode == -9 and unfinished.exists()
     results = []
     for _ in range(2):
