@@ -24,7 +24,7 @@ from s4s.learn.effort import METHOD, Effort, costs, lines, pace, seconds, suited
 from s4s.learn.fit import fit
 from s4s.learn.meter import Meter
 from s4s.learn.several import stretch
-from s4s.learn.teacher import TeacherSet, generate
+from s4s.learn.teacher import TeacherSet, generate, require_denoiser
 from s4s.learn.work import Work, joined
 from s4s.noise import MOST
 from s4s.process import Process
@@ -123,7 +123,8 @@ def learn(
     nfes = _checked(nfe, time, samples, batch)
     require_device(device)
     require_dtype(dtype)
-    for key, given in (("condition", condition), ("held_out", held_out), ("say", say)):
+    require_denoiser(denoise, condition)
+    for key, given in (("held_out", held_out), ("say", say)):
         if given is not None:
             require_function(given, key, "model.condition" if key != "say" else "print")
     grids = {n: _grids(process, n, levels) for n in nfes}

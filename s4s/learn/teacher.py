@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -70,6 +71,24 @@ def require_teacher(value: Any) -> None:
         raise Error(f"a teacher set is needed, as s4s.teacher_set makes it, got a {type(value).__name__}")
 
 
+def require_denoiser(denoise: Any, condition: Any) -> None:
+    """Raise unless ``denoise`` takes a state and a level or, with conditions, the rows of these."""
+    if condition is not None:
+        require_function(condition, "condition", "model.condition")
+    require_function(denoise, "denoise", "process.denoiser(net)" if condition is None else "model.denoiser")
+    try:
+        taken = inspect.signature(denoise)
+    except ValueError:  # of a function that does not say it
+        return
+    try:
+        taken.bind(*("x", "sigma") if condition is None else ("rows",))
+    except TypeError as error:
+        told = ("denoise must take a state and a level; one of a model with conditions needs condition= too, such as "
+                "model.condition") if condition is None else (
+                "with condition=, denoise must take its rows and give the network, as model.denoiser does")  # fmt: skip
+        raise Error(f"{told} ({error})") from error
+
+
 def require_noises(what: str, level: float, noise: Start | None, teacher: TeacherSet) -> None:
     """Raise unless ``what``, a solver or a curve of a first level and a starting noise, begins as the teacher did."""
     if level != teacher.sigma_max:
@@ -106,8 +125,7 @@ def teacher_set(
         options: of ``generate`` (``dtype``, ``device``, ``progress``).
     """
     require_solver(solver)
-    if condition is not None:
-        require_function(condition, "condition", "model.condition")
+    require_denoiser(denoise, condition)
     n, seed = whole(n, "n, the samples of a teacher set,"), whole(seed, "seed", 0, MOST)
     if mean is not None or scale is not None:
         solver = solver.replace(noise=Start(0.0 if mean is None else mean, solver.sigma[0] if scale is None else scale))

@@ -280,6 +280,8 @@ def test_what_is_no_teacher_set_is_refused(teacher: s4s.TeacherSet) -> None:
     ({"solver": None}, "a solver is needed, got a NoneType"),
     ({"denoise": 3}, "denoise must be a function"),
     ({"condition": torch.zeros(4)}, "condition must be a function, such as model.condition, got a Tensor"),
+    ({"denoise": lambda rows: denoise}, r"denoise must take a state and a level; .* needs condition= too, such as"),
+    ({"condition": torch.zeros}, r"with condition=, denoise must take its rows and give the network, as model\.den"),
     ({"device": "gpu"}, "device 'gpu' is not here"),
     ({"dtype": "float32"}, "dtype = 'float32' must be one of torch's for floating point numbers"),
     ({"dtype": torch.int32}, "dtype = torch.int32 must be one of torch's"),

@@ -201,6 +201,7 @@ def test_a_bar_ends_full_however_many_calls_a_part_took(capsys: pytest.CaptureFi
     ({"distance": "l3"}, "unknown distance 'l3'"),
     ({"dtype": "float32"}, "dtype = 'float32' must be one of torch's"),
     ({"condition": torch.zeros(8)}, "condition must be a function, such as model.condition, got a Tensor"),
+    ({"condition": torch.zeros}, r"with condition=, denoise must take its rows and give the network"),
     ({"say": True}, "say must be a function, such as print, got a bool"),
     ({"levels": lambda nfe: "even"}, r"levels\(\d\) is not a rectangular array of numbers"),
 ])  # fmt: skip
