@@ -63,10 +63,13 @@ def card_of(solver: Any, said: Mapping[str, Any] | None) -> dict[str, Any]:
     return made
 
 
-def other_shift(card: Mapping[str, Any] | None, mu: float | None) -> str | None:
-    """What to say where a pipeline's own shift, ``exp(mu)``, is far from the card's."""
-    name, mine = "shift of this resolution", (card or {}).get("shift")
-    if mu is None or mine is None or not _differ(mine, other := round(math.exp(mu), 4), FAR[name]):
+def other_shift(config: Mapping[str, Any], mu: float | None) -> str | None:
+    """What to say where a pipeline's own shift, ``exp(mu)`` or, where its type is linear, ``mu``, is not the card's."""
+    name, mine = "shift of this resolution", (config["card"] or {}).get("shift")
+    if mu is None or mine is None:
+        return None
+    other = round(mu if config.get("time_shift_type") == "linear" else math.exp(mu), 4)
+    if not _differ(mine, other, FAR[name]):
         return None
     return f"{name}: the solver is for {mine}, the pipeline has {other}"
 

@@ -31,6 +31,7 @@ with extra("diffusers"):
     from diffusers.schedulers.scheduling_utils import SchedulerOutput
 
 NAMES = {"eps": "epsilon", "x0": "sample", "v": "v_prediction", "flow": "flow_prediction"}
+SHIFT = ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len", "time_shift_type")
 EARLY = 0.1  # of a training step: how far below the first one a solver's last evaluation may lie
 
 
@@ -126,7 +127,8 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """Put the scheduler into a pipeline, with a ``Notice`` for what can be seen not to match it.
 
         Compares prediction type, noise schedule, times and shift with the pipeline's present scheduler, and the
-        guidance that calls will use with the card's. Returns the pipeline.
+        guidance that calls will use with the card's. What pipelines work their shift out from, which they read from
+        their scheduler's config, is kept. Returns the pipeline.
 
         Raises:
             Error: no pipeline with a scheduler to compare with.
@@ -137,6 +139,8 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         guidance_scale = None if guidance_scale is None else amount(guidance_scale, "guidance_scale")
         for line in mismatches(self.config, pipe.scheduler, guidance_scale):
             warnings.warn(line, Notice, stacklevel=2)
+        theirs = pipe.scheduler.config
+        self.register_to_config(**{key: theirs[key] for key in SHIFT if key in theirs})
         pipe.scheduler = self
         return pipe
 
@@ -164,7 +168,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if sigmas is not None:
             num_inference_steps = _evenly(sigmas, num_inference_steps)
         num_inference_steps = self._number(num_inference_steps)
-        if (line := other_shift(self.config.card, mu)) is not None:
+        if (line := other_shift(self.config, mu)) is not None:
             warnings.warn(line, Notice, stacklevel=2)
         self._plan = self._plans[num_inference_steps]
         self._rows = self._plan.rows()

@@ -396,6 +396,27 @@ def test_a_flow_pipeline_whose_own_shift_is_another() -> None:
         assert lines == (["shift of this resolution: the solver is for 3.0, the pipeline has 1.5831"] if said else [])
 
 
+@pytest.mark.parametrize(("kind", "shift"), [("exponential", 4.508), ("linear", 1.5059)])
+def test_a_pipeline_works_its_shift_out_as_before(kind: str, shift: float) -> None:
+    """From its scheduler's config, which for Qwen-Image and others differs from what pipelines take without one.
+
+    Here from 16 places: mu is 1.5 + 16 / 4096 * 1.5.
+    """
+    case = TINY["Flux"]()
+    theirs = {
+        "base_shift": 1.5,
+        "max_shift": 3.0,
+        "base_image_seq_len": 0,
+        "max_image_seq_len": 4096,
+        "time_shift_type": kind,
+    }
+    case.pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, **theirs)
+    S4SScheduler.from_solver(solver(case.process), case.process, "flow", card={"shift": 9.0}).install(case.pipe)
+    assert theirs.items() <= S4SScheduler.from_config(case.pipe.scheduler.config).config.items()
+    with pytest.warns(Notice, match=f"shift of this resolution: the solver is for 9.0, the pipeline has {shift}"):
+        case(4)
+
+
 def test_numbers_of_numpy_in_a_record() -> None:
     made = solver(vp()).replace(provenance={"loss": np.float32(0.5)})
     assert S4SScheduler.from_solver(made, vp(), "eps").bundle[made.nfe].provenance == {"loss": 0.5}
