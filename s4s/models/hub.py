@@ -19,6 +19,7 @@ from s4s.errors import Error, extra
 from s4s.models import checkpoint
 from s4s.models.folder import hashes as hashes
 from s4s.models.model import in_chunks
+from s4s.models.scheduler import betas as betas
 
 MAX_CONFIG_BYTES = 4 << 20
 KINDS = ("safetensors", "bin")  # of weights, in order of preference
