@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
-from s4s.errors import Error, choose
+from s4s.errors import Error, choose, require_choice
 from s4s.solver import Solver
 from s4s.textbook import SOLVERS, Arrays, Trace
 from s4s.values import check_levels, doubles, whole, wholes
@@ -40,8 +40,7 @@ def solver(
     """
     nodes = _checked_grid(grid)
     _check_options(name, options, len(nodes) - 1)
-    if convert not in ("eval", "grid"):
-        raise choose("convert", convert, ("eval", "grid"))
+    require_choice("convert", convert, ("eval", "grid"))
     nfe = evaluations(name, len(nodes) - 1, end_at_zero=bool(nodes[-1] == 0), **options)
     times = None if sigma_eval is None else doubles(sigma_eval, "sigma_eval").to(nodes.device)
     if times is not None and times.shape != (nfe,):
@@ -127,8 +126,7 @@ def label(name: str, **options: Any) -> str:
 
 
 def _options(name: str) -> dict[str, dict[str, Any]]:
-    if name not in SOLVERS:
-        raise choose("solver", name, SOLVERS)
+    require_choice("solver", name, SOLVERS)
     _, _, *parameters = inspect.signature(SOLVERS[name]).parameters.values()
     hints = get_type_hints(SOLVERS[name])
     choices = {p.name: [True, False] if hints[p.name] is bool else list(get_args(hints[p.name])) for p in parameters}

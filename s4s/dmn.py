@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from s4s.errors import choose
+from s4s.errors import require_choice
 from s4s.values import whole
 
 SMALLEST_SHARE = 1e-3  # of an even step in log level: the least any DMN step may shrink to
@@ -25,8 +25,7 @@ def dmn(u: Tensor, process: Any, power: Literal[1, 2] = 2, truncation: int = 3) 
             for models in pixel space.
         truncation: see ``dmn_objective``.
     """
-    if power not in (1, 2):
-        raise choose("power of grid 'dmn'", power, (1, 2))
+    require_choice("power of grid 'dmn'", power, (1, 2))
     truncation = whole(truncation, "truncation of grid 'dmn'", 0)
     found = _dmn(len(u), process.sigma_max, process.sigma_min, power, truncation)
     return torch.tensor(found, dtype=torch.float64)

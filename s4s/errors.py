@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 
@@ -22,6 +22,16 @@ def choose(kind: str, value: object, choices: object) -> Error:
     """The error for a value outside a registry, listing what the registry holds."""
     names = ", ".join(sorted(map(str, choices)))  # type: ignore[call-overload]
     return Error(f"unknown {kind} {value!r}; " + (f"choose one of: {names}" if names else "there is none to choose"))
+
+
+def require_choice(kind: str, value: object, choices: Collection[object]) -> None:
+    """Raise ``choose``'s error for a value that a registry does not hold, one that could not be a name among them."""
+    try:
+        held = value in choices
+    except TypeError:  # such as a list
+        held = False
+    if not held:
+        raise choose(kind, value, choices)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s4s.errors import Error, choose
+from s4s.errors import Error, require_choice
 from s4s.process import Process
 from s4s.schedules import SCHEDULES
 from s4s.search import SEARCHES
@@ -46,8 +46,7 @@ def grid(schedule: str | Sequence[float] | Tensor, process: Process, nfe: int, *
     if not isinstance(schedule, str):
         return _own(schedule, process, nfe, **options)
     schedule = "edm" if schedule == "karras" else schedule
-    if schedule not in GRIDS:
-        raise choose("grid", schedule, GRIDS)
+    require_choice("grid", schedule, GRIDS)
     make = GRIDS[schedule]
     intervals = nfe - 1 if options.pop("end_at_zero", False) else nfe
     u = torch.linspace(0, 1, intervals + 1, dtype=torch.float64)

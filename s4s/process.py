@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s4s.errors import Error, choose
+from s4s.errors import Error, require_choice
 from s4s.solver import Denoise
 from s4s.values import amount, doubles, require_function
 
@@ -98,8 +98,7 @@ class Process:
         net = _as_many(net)
         if prediction == "velocity":
             return _marked(self._towards_data(net, condition), self)
-        if prediction not in PREDICTIONS:
-            raise choose("prediction", prediction, [*PREDICTIONS, "velocity"])
+        require_choice("prediction", prediction, [*PREDICTIONS, "velocity"])
         to_x0 = PREDICTIONS[prediction]
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from s4s.classical import solver
 from s4s.dmn import dmn
-from s4s.errors import Error, choose
+from s4s.errors import Error, require_choice
 from s4s.even import even
 from s4s.noise import noise
 from s4s.passage import nodes
@@ -82,8 +82,7 @@ def gits_cost(teacher: Solver, denoise: Denoise, x_T: Tensor, metric: Metric = "
     Returns:
         [T+1, T+1] float64, zero on and below the diagonal.
     """
-    if metric not in get_args(Metric):
-        raise choose("metric of grid 'gits'", metric, get_args(Metric))
+    require_choice("metric of grid 'gits'", metric, get_args(Metric))
     kept = _step_ends(teacher)
     sigma = teacher.sigma[kept]
     every, outputs = nodes(teacher, denoise, x_T)
@@ -154,8 +153,7 @@ def ays(u: Tensor, process: Any, *, model: str) -> Tensor:
         u: [nfe+1] positions from 0 to 1.
         model: ``sd15``, ``sdxl`` or ``svd``; the process must be the model's.
     """
-    if model not in AYS:
-        raise choose("model of grid 'ays'", model, AYS)
+    require_choice("model of grid 'ays'", model, AYS)
     table = np.log(AYS[model])
     first, last = process.sigma_max, process.sigma_min
     if max(abs(np.log(first) - table[0]), abs(np.log(last) - table[-1])) > 0.05:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from s4s.cli.common import save_solvers
-from s4s.errors import Error
+from s4s.errors import Error, require_choice
 
 OUT = click.option(
     "--out", required=True, type=click.Path(path_type=Path), help="NAME.safetensors to write, and NAME.json."
@@ -155,11 +155,9 @@ def import_gs(file: Path, out: Path, process: str | None, t_eps: float) -> None:
 
 
 def _process(name: str) -> Any:
-    from s4s.errors import choose
     from s4s.zoo.published import PROCESSES
 
-    if name not in PROCESSES:
-        raise choose("process", name, PROCESSES)
+    require_choice("process", name, PROCESSES)
     return PROCESSES[name]()
 
 

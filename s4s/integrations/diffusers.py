@@ -16,7 +16,7 @@ from torch import Tensor
 
 from s4s.bundle import Bundle
 from s4s.discrete import VPDiscrete
-from s4s.errors import Error, Notice, choose, extra
+from s4s.errors import Error, Notice, extra, require_choice
 from s4s.integrations.compare import card_of, mismatches, other_shift
 from s4s.integrations.latents import same, shares, version
 from s4s.integrations.plan import Plan, flows, plan, plan_from_dict, require_standard_start, solvers_of
@@ -66,8 +66,7 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     ) -> None:
         if not solvers:
             raise Error("this configuration holds no solver: make the scheduler with S4SScheduler.from_solver(...)")
-        if prediction_type not in NAMES.values():
-            raise choose("prediction_type", prediction_type, NAMES.values())
+        require_choice("prediction_type", prediction_type, NAMES.values())
         plans = [plan_from_dict(each) for each in solvers]
         self._plans = {each.nfe: each for each in sorted(plans, key=lambda each: each.nfe)}
         self._prediction = next(ours for ours, name in NAMES.items() if name == prediction_type)
@@ -96,9 +95,8 @@ class S4SScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         Raises:
             Error: a solver that does not fit the process, or does not start from standard normal latents.
         """
+        require_choice("prediction", prediction, [*NAMES, *NAMES.values()])
         ours = {name: key for key, name in NAMES.items()}.get(prediction, prediction)
-        if ours not in NAMES:
-            raise choose("prediction", prediction, [*NAMES, *NAMES.values()])
         if not isinstance(process, Process):
             raise Error(f"a process is needed, such as s4s.Flow(), got {type(process).__name__}")
         own_time = type(process).model_time is Process.model_time

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from s4s.errors import choose
+from s4s.errors import require_choice
 from s4s.learn.distance import Distance, l1, l2, total
 from s4s.learn.lpips import lpips
 from s4s.values import amount
@@ -21,6 +21,5 @@ def distance(name: str | Mapping[str, float] | Distance) -> Distance:
         return name
     if isinstance(name, Mapping):
         return total(*((amount(share, f"the weight of {part!r}"), distance(part)) for part, share in name.items()))
-    if name not in DISTANCES:
-        raise choose("distance", name, DISTANCES)
+    require_choice("distance", name, DISTANCES)
     return DISTANCES[name]()

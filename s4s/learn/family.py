@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from s4s import classical, spacing
-from s4s.errors import Error, choose
+from s4s.errors import Error, require_choice
 from s4s.guidance import split_guidance
 from s4s.learn.apart import cfg, columns
 from s4s.learn.methods import APART
@@ -95,16 +95,14 @@ def family(
     Raises:
         Error: unknown kind, an order the start does not fit in, or a start the family cannot represent.
     """
-    if kind not in FAMILIES:
-        raise choose("family", kind, FAMILIES)
+    require_choice("family", kind, FAMILIES)
     if order is not None and kind not in WITH_ORDER:
         raise Error(f"family {kind!r} has no order: it uses the whole history")
     if start.sigma[-1] == 0:
         raise Error(f"{start.name} ends at level 0, learned solvers end above it: s4s.grid(levels, process, nfe, "
                     "end_at_zero=False) puts sigma_min there, and finish() takes the fitted solver to 0")  # fmt: skip
     convert = start.provenance.get("convert", "eval") if convert is None else convert
-    if convert not in ("eval", "grid"):
-        raise choose("convert", convert, ("eval", "grid"))
+    require_choice("convert", convert, ("eval", "grid"))
     if start.null is not None and kind not in APART:
         raise Error(f"{start.name} has guidance of its own, which family {kind!r} has not; choose {' or '.join(APART)}")
     start = start.detach()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from s4s.errors import Error, choose
+from s4s.errors import Error, require_choice
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,7 @@ def family_of(method: str, family: str | None = None) -> str:
     """
     if method == TOGETHER:
         raise Error(f"method {method!r} is one fit for all numbers of evaluations: call s4s.fit_curve")
-    if method not in METHODS:
-        raise choose("method", method, METHODS)
+    require_choice("method", method, METHODS)
     spec = METHODS[method]
     if family in (None, spec.family):
         return spec.family

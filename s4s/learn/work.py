@@ -55,7 +55,8 @@ class Work:
             found = json.loads(read_text(self.folder / PLAN))
             made, before, then = found["plan"], dict(found["identity"]), [float(mean) for mean in found["means"]]
         except (ValueError, KeyError, TypeError) as error:
-            raise Error(f"{self.folder / PLAN}: damaged; remove the folder {self.folder} and begin anew") from error
+            raise Error(f"{self.folder / PLAN}: damaged, or not of s4s.learn; name another folder, or remove this one "
+                        "with all that is in it") from error  # fmt: skip
         changed = [key for key in sorted({*before, *identity}) if before.get(key) != identity.get(key)]
         if not changed and any(abs(a - b) > SAME * abs(a) for a, b in zip(then, means, strict=False)):
             changed = ["network"]

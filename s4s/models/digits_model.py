@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from s4s.discrete import VPDiscrete
-from s4s.errors import Error, choose
+from s4s.errors import Error, require_choice
 from s4s.files import sha256
 from s4s.guidance import guided
 from s4s.models import weights as files
@@ -48,8 +48,7 @@ ENDS: dict[str, dict[str, float]] = {
 
 def process(kind: str = "edm", **ends: float) -> Process:
     """The noise process of a kind: ``edm``, ``vp`` (1000 steps, betas linear from 1e-4 to 0.02) or ``flow``."""
-    if kind not in ENDS:
-        raise choose("process", kind, ENDS)
+    require_choice("process", kind, ENDS)
     chosen = settings({"type": f"digits {kind}", **ends}, ENDS[kind])
     if kind == "vp":
         return VPDiscrete(alphas_cumprod(), **chosen)

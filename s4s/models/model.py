@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from s4s.errors import Error, choose
+from s4s.errors import Error, choose, require_choice
 from s4s.guidance import apart
 from s4s.models.plans import PLANS
 from s4s.process import Process
@@ -179,8 +179,7 @@ def classes(plan: str, numbers: range | list[int], seed: int = 0) -> Condition:
         numbers: the classes to use.
         seed: of the random plan.
     """
-    if plan not in PLANS:
-        raise choose("class plan", plan, PLANS)
+    require_choice("class plan", plan, PLANS)
     pick = PLANS[plan]
     return lambda indices: torch.tensor([numbers[pick(i, len(numbers), seed)] for i in indices], dtype=torch.int64)
 

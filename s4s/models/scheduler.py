@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from s4s.discrete import VPDiscrete
-from s4s.errors import Error, choose, extra
+from s4s.errors import Error, extra, require_choice
 from s4s.integrations.plan import Plan, flows, plan_from_dict
 from s4s.paths import Cosine
 from s4s.process import Flow, Process
@@ -40,8 +40,7 @@ def schedule(
         Error: a scheduler, schedule or prediction that is not a discrete variance-preserving process, a flow, or
             the trigonometric path of audio models.
     """
-    if kind not in (known := {f"{name}Scheduler" for name in DISCRETE | FLOW | {COSINE}}):
-        raise choose("scheduler", kind, known)
+    require_choice("scheduler", kind, {f"{name}Scheduler" for name in DISCRETE | FLOW | {COSINE}})
     run = _as_run(kind, config)
     prediction = _prediction(kind, run, config)
     if (run.get("timestep_type") or "discrete") != "discrete":
@@ -91,8 +90,7 @@ def _prediction(kind: str, known: Mapping[str, Any], config: Mapping[str, Any]) 
     elif config.get("predict_epsilon") is False:
         raise Error(f"{kind}: predict_epsilon is false and prediction_type is {said!r}; remove the one that is wrong")
     said = said or ("flow_prediction" if flow else known.get("prediction_type", "epsilon"))
-    if said not in PREDICTIONS:
-        raise choose("prediction_type", said, PREDICTIONS)
+    require_choice("prediction_type", said, PREDICTIONS)
     if flow and said != "flow_prediction":
         raise Error(f"{kind}: prediction_type {said!r} is not supported; a flow predicts the flow")
     return PREDICTIONS[said]
@@ -126,8 +124,7 @@ def _ending(table: Tensor, kind: str, prediction: str) -> Tensor:
 def betas(config: Mapping[str, Any]) -> Tensor:
     """The noise schedule of a discrete scheduler, float64 [K]. The last may be 1: a table that ends in pure noise."""
     count, kind = config.get("num_train_timesteps", 1000), config.get("beta_schedule", "linear")
-    if kind not in BETAS:
-        raise choose("beta_schedule", kind, BETAS)
+    require_choice("beta_schedule", kind, BETAS)
     if type(count) is not int or not 2 <= count <= 100_000:
         raise Error(f"num_train_timesteps = {count!r} must be a whole number from 2 to 100000")
     trained, ends = config.get("trained_betas"), (config.get("beta_start", 1e-4), config.get("beta_end", 0.02))

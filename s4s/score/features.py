@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from s4s.download import cache_dir, download
-from s4s.errors import Error, choose, extra
+from s4s.errors import Error, choose, extra, require_choice
 from s4s.files import sha256
 from s4s.models import checkpoint
 from s4s.score.known import channels_of
@@ -40,8 +40,7 @@ def to_uint8(x: Tensor, rule: str = "edm") -> Tensor:
     Raises:
         Error: unknown rule, or NaN or infinity in an image, which would turn into a valid colour.
     """
-    if rule not in UINT8_RULES:
-        raise choose("uint8 rule", rule, UINT8_RULES)
+    require_choice("uint8 rule", rule, UINT8_RULES)
     return UINT8_RULES[rule](finite(x)).clamp(0, 255).to(torch.uint8)
 
 
@@ -96,8 +95,7 @@ class Resize:
     size: int | None = None
 
     def __post_init__(self) -> None:
-        if self.rule not in RESIZE_RULES:
-            raise choose("resize rule", self.rule, RESIZE_RULES)
+        require_choice("resize rule", self.rule, RESIZE_RULES)
         if (self.rule == "none") != (self.size is None) or (self.size is not None and self.size < 1):
             raise Error(f"resize rule {self.rule!r} with size {self.size}: every rule but 'none' needs a positive size")
 
@@ -193,8 +191,7 @@ def check_extractor(name: str, weights: object, layer: str | None = None) -> tup
             f"feature extractor {name!r}: torch-fidelity's loader of it executes code that it fetches; s4s reads"
             f" weights as data only. Choose one of: {', '.join(sorted(usable))}, or register your own"
         )
-    if name not in usable:
-        raise choose("feature extractor", name, usable)
+    require_choice("feature extractor", name, usable)
     if name in UNPICKLED and weights is None:
         how = "`s4s download CONFIG` fetches them" if name.startswith("inception") else "give their file"
         raise Error(f"the feature extractor {name!r} needs its weights; {how}")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s4s.errors import Error, choose
+from s4s.errors import Error, choose, require_choice
 from s4s.noise import philox
 from s4s.score.features import (
     CHUNK,
@@ -73,10 +73,8 @@ class Protocol:
     changed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.uint8 not in PIXELS:
-            raise choose("uint8 rule", self.uint8, PIXELS)
-        if self.classes not in CLASSES:
-            raise choose("class plan", self.classes, CLASSES)
+        require_choice("uint8 rule", self.uint8, PIXELS)
+        require_choice("class plan", self.classes, CLASSES)
         if self.samples < 2 or (self.uint8 == "none" and self.resize.rule != "none"):
             raise Error(f"protocol {self.name!r}: needs at least 2 samples, and floats are not resized")
 
@@ -189,8 +187,7 @@ def protocol(name: str, data: str | None = None, **changes: Any) -> Protocol:
         data: a data set of ``DATA[name]``; otherwise give a ``reference``.
         changes: any field of ``Protocol``; ``reference`` also as a config writes it, ``{"kind": ..., "where": ...}``.
     """
-    if name not in PROTOCOLS:
-        raise choose("protocol", name, PROTOCOLS)
+    require_choice("protocol", name, PROTOCOLS)
     if data is not None and data not in DATA[name]:
         raise choose(f"data set of protocol {name!r}", data, DATA[name])
     allowed = {key.name for key in fields(Protocol)} - {"name", "changed"}

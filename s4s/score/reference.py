@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from s4s.download import cache_dir, download, parse_sha256
-from s4s.errors import Error, Notice, choose, extra
+from s4s.errors import Error, Notice, choose, extra, require_choice
 from s4s.files import at_home, replacing
 from s4s.models.digits import digits
 from s4s.score.features import Extractor, Resize, opened, pixels, to_uint8
@@ -57,8 +57,7 @@ class Source:
     note: str = ""
 
     def __post_init__(self) -> None:
-        if self.kind not in ("npz", "folder", "dataset"):
-            raise choose("kind of reference", self.kind, ("npz", "folder", "dataset"))
+        require_choice("kind of reference", self.kind, ("npz", "folder", "dataset"))
         if self.sha256 is not None:
             object.__setattr__(self, "sha256", parse_sha256(self.sha256))
         if self.kind != "folder" and self.resize.rule != "none":

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s4s.errors import Error, choose
+from s4s.errors import Error, require_choice
 from s4s.files import read_text, require_place
 from s4s.models import captions
 from s4s.values import require_device
@@ -62,8 +62,7 @@ class Ask:
         """Device, and the name of the dtype."""
         device = require_device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = self.dtype or ("float32" if device.type == "cpu" else "bfloat16")
-        if dtype not in DTYPES:
-            raise choose("dtype", dtype, DTYPES)
+        require_choice("dtype", dtype, DTYPES)
         return device, dtype
 
 
@@ -112,7 +111,8 @@ def before(out: Path) -> dict[str, Any] | None:
                 found["asked"]["files"]
                 return found
             except (ValueError, KeyError, TypeError) as error:
-                raise Error(f"{path}: damaged; remove the folder {out}, or give another --out") from error
+                raise Error(f"{path}: damaged, or not of s4s learn; give another --out, or remove the folder {out} "
+                            "with all that is in it") from error  # fmt: skip
     if out.is_dir() and (other := min((p.name for p in out.iterdir() if p.name != UNFINISHED), default=None)):
         raise Error(f"{out}: holds other files, such as {other}; give a folder of its own")
     return None

@@ -8,7 +8,7 @@ from typing import Any
 
 from s4s.bundle import Bundle, load_bundle
 from s4s.curve import Curve
-from s4s.errors import choose
+from s4s.errors import require_choice
 
 HERE = Path(__file__).parent
 
@@ -20,8 +20,7 @@ def names() -> list[str]:
 
 def bundle(name: str) -> Bundle | Curve:
     """A bundle by its name, a ``Mapping`` from a number of evaluations to its solver."""
-    if name not in (known := names()):
-        raise choose("solver of the zoo", name, known)
+    require_choice("solver of the zoo", name, names())
     return load_bundle(HERE / f"{name}.json")
 
 

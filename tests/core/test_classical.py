@@ -207,6 +207,7 @@ def test_evaluations_and_intervals() -> None:
 
 
 @pytest.mark.parametrize(("call", "message"), [
+    (lambda: s4s.solver(["ipndm"], GRID), r"unknown solver \['ipndm'\]; choose one of: ddim, deis"),
     (lambda: s4s.solver("dpm++", GRID), r"unknown solver 'dpm\+\+'; choose one of: ddim, deis, dpmpp, heun,"),
     (lambda: s4s.solver("ddim", GRID, order=2), "solver 'ddim' has no option 'order'; its options: none"),
     (lambda: s4s.solver("unipc", GRID, orders=2), "has no option 'orders'; its options: order, variant, prediction"),

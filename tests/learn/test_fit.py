@@ -239,6 +239,8 @@ def test_noises_of_samples_that_are_drawn_but_once_move_too() -> None:
     [
         ({"method": "s5s"}, "unknown method 's5s'; choose one of: bns, guided, joint, ld3, s4s, s4s-alt"),
         ({"distance": "l3"}, "unknown distance 'l3'"),
+        ({"distance": ["l2"]}, r"unknown distance \['l2'\]"),
+        ({"method": ["s4s"]}, r"unknown method \['s4s'\]"),
         ({"radius": -1.0}, "radius = -1.0 must not be negative"),
         ({"moments": -1.0}, "moments = -1.0 must not be negative"),
         ({"moments": 1.0, "microbatch": 8}, "moments are of whole batches: leave out microbatch, or moments"),

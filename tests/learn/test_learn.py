@@ -119,9 +119,10 @@ def test_work_of_another_kind_is_not_gone_on_with(tmp_path: Path) -> None:
         s4s.learn(denoise, PROCESS, (2,), resume=tmp_path / "work", **SMALL | {"seed": 3})
     with pytest.raises(s4s.Error, match="unfinished work with another network"):
         s4s.learn(lambda x, sigma: 2 * denoise(x, sigma), PROCESS, (2,), resume=tmp_path / "work", **SMALL)
-    (tmp_path / "work" / "plan.json").write_text("{")
-    with pytest.raises(s4s.Error, match=r"plan\.json: damaged; remove the folder"):
-        s4s.learn(denoise, PROCESS, (2,), resume=tmp_path / "work", **SMALL)
+    for other in ("{", '{"mine": 1}'):
+        (tmp_path / "work" / "plan.json").write_text(other)
+        with pytest.raises(s4s.Error, match=r"plan\.json: damaged, or not of s4s\.learn; name another folder, or"):
+            s4s.learn(denoise, PROCESS, (2,), resume=tmp_path / "work", **SMALL)
 
 
 def test_conditions_and_levels_of_the_sampler_at_hand() -> None:

@@ -250,7 +250,7 @@ def test_places_that_cannot_be_used_are_one_line(flux: Path, tmp_path: Path) -> 
         (flux / "model_index.json", "out", "a file; give the folder that pipe.save_pretrained wrote"),
         (flux, full, "holds other files, such as thesis.tex; give a folder of its own"),
         (flux, full / "thesis.tex", "a file; give a folder for what is learned"),
-        (flux, damaged, "learned.json: damaged; remove the folder"),
+        (flux, damaged, "learned.json: damaged, or not of s4s learn; give another --out"),
     ):
         run = learn(pipeline, tmp_path / out, *SIZE)
         assert isinstance(run.exception, s4s.Error) and message in str(run.exception), run.exception

@@ -14,7 +14,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from s4s.bundle import Bundle, load_bundle
 from s4s.curve import Curve
-from s4s.errors import Error, choose
+from s4s.errors import Error, require_choice
 from s4s.integrations.comfyui.sampler import sample_comfyui, sigmas_of
 from s4s.show import card, describe, describe_curve
 from s4s.solver import Solver
@@ -134,6 +134,5 @@ def only(bundle: Mapping[int, Solver]) -> Solver:
 
 def finished(solver: Solver, finish: str) -> Solver:
     """The solver, ending at level 0."""
-    if finish not in FINISHES:
-        raise choose("finish", finish, FINISHES)
+    require_choice("finish", finish, FINISHES)
     return solver if solver.sigma[-1] == 0 else solver.finish(evaluate=FINISHES[finish])
